@@ -1,0 +1,58 @@
+# Two commands: `make demo` explains a photo, `make test` runs every test. Both make .venv first.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/ready
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test lint format lab notebooks clean
+
+help:
+	@echo "make demo       explain the objects in a photo, into demo/"
+	@echo "make test       run every test, notebooks included"
+	@echo "make lab        open the notebooks in JupyterLab"
+	@echo "make lint       check style and types      make format     mend the style"
+	@echo "make notebooks  run the notebooks anew and keep their outputs"
+	@echo "make clean      remove .venv and demo/"
+
+demo: $(READY)
+	@$(BIN)/dclose-nb explain coffee --n-masks 1000 --out demo
+	@echo "Next: look at demo/sheet.png, explain a photo of yours with"
+	@echo "      $(BIN)/dclose-nb explain PHOTO, or open the notebooks with: make lab"
+
+test: $(READY)
+	@$(BIN)/python -m pytest tests notebooks
+	@echo "All tests passed. Next: make demo, or open the notebooks with: make lab"
+
+lint: $(READY)
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+	@$(BIN)/mypy
+
+format: $(READY)
+	@$(BIN)/ruff check --fix .
+	@$(BIN)/ruff format .
+
+lab: $(READY)
+	@$(BIN)/jupyter lab --notebook-dir=notebooks
+
+notebooks: $(READY)
+	@PYTHONWARNINGS=ignore $(BIN)/jupyter nbconvert --to notebook --execute --inplace notebooks/*.ipynb
+
+clean:
+	rm -rf $(VENV) demo
+
+# Quick the second time: only a change of what is installed makes it anew.
+$(READY): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	  { echo "Python 3.11 or newer is needed: make PYTHON=python3.12 ..."; exit 1; }
+	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || \
+	  { echo "Python's venv is missing. On Debian or Ubuntu: sudo apt install python3-venv"; exit 1; }
+	@echo "Making $(VENV): torch and what it needs are several GB the first time ..."
+	@$(PYTHON) -m venv $(VENV)
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	@$(BIN)/python -c 'import cv2' 2>/dev/null || \
+	  { echo "OpenCV cannot start: $$($(BIN)/python -c 'import cv2' 2>&1 | tail -n 1)"; \
+	    echo "On Debian or Ubuntu: sudo apt install libgl1 libglib2.0-0"; exit 1; }
+	@touch $(READY)

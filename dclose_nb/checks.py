@@ -1,0 +1,74 @@
+"""What every public function refuses, in one line that says what to do."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from skimage.color import rgba2rgb
+
+
+class InputError(ValueError):
+    """An argument that cannot be used; the message says what was given and what is wanted."""
+
+
+def image(value: Any) -> np.ndarray:
+    """Return an image as (H, W, 3) uint8 RGB.
+
+    Accepted are arrays (H, W), (H, W, 1), (H, W, 3) and (H, W, 4), uint8 in 0-255 or float in
+    0-1. Greyscale is repeated over the channels, transparency is laid over white.
+
+    Raises
+    ------
+    InputError
+        Any other shape or type, an empty image, or floats that are not finite or not in [0, 1].
+    """
+    array = np.asarray(value)
+    if array.ndim == 3 and array.shape[2] == 1:
+        array = array[:, :, 0]
+    if array.ndim not in (2, 3) or (array.ndim == 3 and array.shape[2] not in (3, 4)):
+        raise InputError(
+            f"an image must be (H, W), (H, W, 3) or (H, W, 4), got an array of shape {np.shape(value)}"
+        )
+    if array.size == 0:
+        raise InputError(f"the image is empty: its shape is {array.shape}")
+    if np.issubdtype(array.dtype, np.floating):
+        if not np.isfinite(array).all():
+            raise InputError("the image holds NaN or infinite pixels: replace them first")
+        if array.min() < 0 or array.max() > 1:
+            raise InputError(
+                f"a float image must lie in [0, 1], this one lies in [{array.min():g}, {array.max():g}]: "
+                "scale it, or convert it to uint8"
+            )
+        array = (array * 255).round().astype(np.uint8)
+    elif array.dtype != np.uint8:
+        raise InputError(f"an image must be uint8 or float, got {array.dtype}: convert it to uint8")
+    if array.ndim == 2:
+        array = np.repeat(array[:, :, None], 3, axis=2)
+    if array.shape[2] == 4:
+        array = (rgba2rgb(array) * 255).round().astype(np.uint8)
+    return np.ascontiguousarray(array)
+
+
+def probability(name: str, value: Any) -> float:
+    """Return `value` if it lies strictly between 0 and 1."""
+    if not isinstance(value, int | float | np.floating) or not 0 < value < 1:
+        raise InputError(f"{name} must be a number between 0 and 1, both excluded, got {value!r}")
+    return float(value)
+
+
+def at_least(name: str, value: Any, smallest: float, *, integer: bool = True) -> Any:
+    """Return `value` if it is a number (an integer, unless told otherwise) of at least `smallest`."""
+    kinds = (int, np.integer) if integer else (int, float, np.integer, np.floating)
+    if not isinstance(value, kinds) or isinstance(value, bool) or not smallest <= value < np.inf:
+        raise InputError(
+            f"{name} must be {'an integer' if integer else 'a number'} of at least {smallest}, got {value!r}"
+        )
+    return int(value) if integer else float(value)
+
+
+def choice(name: str, value: Any, known: Any) -> Any:
+    """Return `value` if it is one of `known`."""
+    if value not in known:
+        raise InputError(f"{name} must be one of {', '.join(map(repr, known))}, got {value!r}")
+    return value

@@ -1,0 +1,102 @@
+"""The command `dclose-nb`."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import warnings
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from .explanation import Explanation
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command; returns its exit status: 0, 2 for bad input, 130 for Ctrl-C."""
+    args = _parser().parse_args(arguments)
+    try:
+        return args.run(args)
+    except KeyboardInterrupt:
+        print("\ndclose-nb: stopped; nothing was written", file=sys.stderr)
+        return 130
+    except _known_errors() as error:
+        print(f"dclose-nb: {error}", file=sys.stderr)
+        return 2
+
+
+def _known_errors() -> tuple[type[Exception], ...]:
+    """What a user can mend; anything else keeps its traceback."""
+    try:
+        from .checks import InputError
+        from .detectors import WeightsError
+    except ImportError:  # main is handling that very error
+        return (ImportError,)
+    return (InputError, WeightsError)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="dclose-nb", description="Explain what an object detector saw.")
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    explain = commands.add_parser(
+        "explain",
+        help="explain the detections in a photo",
+        description="Write an overlay for each detection, a sheet with all, the maps and a manifest.",
+    )
+    explain.add_argument("photo", metavar="PHOTO", help="an image file, or a photo that ships: coffee, ...")
+    explain.add_argument("--detector", default="yolox_nano", help="default: %(default)s")
+    explain.add_argument("--method", default="dclose", help="dclose (default) or drise")
+    explain.add_argument("--n-masks", type=int, metavar="N", help="masked images; default: the method's own")
+    explain.add_argument("--seed", type=int, default=0, metavar="S", help="default: %(default)s")
+    explain.add_argument("--top", type=int, metavar="K", help="only the K best detections")
+    explain.add_argument("--out", type=Path, metavar="DIR", help="default: explanations/PHOTO_METHOD")
+    explain.set_defaults(run=_explain)
+    return parser
+
+
+def _explain(args: argparse.Namespace) -> int:
+    import matplotlib
+
+    matplotlib.use("agg")
+    import dclose_nb as dc
+
+    from . import checks, report
+
+    warnings.showwarning = lambda message, *_: print(f"note: {message}", file=sys.stderr)
+    if args.top is not None:
+        checks.at_least("--top", args.top, 1)
+    image = dc.load_photo(args.photo)
+    out = args.out or Path("explanations") / f"{Path(args.photo).stem}_{args.method}"
+    detector = dc.load_detector(args.detector)
+    with report.staged(out) as stage:
+        found = detector.detect(image)
+        explanation = dc.explain(
+            detector, image, found[: args.top], method=args.method, n_masks=args.n_masks, seed=args.seed
+        )
+        explanation = replace(explanation, n_forward=explanation.n_forward + 1)  # the detection above
+        report.fill(stage, explanation, photo=args.photo)
+    _print_table(explanation)
+    if not len(found):
+        print("no object was found (confidence 0.25 or more), so there is nothing to explain")
+    print(f"\n{out}/  sheet.png, overlays, maps.npz, manifest.json")
+    return 0
+
+
+def _print_table(explanation: Explanation) -> None:
+    from . import report
+
+    row = "{:<16} {:>5}  {:<8} {:>7} {:>8}  {}"
+    print(row.format("object", "score", "method", "passes", "seconds", "overlay"))
+    for k, (name, score) in enumerate(zip(explanation.detections.names, explanation.detections.scores)):
+        print(
+            row.format(
+                name,
+                f"{score:.2f}",
+                explanation.method,
+                explanation.n_forward,
+                f"{explanation.seconds:.1f}",
+                report.overlay_name(explanation, k) + ".png",
+            )
+        )

@@ -1,0 +1,38 @@
+"""Section 3.3: how often each pixel was kept, and the fair average (Eq. 3, 4 and 7)."""
+
+from __future__ import annotations
+
+import numpy as np
+
+
+def density_map(masks: np.ndarray) -> np.ndarray:
+    """Sum of the masks, ``P(i, j) = sum_k M_k(i, j)`` (Eq. 3).
+
+    Parameters
+    ----------
+    masks : (N, h, w) array in [0, 1]
+
+    Returns
+    -------
+    (h, w) array in [0, N]
+    """
+    return np.sum(masks, axis=0)
+
+
+def normalise(weighted_sum: np.ndarray, density: np.ndarray) -> np.ndarray:
+    """Divide a weighted sum of masks by their density, ``S = S'' / P`` (Eq. 4 and 7).
+
+    Parameters
+    ----------
+    weighted_sum : (..., h, w) array
+        ``sum_k w_k M_k``.
+    density : (h, w) array
+        ``sum_k M_k``.
+
+    Returns
+    -------
+    (..., h, w) array
+        The mean weight of the masks that kept each pixel; 0 where no mask did.
+    """
+    kept = np.broadcast_to(density > 0, weighted_sum.shape)
+    return np.divide(weighted_sum, density, out=np.zeros_like(weighted_sum), where=kept)

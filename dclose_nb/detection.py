@@ -1,0 +1,299 @@
+"""Detections, the contract a detector keeps, and the frame that masks live in (Eq. 1)."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torchvision.ops import batched_nms, nms
+
+from . import checks
+from .checks import InputError
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class Detections:
+    """Boxes with all that the detector says of them; row i is the paper's vector d_i (Eq. 1).
+
+    Parameters
+    ----------
+    boxes : (n, 4) array
+        x1, y1, x2, y2 in image pixels.
+    objectness : (n,) array
+        In [0, 1]; 1 for detectors that have none.
+    class_probs : (n, C) array
+        In [0, 1]; a row need not sum to 1.
+    class_names : sequence of C str
+
+    Rows are sorted by score, the best first; equal scores keep their order.
+    ``d[i]``, ``d[:k]``, ``d[mask]`` and iteration give `Detections` again.
+
+    Raises
+    ------
+    InputError
+        Shapes that do not fit, values that are not finite, boxes without area.
+    """
+
+    boxes: np.ndarray
+    objectness: np.ndarray
+    class_probs: np.ndarray
+    class_names: tuple[str, ...]
+
+    def __post_init__(self) -> None:
+        names = tuple(self.class_names)
+        boxes = np.asarray(self.boxes, dtype=np.float32).reshape(-1, 4)
+        objectness = np.asarray(self.objectness, dtype=np.float32).reshape(-1)
+        probs = np.asarray(self.class_probs, dtype=np.float32).reshape(-1, len(names))
+        if not len(boxes) == len(objectness) == len(probs):
+            raise InputError(
+                f"detections need one row each: {len(boxes)} boxes, {len(objectness)} objectness, "
+                f"{len(probs)} class_probs"
+            )
+        if not all(np.isfinite(values).all() for values in (boxes, objectness, probs)):
+            raise InputError("detections must be finite numbers")
+        flat = (boxes[:, 2:] <= boxes[:, :2]).any(axis=1)
+        if flat.any():
+            raise InputError(
+                f"box {boxes[flat][0].tolist()} has no area: boxes are x1, y1, x2, y2, x1 < x2, y1 < y2"
+            )
+        order = np.argsort(-objectness * probs.max(axis=1, initial=0), kind="stable")
+        for name, value in (("boxes", boxes), ("objectness", objectness), ("class_probs", probs)):
+            value = value[order]
+            value.flags.writeable = False
+            object.__setattr__(self, name, value)
+        object.__setattr__(self, "class_names", names)
+
+    @property
+    def labels(self) -> np.ndarray:
+        """Index of the most probable class, (n,) int."""
+        return self.class_probs.argmax(axis=1)
+
+    @property
+    def scores(self) -> np.ndarray:
+        """Objectness times the label's probability, (n,) float32 in [0, 1]."""
+        return self.objectness * self.class_probs.max(axis=1, initial=0)
+
+    @property
+    def names(self) -> list[str]:
+        """Name of each row's label."""
+        return [self.class_names[label] for label in self.labels]
+
+    def __len__(self) -> int:
+        return len(self.boxes)
+
+    def __getitem__(self, index: Any) -> Detections:
+        rows = np.atleast_1d(np.arange(len(self))[index])
+        return Detections(self.boxes[rows], self.objectness[rows], self.class_probs[rows], self.class_names)
+
+    def __iter__(self) -> Iterator[Detections]:
+        return (self[i] for i in range(len(self)))
+
+    def __repr__(self) -> str:
+        rows = [
+            f"  {i}: {name} {score:.2f} at ({', '.join(f'{edge:.0f}' for edge in box)})"
+            for i, (name, score, box) in enumerate(zip(self.names, self.scores, self.boxes))
+        ]
+        return "\n".join([f"Detections ({len(self)})", *rows])
+
+
+@dataclass(frozen=True, eq=False)
+class Targets:
+    """Boxes to explain that the detector need not have drawn, a ground truth for instance.
+
+    Parameters
+    ----------
+    boxes : (n, 4) array
+        x1, y1, x2, y2 in image pixels.
+    labels : n class names or class indices
+    """
+
+    boxes: Any
+    labels: Sequence[str | int]
+
+    def detections(self, class_names: Sequence[str]) -> Detections:
+        """The target vectors: one-hot class probabilities, objectness 1.
+
+        Raises
+        ------
+        InputError
+            A label that is not among `class_names`, or a number of labels unlike that of boxes.
+        """
+        boxes = np.asarray(self.boxes, dtype=np.float32).reshape(-1, 4)
+        if len(boxes) != len(self.labels):
+            raise InputError(f"each box needs one label: {len(boxes)} boxes, {len(self.labels)} labels")
+        one_hot = np.zeros((len(boxes), len(class_names)), dtype=np.float32)
+        for row, label in zip(one_hot, self.labels):
+            if isinstance(label, str):
+                if label not in class_names:
+                    raise InputError(
+                        f"this detector has no class {label!r}; it has: {', '.join(class_names)}"
+                    )
+                label = list(class_names).index(label)
+            elif not 0 <= label < len(class_names):
+                raise InputError(f"this detector has classes 0 to {len(class_names) - 1}, got label {label}")
+            row[label] = 1
+        return Detections(boxes, np.ones(len(boxes)), one_hot, tuple(class_names))
+
+
+@dataclass(frozen=True, eq=False)
+class Canvas:
+    """An image as the network sees it: resized, padded, RGB 0-255 as float.
+
+    Parameters
+    ----------
+    pixels : (3, h, w) float tensor
+        RGB, 0-255, on the detector's device, at the network's input size.
+    image_size : (H, W)
+        Size of the image it was made from.
+    content : (top, left, height, width)
+        The part of `pixels` that holds the image; the rest is padding. Masks cover this part
+        and saliency maps live in it, so that a letterbox never shifts them.
+    """
+
+    pixels: torch.Tensor
+    image_size: tuple[int, int]
+    content: tuple[int, int, int, int]
+
+    @property
+    def window(self) -> tuple[slice, slice]:
+        """Rows and columns of `pixels` that hold the image."""
+        top, left, height, width = self.content
+        return slice(top, top + height), slice(left, left + width)
+
+    def _scale_and_offset(self) -> tuple[torch.Tensor, torch.Tensor]:
+        top, left, height, width = self.content
+        sx, sy = width / self.image_size[1], height / self.image_size[0]
+        ends = torch.tensor([[sx, sy, sx, sy], [left, top, left, top]], device=self.pixels.device)
+        return ends[0], ends[1]
+
+    def boxes_to_canvas(self, boxes: np.ndarray) -> torch.Tensor:
+        """Boxes (n, 4) in image pixels as a tensor in canvas pixels."""
+        scale, offset = self._scale_and_offset()
+        return torch.tensor(boxes, dtype=torch.float32, device=self.pixels.device) * scale + offset
+
+    def boxes_to_image(self, boxes: torch.Tensor) -> np.ndarray:
+        """Boxes (n, 4) in canvas pixels as an array in image pixels."""
+        scale, offset = self._scale_and_offset()
+        return ((boxes.float() - offset) / scale).cpu().numpy()
+
+    def maps_to_image(self, maps: np.ndarray) -> np.ndarray:
+        """Maps (n, height, width) of the content, resized bilinearly to (n, H, W) float32."""
+        resized = np.empty((len(maps), *self.image_size), dtype=np.float32)
+        for out, one in zip(resized, maps):  # one at a time: a large image has large maps
+            tensor = torch.from_numpy(np.ascontiguousarray(one, dtype=np.float32))[None, None]
+            out[:] = F.interpolate(tensor, self.image_size, mode="bilinear", antialias=True)[0, 0].numpy()
+        return resized
+
+
+class Proposals(NamedTuple):
+    """All that a detector proposes for B canvases, before any suppression (Eq. 5).
+
+    A detector that returns fewer than T for some image pads with objectness 0.
+    """
+
+    boxes: torch.Tensor  # (B, T, 4) xyxy in canvas pixels
+    objectness: torch.Tensor  # (B, T) in [0, 1]
+    class_probs: torch.Tensor  # (B, T, C) in [0, 1]
+
+
+def suppress(
+    proposals: Proposals, *, confidence: float = 0.25, iou: float = 0.45, class_agnostic: bool = False
+) -> list[torch.Tensor]:
+    """Indices of the proposals that survive, best first, one tensor an image.
+
+    Kept are those whose score (objectness times highest class probability) reaches `confidence`,
+    after non-maximum suppression at `iou`, within classes unless `class_agnostic`. A box has one
+    class.
+    """
+    top, labels = proposals.class_probs.max(dim=-1)
+    scores = proposals.objectness * top
+    kept = []
+    for boxes, score, label in zip(proposals.boxes, scores, labels):
+        index = torch.nonzero(score >= confidence)[:, 0]
+        candidates = boxes[index].float(), score[index].float()
+        keep = nms(*candidates, iou) if class_agnostic else batched_nms(*candidates, label[index], iou)
+        kept.append(index[keep])
+    return kept
+
+
+@dataclass(eq=False)
+class Detector(ABC):
+    """What a detector must say of itself so that its boxes can be explained.
+
+    A subclass gives `prepare` and `predict`; everything else follows from them.
+
+    Parameters
+    ----------
+    name : str
+    class_names : tuple of C str
+    device : torch.device
+        Where canvases and masks are made.
+    provenance : dict
+        What a reader needs to find the same detector again (weights file, checksum, ...).
+    """
+
+    name: str
+    class_names: tuple[str, ...]
+    device: torch.device = field(default_factory=lambda: torch.device("cpu"))
+    provenance: dict[str, Any] = field(default_factory=dict)
+
+    @abstractmethod
+    def prepare(self, image: np.ndarray) -> Canvas:
+        """Bring an (H, W, 3) uint8 RGB image to the network's input size."""
+
+    @abstractmethod
+    def predict(self, pixels: torch.Tensor) -> Proposals:
+        """Propose boxes for pixels (B, 3, h, w), RGB 0-255, as `prepare` makes them."""
+
+    def detect(
+        self, image: Any, *, confidence: float = 0.25, iou: float = 0.45, class_agnostic: bool = False
+    ) -> Detections:
+        """Detect objects in one image.
+
+        Parameters
+        ----------
+        image : array
+            (H, W), (H, W, 3) or (H, W, 4), uint8, or float in [0, 1].
+        confidence : float
+            Lowest score, in [0, 1].
+        iou : float
+            Overlap above which the weaker of two boxes goes, in [0, 1].
+        class_agnostic : bool
+            Whether boxes of different classes suppress each other.
+
+        Returns
+        -------
+        Detections
+
+        Raises
+        ------
+        InputError
+            An image or a threshold that cannot be used.
+
+        Examples
+        --------
+        >>> import dclose_nb as dc
+        >>> detector = dc.load_detector("yolox_nano")  # doctest: +SKIP
+        >>> detector.detect(dc.load_photo("coffee"), confidence=0.5)  # doctest: +SKIP
+        """
+        for name, value in (("confidence", confidence), ("iou", iou)):
+            if not 0 <= value <= 1:
+                raise InputError(f"{name} must lie in [0, 1], got {value!r}")
+        return self.detect_on(
+            self.prepare(checks.image(image)), confidence=confidence, iou=iou, class_agnostic=class_agnostic
+        )
+
+    @torch.inference_mode()
+    def detect_on(self, canvas: Canvas, **thresholds: Any) -> Detections:
+        """`detect` on an image that is prepared already; same thresholds."""
+        proposals = self.predict(canvas.pixels[None])
+        keep = suppress(proposals, **thresholds)[0]
+        boxes, objectness, probs = (part[0][keep].float() for part in proposals)
+        return Detections(
+            canvas.boxes_to_image(boxes), objectness.cpu().numpy(), probs.cpu().numpy(), self.class_names
+        )

@@ -1,0 +1,60 @@
+"""Detectors that can be explained, one adapter a file."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+from ..checks import InputError
+from ..detection import Detector
+from .weights import OFFICIAL, WeightsError
+
+__all__ = ["WeightsError", "load_detector"]
+
+
+def load_detector(name: str | Detector, *, device: Any = None) -> Detector:
+    """Get a detector to explain.
+
+    Parameters
+    ----------
+    name : str or Detector
+        "yolox_nano", "yolox_tiny", "yolox_s", "yolox_m", "yolox_l" or "yolox_x", trained on COCO.
+        A `Detector` is given back as it is.
+    device : torch.device or str, optional
+        By default the first GPU where there is one, else the CPU.
+
+    Returns
+    -------
+    Detector
+
+    Raises
+    ------
+    InputError
+        An unknown name or device.
+    WeightsError
+        Weights that are neither at hand nor to be fetched, or are damaged.
+
+    Examples
+    --------
+    >>> import dclose_nb as dc
+    >>> detector = dc.load_detector("yolox_nano")  # doctest: +SKIP
+    """
+    if isinstance(name, Detector):
+        return name
+    if name not in OFFICIAL:
+        raise InputError(f"unknown detector {name!r}; known are {', '.join(OFFICIAL)}, or pass a Detector")
+    from .yolox import load_yolox  # the yolox package is slow to import and not always wanted
+
+    return load_yolox(name, device=_device(device))
+
+
+def _device(device: Any) -> torch.device:
+    if device is None:
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(device)
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:
+        raise InputError(f"device {str(device)!r} cannot be used: {str(error).splitlines()[0]}") from error
+    return device

@@ -1,0 +1,124 @@
+"""Where a network's weights are found, and how they are fetched and read safely."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import warnings
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pooch
+import requests
+import torch
+
+from ..checks import InputError
+
+RELEASE = "https://github.com/Megvii-BaseDetection/YOLOX/releases/download/0.1.1rc0"
+
+# sha256 of the official checkpoints of that release
+OFFICIAL = {
+    "yolox_nano": "cd28f55fbbc1829f99d9ac9b38a16d259a22889739c8728ea877610201feff7b",
+    "yolox_tiny": "9de513de589ac98bb92d3bca53b5af7b9acfa9b0bacb831f7999d0f7afaee8f0",
+    "yolox_s": "f55ded7181e1b0c13285c56e7790b8f0e8f8db590fe4edb37f0b7f345c913a30",
+    "yolox_m": "60076992b32da82951c90cfa7bd6ab70eba9eda243e08b940a396f60ac2d19b6",
+    "yolox_l": "1e6b7fa6240375370b2a8a8eab9066b3cdd43fd1d0bfa8d2027fd3a51def2917",
+    "yolox_x": "5652330b6ae860043f091b8f550a60c10e1129f416edfdb65c259be6caf355cf",
+}
+
+CONNECT_SECONDS, READ_SECONDS = 5, 30
+
+
+class Weights(NamedTuple):
+    """A network's parameters and the file they came from."""
+
+    state: dict[str, torch.Tensor]
+    sha256: str
+    official: bool
+
+
+class WeightsError(OSError):
+    """Weights that are not there and cannot be fetched, or cannot be read."""
+
+
+def home() -> Path:
+    """The folder that the `yolox` package uses: ``$YOLOX_HOME``, else ``~/.cache/yolox``."""
+    return Path(os.environ.get("YOLOX_HOME") or Path.home() / ".cache" / "yolox")
+
+
+def path_of(name: str) -> Path:
+    """Where the weights of a network lie or will lie."""
+    if name not in OFFICIAL:
+        raise InputError(f"no weights are known for {name!r}; known are {', '.join(OFFICIAL)}")
+    return home() / "weights" / f"{name}.pth"
+
+
+def load(name: str) -> Weights:
+    """Read the weights of a YOLOX network, fetching them first where they are not at hand.
+
+    A download is checked against the official sha256 before it takes its name, so that a part of
+    a file is never used. A file that was already there is used whatever its sum, with a remark
+    where it is not the official one. Nothing is unpickled but tensors and plain containers.
+
+    Raises
+    ------
+    WeightsError
+        No file and no way to fetch one, or a file that is damaged.
+    """
+    path = path_of(name)
+    if not path.exists():
+        _download(name, path)
+    sha256 = _sha256(path)
+    official = sha256 == OFFICIAL[name]
+    try:
+        checkpoint = torch.load(path, map_location="cpu", weights_only=True)
+        state = checkpoint["model"]
+    except Exception as error:  # torch raises many types for a damaged or foreign file
+        raise WeightsError(
+            f"{path} (sha256 {sha256}) cannot be read as weights of {name}: {_first_line(error)}. "
+            "Remove it to have the official file fetched."
+        ) from error
+    if not official:
+        warnings.warn(f"{path} is not the official {name} checkpoint (sha256 {sha256})", stacklevel=4)
+    return Weights(state, sha256, official)
+
+
+def _download(name: str, path: Path) -> None:
+    url = f"{RELEASE}/{name}.pth"
+    missing = f"{name}.pth is not at {path} and could not be fetched from {url}"
+    where = f"Put the file at {path}, or set YOLOX_HOME to a folder that has it under weights/."
+    try:
+        pooch.retrieve(
+            url,
+            known_hash=f"sha256:{OFFICIAL[name]}",
+            path=path.parent,
+            fname=path.name,
+            downloader=pooch.HTTPDownloader(
+                progressbar=True, timeout=(CONNECT_SECONDS, READ_SECONDS), chunk_size=2**16
+            ),
+        )
+    except ValueError as error:  # pooch's word for a sum that does not match
+        raise WeightsError(
+            f"what {url} sent is not {name}.pth, whose sha256 is {OFFICIAL[name]}: thrown away. {where}"
+        ) from error
+    except requests.ConnectionError:  # its own text is a page long
+        raise WeightsError(f"{missing} (no connection). {where}") from None
+    except (requests.RequestException, OSError) as error:
+        raise WeightsError(f"{missing} ({_first_line(error)}). {where}") from error
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).splitlines() or [""])[0] or type(error).__name__
+
+
+def fit(module: torch.nn.Module, weights: dict[str, Any], name: str) -> None:
+    """Load a state dict; weights of another network are refused in one line."""
+    try:
+        module.load_state_dict(weights)
+    except (RuntimeError, TypeError, AttributeError) as error:
+        raise WeightsError(f"the weights at {path_of(name)} are not those of {name}") from error

@@ -1,0 +1,95 @@
+"""YOLOX (Ge et al. 2021), the paper's detector, over the `yolox` package."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import cv2
+import numpy as np
+import torch
+from yolox.config import YoloxConfig
+from yolox.data.datasets import COCO_CLASSES
+from yolox.utils import fuse_model
+
+from ..detection import Canvas, Detector, Proposals
+from . import weights
+
+PADDING = 114
+
+
+class YoloxDetector(Detector):
+    """A YOLOX network: letterboxed to the top left, padded with 114, read as BGR 0-255.
+
+    Parameters
+    ----------
+    name : str
+    module : torch.nn.Module
+        A `yolox` module; it is changed in place, see `ready`.
+    input_size : (h, w)
+    class_names : tuple of str
+    device : torch.device
+    provenance : dict
+    """
+
+    def __init__(
+        self,
+        name: str,
+        module: torch.nn.Module,
+        input_size: tuple[int, int],
+        class_names: tuple[str, ...],
+        *,
+        device: torch.device,
+        provenance: dict[str, Any],
+    ) -> None:
+        super().__init__(name, tuple(class_names), device, provenance)
+        self.input_size = input_size
+        self.module = ready(module).to(device).to(memory_format=torch.channels_last)
+
+    def prepare(self, image: np.ndarray) -> Canvas:
+        height, width = image.shape[:2]
+        h, w = self.input_size
+        ratio = min(h / height, w / width)
+        inner = max(int(height * ratio), 1), max(int(width * ratio), 1)
+        canvas = np.full((h, w, 3), PADDING, dtype=np.uint8)
+        canvas[: inner[0], : inner[1]] = cv2.resize(image, inner[::-1], interpolation=cv2.INTER_LINEAR)
+        pixels = torch.from_numpy(canvas).permute(2, 0, 1).to(self.device, torch.float32)
+        return Canvas(pixels, (height, width), (0, 0, *inner))
+
+    def predict(self, pixels: torch.Tensor) -> Proposals:
+        output = self.module(pixels.contiguous(memory_format=torch.channels_last))  # (B, T, 5 + C)
+        centre, size = output[..., :2], output[..., 2:4]
+        boxes = torch.cat([centre - size / 2, centre + size / 2], dim=-1)
+        return Proposals(boxes, output[..., 4], output[..., 5:])
+
+
+@torch.no_grad()
+def ready(module: Any) -> Any:
+    """Make a `yolox` module ready to be asked often: batch-norm folded, RGB in place of BGR.
+
+    The network wants BGR and canvases hold RGB. Swapping the first convolution's input channels
+    once is the same to the last bit as swapping the pixels of each of thousands of images.
+    """
+    module = fuse_model(module.eval()).requires_grad_(False)
+    stem = module.backbone.backbone.stem.conv.conv  # reads four shifted copies of three channels
+    stem.weight.copy_(stem.weight.unflatten(1, (-1, 3)).flip(2).flatten(1, 2))
+    return module
+
+
+def load_yolox(name: str, *, device: torch.device) -> YoloxDetector:
+    """Build a YOLOX network trained on COCO; see `weights.load` for where its weights come from."""
+    config = YoloxConfig.get_named_config(name)
+    module = config.get_model()
+    loaded = weights.load(name)
+    weights.fit(module, loaded.state, name)
+    return YoloxDetector(
+        name,
+        module,
+        tuple(config.test_size),
+        COCO_CLASSES,
+        device=device,
+        provenance={
+            "weights": f"{name}.pth",
+            "weights_sha256": loaded.sha256,
+            "weights_official": loaded.official,
+        },
+    )

@@ -1,0 +1,221 @@
+"""`explain`, and the frozen record that it gives."""
+
+from __future__ import annotations
+
+import inspect
+import platform
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from . import checks
+from .checks import InputError
+from .detection import Detections, Detector, Targets
+from .engine import default_batch_size
+from .methods import METHODS
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class Explanation:
+    """Saliency maps of an image's detections, and how they were made.
+
+    Parameters
+    ----------
+    saliency : (n, H, W) float32 array
+        One map a detection, in the image's frame, as computed, not scaled.
+    levels : (L, n, h, w) float32 array or None
+        S_k of Eq. 7, finest first, in the frame of the canvas's content: the image at the
+        network's input size, without padding. None where a method has no levels.
+    density : (L, h, w) float32 array or None
+        P_k of Eq. 3, in the same frame.
+    detections : Detections
+        What is explained.
+    image : (H, W, 3) uint8 array
+    method : str
+    params : dict
+        Every option of the method, the seed and the batch size.
+    n_forward : int
+        Images the network saw, the first detection included.
+    seconds : float
+        Time that `explain` took.
+    provenance : dict
+        The detector, with its weights' checksum, and the versions of what computed the maps.
+
+    ``e[i]``, ``e[:k]`` and iteration give `Explanation` again.
+    """
+
+    saliency: np.ndarray
+    levels: np.ndarray | None
+    density: np.ndarray | None
+    detections: Detections
+    image: np.ndarray
+    method: str
+    params: dict[str, Any]
+    n_forward: int
+    seconds: float
+    provenance: dict[str, Any] = field(default_factory=dict)
+
+    def __len__(self) -> int:
+        return len(self.detections)
+
+    def __getitem__(self, index: Any) -> Explanation:
+        rows = np.atleast_1d(np.arange(len(self))[index])
+        return replace(
+            self,
+            saliency=self.saliency[rows],
+            levels=None if self.levels is None else self.levels[:, rows],
+            detections=self.detections[rows],
+        )
+
+    def __iter__(self) -> Iterator[Explanation]:
+        return (self[i] for i in range(len(self)))
+
+    def __repr__(self) -> str:
+        return (
+            f"Explanation by {self.method} ({self.n_forward} forward passes, {self.seconds:.1f} s)\n"
+            f"{self.detections!r}"
+        )
+
+    def save(self, folder: str | Path) -> Path:
+        """Write overlays, a sheet, the maps and a manifest to `folder`; see `report.write`."""
+        from . import report  # what is drawn stands above what is computed, so it is looked up late
+
+        return report.write(self, folder)
+
+
+def explain(
+    detector: Detector,
+    image: Any,
+    targets: Detections | Targets | None = None,
+    *,
+    method: str = "dclose",
+    n_masks: int | None = None,
+    seed: int = 0,
+    batch_size: int | None = None,
+    progress: bool = True,
+    **options: Any,
+) -> Explanation:
+    """Say for each detection which pixels made the detector draw it.
+
+    Parameters
+    ----------
+    detector : Detector
+        From `load_detector`.
+    image : array
+        (H, W), (H, W, 3) or (H, W, 4), uint8, or float in [0, 1].
+    targets : Detections or Targets, optional
+        What to explain, by default what ``detector.detect(image)`` finds. `Targets` are boxes that
+        the detector need not have drawn. All are explained from the same forward passes.
+    method : str
+        A name in `dclose_nb.methods.METHODS`.
+    n_masks : int, optional
+        Budget of masked images; by default the method's own (``dclose`` 4000, ``drise`` 5000).
+    seed : int
+        The same seed gives the same masks to the bit, whatever the batch size.
+    batch_size : int, optional
+        Masked images in one forward pass; chosen by default.
+    progress : bool
+        Show a progress bar.
+    **options
+        The method's own; see `dclose_nb.methods`.
+
+    Returns
+    -------
+    Explanation
+        Empty where there is nothing to explain.
+
+    Raises
+    ------
+    InputError
+        An image, a target or an option that cannot be used.
+
+    Examples
+    --------
+    >>> import dclose_nb as dc
+    >>> detector = dc.load_detector("yolox_nano")  # doctest: +SKIP
+    >>> dc.explain(detector, dc.load_photo("coffee"), n_masks=400)  # doctest: +SKIP
+    """
+    start = time.perf_counter()
+    if not isinstance(detector, Detector):
+        raise InputError(f"detector must be a Detector, got {detector!r}: use load_detector(...)")
+    image = checks.image(image)
+    run = METHODS[checks.choice("method", method, METHODS)]
+    params = _parameters(run, method, options)
+    if n_masks is not None:
+        params["n_masks"] = n_masks
+    params["seed"] = checks.at_least("seed", seed, 0)
+    params["batch_size"] = (
+        default_batch_size(detector.device)
+        if batch_size is None
+        else checks.at_least("batch_size", batch_size, 1)
+    )
+
+    canvas = detector.prepare(image)
+    n_forward = 0
+    if targets is None:
+        targets = detector.detect_on(canvas)
+        n_forward += 1
+    targets = _target_vectors(targets, detector, image.shape[:2])
+
+    maps = run(detector, canvas, targets, progress=progress, **params)
+    return Explanation(
+        saliency=canvas.maps_to_image(maps.saliency),
+        levels=maps.levels,
+        density=maps.density,
+        detections=targets,
+        image=image,
+        method=method,
+        params=params,
+        n_forward=n_forward + maps.n_forward,
+        seconds=time.perf_counter() - start,
+        provenance={
+            "detector": {"name": detector.name, "device": str(detector.device), **detector.provenance},
+            "versions": _versions(),
+        },
+    )
+
+
+def _parameters(run: Any, method: str, options: dict[str, Any]) -> dict[str, Any]:
+    """The method's own options with their defaults, overlaid with `options`."""
+    own = {
+        name: parameter.default
+        for name, parameter in inspect.signature(run).parameters.items()
+        if parameter.kind is parameter.KEYWORD_ONLY and name != "progress"
+    }
+    for name in options:
+        if name not in own:
+            raise InputError(f"method {method!r} has no option {name!r}; it has: {', '.join(own)}")
+    return own | options
+
+
+def _target_vectors(
+    targets: Detections | Targets, detector: Detector, image_size: tuple[int, int]
+) -> Detections:
+    """Targets as detections of this detector, inside this image."""
+    if isinstance(targets, Targets):
+        targets = targets.detections(detector.class_names)
+    elif not isinstance(targets, Detections):
+        raise InputError(
+            f"targets must be Detections, dc.Targets(boxes, labels) or None, got {type(targets).__name__}"
+        )
+    elif targets.class_names != detector.class_names:
+        raise InputError("targets have other classes than the detector: pass dc.Targets(boxes, labels)")
+    height, width = image_size
+    x1, y1, x2, y2 = targets.boxes.T
+    outside = (x2 <= 0) | (y2 <= 0) | (x1 >= width) | (y1 >= height)
+    if outside.any():
+        raise InputError(
+            f"box {targets.boxes[outside][0].tolist()} lies outside the image, "
+            f"which is {width} wide and {height} high"
+        )
+    return targets
+
+
+def _versions() -> dict[str, str]:
+    packages = ("dclose_nb", "torch", "torchvision", "numpy", "scikit-image", "pixeltable-yolox")
+    return {"python": platform.python_version(), **{name: version(name) for name in packages}}

@@ -1,0 +1,78 @@
+"""Section 3.4: the cascade that fuses the levels, fine details first (Eq. 8, Fig. 3)."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from .checks import InputError
+
+
+def scale(maps: np.ndarray) -> np.ndarray:
+    """Scale each map (..., h, w) of floats to [0, 1]; a constant map says nothing and becomes 0."""
+    low = maps.min(axis=(-2, -1), keepdims=True)
+    high = maps.max(axis=(-2, -1), keepdims=True)
+    # a map that is constant but for the rounding of its sums must not become noise from 0 to 1
+    rounding = 32 * np.finfo(maps.dtype).eps * np.maximum(abs(low), abs(high))
+    varies = np.broadcast_to(high - low > rounding, maps.shape)
+    return np.divide(maps - low, high - low, out=np.zeros_like(maps), where=varies)
+
+
+def cascade_steps(levels: np.ndarray) -> np.ndarray:
+    """All the maps on the way: the first level, then A_1 to A_(L-1) of Eq. 8.
+
+    Parameters
+    ----------
+    levels : (L, ..., h, w) array
+        Maps S_k, finest first, of any finite range; each is scaled to [0, 1] here.
+
+    Returns
+    -------
+    (L, ..., h, w) float array
+
+    Raises
+    ------
+    InputError
+        No level, fewer than three dimensions, or values that are not finite.
+    """
+    levels = np.asarray(levels)
+    if levels.ndim < 3 or 0 in (levels.shape[0], *levels.shape[-2:]):
+        raise InputError(f"levels must be (L, ..., h, w) with L of at least 1, got shape {levels.shape}")
+    if not np.isfinite(levels).all():
+        raise InputError("levels must be finite numbers")
+    if not np.issubdtype(levels.dtype, np.floating):
+        levels = levels.astype(np.float64)
+    first, *rest = scale(levels)
+    steps = [first]
+    for level in rest:
+        steps.append((steps[-1] + level) * level)
+    return np.stack(steps)
+
+
+def cascade(levels: np.ndarray) -> np.ndarray:
+    """Fuse the levels: ``A_k = (A_(k-1) + S_(k+1)) S_(k+1)``, from ``A_0 = S_1`` (Eq. 8).
+
+    A pixel must matter on the last, coarsest level to matter at all, and gains from each level
+    that agrees.
+
+    Parameters
+    ----------
+    levels : (L, ..., h, w) array
+        Maps S_k, finest first, of any finite range; each is scaled to [0, 1] here.
+
+    Returns
+    -------
+    (..., h, w) float array in [0, L]
+
+    Raises
+    ------
+    InputError
+        As `cascade_steps`.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> fine, coarse = [[0.0, 0.5, 1.0]], [[0.0, 1.0, 1.0]]
+    >>> cascade(np.array([fine, coarse]))
+    array([[0. , 1.5, 2. ]])
+    """
+    return cascade_steps(levels)[-1]

@@ -1,0 +1,225 @@
+"""Section 3.1: the superpixel pyramid and the random masks, for D-CLOSE and for D-RISE."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from skimage.segmentation import slic
+
+from . import checks
+from .checks import InputError
+
+SEGMENTS = (150, 300, 600, 1200, 2400)  # section 4.2
+
+# Streams of random numbers that a mask draws from; see MaskSampler.
+_PATTERN, _CROP = 0, 1
+
+
+def superpixels(image: np.ndarray, n_segments: int) -> np.ndarray:
+    """Cut an image into about `n_segments` superpixels by SLIC (Achanta et al. 2010).
+
+    Compactness 10 and a smoothing of sigma 1, as in the authors' program; the paper gives none.
+
+    Parameters
+    ----------
+    image : (h, w, 3) uint8 array
+        RGB.
+    n_segments : int
+        At least 1. SLIC gives about as many, and never more than there are pixels.
+
+    Returns
+    -------
+    (h, w) int array
+        Superpixel of each pixel, 0 to F - 1.
+    """
+    checks.at_least("n_segments", n_segments, 1)
+    image = checks.image(image)
+    n_segments = min(n_segments, image.shape[0] * image.shape[1])
+    labels = slic(image, n_segments=n_segments, compactness=10, sigma=1, start_label=0)
+    return np.unique(labels, return_inverse=True)[1].reshape(labels.shape)
+
+
+@dataclass(frozen=True, eq=False)
+class MaskSampler:
+    """Random masks of one level: mask i is the same to the bit whenever and wherever it is asked for.
+
+    A mask is made in three steps: each cell of a pattern is kept with probability `p`; the pattern
+    is enlarged bilinearly; a window of the wanted size is cut from it at a random offset. Only the
+    window is ever computed. Make one with `superpixel_masks` or `grid_masks`.
+
+    Parameters
+    ----------
+    cells : (a, b) int tensor
+        Cell of each pixel of the pattern.
+    n_cells : int
+    shape : (h, w)
+        Size of a mask.
+    enlarged : (A, B)
+        Size of the enlarged pattern.
+    max_offset : (y, x)
+        Largest offset of the window; both ends are drawn.
+    p : float
+        Probability that a cell is kept.
+    seed, level : int
+        Together with a mask's number they settle its draw.
+    crops_per_draw : int
+        How many successive masks are cut from one draw of the pattern.
+    """
+
+    cells: torch.Tensor
+    n_cells: int
+    shape: tuple[int, int]
+    enlarged: tuple[int, int]
+    max_offset: tuple[int, int]
+    p: float
+    seed: int
+    level: int = 0
+    crops_per_draw: int = 1
+
+    def masks(self, start: int, stop: int) -> torch.Tensor:
+        """Masks `start` to `stop - 1` as a (stop - start, h, w) float32 tensor in [0, 1]."""
+        out = torch.empty(stop - start, *self.shape, device=self.cells.device)
+        for mask, number in zip(out, range(start, stop)):
+            self._cut(self._pattern(number), self._offset(number), mask)
+        return out
+
+    def pattern(self, number: int) -> torch.Tensor:
+        """The binary pattern (a, b) that mask `number` is cut from, before it is enlarged."""
+        return self._pattern(number)[self.cells]
+
+    def _pattern(self, number: int) -> torch.Tensor:
+        draw = number // self.crops_per_draw
+        rng = np.random.default_rng((self.seed, self.level, _PATTERN, draw))
+        kept = rng.random(self.n_cells, dtype=np.float32) < self.p
+        return torch.from_numpy(kept.astype(np.float32)).to(self.cells.device)
+
+    def _offset(self, number: int) -> tuple[int, int]:
+        rng = np.random.default_rng((self.seed, self.level, _CROP, number))
+        y, x = rng.integers(0, self.max_offset, endpoint=True)
+        return int(y), int(x)
+
+    def _cut(self, kept: torch.Tensor, offset: tuple[int, int], out: torch.Tensor) -> None:
+        """Write the window at `offset` of the enlarged pattern to `out`."""
+        (y0, y1, fy), (x0, x1, fx) = (
+            _taps(offset[k], self.shape[k], self.cells.shape[k], self.enlarged[k], self.cells.device)
+            for k in (0, 1)
+        )
+        top, left = int(y0[0]), int(x0[0])
+        part = kept[self.cells[top : int(y1[-1]) + 1, left : int(x1[-1]) + 1]]
+        columns = torch.lerp(part.index_select(1, x0 - left), part.index_select(1, x1 - left), fx)
+        torch.lerp(columns.index_select(0, y0 - top), columns.index_select(0, y1 - top), fy[:, None], out=out)
+
+
+def _taps(
+    offset: int, length: int, size: int, enlarged: int, device: torch.device
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """The two source pixels of each pixel of a window, and the second one's share.
+
+    Bilinear enlargement from `size` to `enlarged` with pixel centres at halves, edges repeated.
+    """
+    at = (torch.arange(offset, offset + length, dtype=torch.float64) + 0.5) * (size / enlarged) - 0.5
+    at = at.clamp(0, size - 1)
+    low = at.long()
+    high = (low + 1).clamp(max=size - 1)
+    return low.to(device), high.to(device), (at - low).float().to(device)
+
+
+def superpixel_masks(
+    labels: np.ndarray,
+    *,
+    p: float = 0.5,
+    r: float = 2.2,
+    seed: int = 0,
+    level: int = 0,
+    crops_per_draw: int = 1,
+    device: Any = "cpu",
+) -> MaskSampler:
+    """D-CLOSE's masks (section 3.1, after MFPP, Yang et al. 2021).
+
+    Superpixels are kept with probability `p`, enlarged bilinearly to ``floor((r + 1) h)`` by
+    ``floor((r + 1) w)``, and cut at offsets from 0 to what the enlargement leaves, both included.
+
+    Parameters
+    ----------
+    labels : (h, w) int array
+        Superpixel of each pixel, from 0; see `superpixels`.
+    p : float
+        In (0, 1).
+    r : float
+        Resize offset, 0 or more. With 0 the masks keep the superpixels' edges.
+    seed, level : int
+        0 or more.
+    crops_per_draw : int
+        1 draws anew for each mask. The authors' program cuts 32 masks from each draw.
+    device : torch.device or str
+        Where the masks are made.
+
+    Raises
+    ------
+    InputError
+        A parameter out of its range.
+    """
+    labels = np.asarray(labels)
+    if labels.ndim != 2 or labels.size == 0 or labels.min() < 0:
+        raise InputError(f"labels must be (h, w) integers from 0, got shape {labels.shape}")
+    checks.at_least("r", r, 0, integer=False)
+    h, w = labels.shape
+    enlarged = math.floor((r + 1) * h), math.floor((r + 1) * w)
+    return MaskSampler(
+        cells=torch.from_numpy(labels.astype(np.int64)).to(device),
+        n_cells=int(labels.max()) + 1,
+        shape=(h, w),
+        enlarged=enlarged,
+        max_offset=(enlarged[0] - h, enlarged[1] - w),
+        p=checks.probability("p", p),
+        seed=checks.at_least("seed", seed, 0),
+        level=checks.at_least("level", level, 0),
+        crops_per_draw=checks.at_least("crops_per_draw", crops_per_draw, 1),
+    )
+
+
+def grid_masks(
+    shape: tuple[int, int],
+    *,
+    grid: tuple[int, int] = (16, 16),
+    p: float = 0.5,
+    seed: int = 0,
+    device: Any = "cpu",
+) -> MaskSampler:
+    """RISE's and D-RISE's masks (Petsiuk et al. 2018, 2021): a grid, enlarged and shifted.
+
+    Cells of a grid are kept with probability `p`; the grid is enlarged bilinearly by one cell
+    more than the image and cut at offsets from 0 to one cell, both included. A cell is
+    ``ceil(h / rows)`` by ``ceil(w / columns)`` pixels, so that the enlarged grid covers the image.
+
+    Parameters
+    ----------
+    shape : (h, w)
+        Size of a mask.
+    grid : (rows, columns)
+    p : float
+        In (0, 1).
+    seed : int
+        0 or more.
+    device : torch.device or str
+
+    Raises
+    ------
+    InputError
+        A parameter out of its range.
+    """
+    rows, columns = (checks.at_least("grid", cells, 1) for cells in grid)
+    cell = math.ceil(shape[0] / rows), math.ceil(shape[1] / columns)
+    return MaskSampler(
+        cells=torch.arange(rows * columns, device=device).reshape(rows, columns),
+        n_cells=rows * columns,
+        shape=shape,
+        enlarged=((rows + 1) * cell[0], (columns + 1) * cell[1]),
+        max_offset=cell,
+        p=checks.probability("p", p),
+        seed=checks.at_least("seed", seed, 0),
+    )

@@ -1,0 +1,117 @@
+"""D-CLOSE: the seven steps of section 3.5 (Truong et al. 2023)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from .. import checks, engine
+from ..checks import InputError
+from ..detection import Canvas, Detections, Detector
+from ..fusion import cascade
+from ..masks import SEGMENTS, superpixel_masks, superpixels
+from .maps import Maps
+
+
+def dclose(
+    detector: Detector,
+    canvas: Canvas,
+    targets: Detections,
+    *,
+    n_masks: int = 4000,
+    segments: Sequence[int] = SEGMENTS,
+    p: float = 0.5,
+    r: float = 2.2,
+    crops_per_draw: int = 1,
+    proposals: str = "all",
+    order: str = "fine_to_coarse",
+    seed: int = 0,
+    batch_size: int | None = None,
+    progress: bool = True,
+) -> Maps:
+    """Explain all targets of one image.
+
+    Parameters
+    ----------
+    detector, canvas, targets
+        A detector, the image as it prepared it, and n boxes in image pixels.
+    n_masks : int
+        Masked images over all levels, at least one a level; what a division leaves goes to the
+        finest levels. The paper's 800 on each of five.
+    segments : sequence of int
+        Superpixels of each level (section 4.2).
+    p, r
+        Probability that a superpixel is kept, in (0, 1), and resize offset, 0 or more.
+    crops_per_draw : int
+        1 draws each mask anew, as the paper says. The authors' program: 32.
+    proposals : {"all", "filtered"}
+        Which proposals Eq. 6 looks at: all, as the paper says, or the authors' program's choice;
+        see `similarity.mask_weights`.
+    order : {"fine_to_coarse", "coarse_to_fine"}
+        Order of the cascade. The authors' program goes from fine to coarse.
+    seed : int
+        0 or more.
+    batch_size : int, optional
+    progress : bool
+
+    Returns
+    -------
+    Maps
+
+    Raises
+    ------
+    InputError
+        An option out of its range.
+    """
+    if isinstance(segments, str) or not len(segments):
+        raise InputError(f"segments must be a list of integers, got {segments!r}")
+    finest_first = sorted((checks.at_least("segments", s, 1) for s in segments), reverse=True)
+    counts = split(n_masks, len(finest_first))
+    checks.probability("p", p)
+    checks.at_least("r", r, 0, integer=False)
+    checks.choice("proposals", proposals, ("all", "filtered"))
+    checks.choice("order", order, ("fine_to_coarse", "coarse_to_fine"))
+
+    # Step 1: superpixels and masks, on the image as the network sees it.
+    content = canvas.pixels[:, *canvas.window].permute(1, 2, 0).round().byte().cpu().numpy()
+    samplers = [
+        superpixel_masks(
+            superpixels(content, n_segments),
+            p=p,
+            r=r,
+            seed=seed,
+            level=level,
+            crops_per_draw=crops_per_draw,
+            device=canvas.pixels.device,
+        )
+        for level, n_segments in enumerate(finest_first)
+    ]
+    # Steps 2 to 6: mask, detect, score, add up, divide by the density.
+    results = engine.run(
+        detector,
+        canvas,
+        targets,
+        samplers,
+        counts,
+        batch_size=batch_size,
+        filtered=proposals == "filtered",
+        progress=progress,
+    )
+    levels = np.stack([result.saliency for result in results])  # (L, n, h, w)
+    # Step 7: the cascade.
+    saliency = cascade(levels if order == "fine_to_coarse" else levels[::-1])
+    return Maps(
+        saliency,
+        n_forward=sum(len(result.weights) for result in results),
+        levels=levels,
+        density=np.stack([result.density for result in results]),
+    )
+
+
+def split(n_masks: int, n_levels: int) -> list[int]:
+    """Share a budget of masks between levels, finest first: evenly, the remainder to the finest."""
+    if checks.at_least("n_masks", n_masks, 1) < n_levels:
+        raise InputError(f"n_masks must be at least one for each of {n_levels} levels, got {n_masks}")
+    share, rest = divmod(n_masks, n_levels)
+    return [share + (level < rest) for level in range(n_levels)]

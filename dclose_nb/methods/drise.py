@@ -1,0 +1,58 @@
+"""D-RISE (Petsiuk et al. 2021), the baseline of sections 4.2 and 6."""
+
+from __future__ import annotations
+
+from .. import checks, engine
+from ..detection import Canvas, Detections, Detector
+from ..masks import grid_masks
+from .maps import Maps
+
+
+def drise(
+    detector: Detector,
+    canvas: Canvas,
+    targets: Detections,
+    *,
+    n_masks: int = 5000,
+    grid: tuple[int, int] = (16, 16),
+    p: float = 0.5,
+    seed: int = 0,
+    batch_size: int | None = None,
+    progress: bool = True,
+) -> Maps:
+    """Explain all targets of one image by the weighted sum of random grid masks.
+
+    The map is ``sum_i w_i M_i / (N p)``, RISE's estimate of E[w | pixel kept]: the number of masks
+    that kept a pixel is taken at its expectation, not counted as D-CLOSE's density map does.
+
+    Parameters
+    ----------
+    detector, canvas, targets
+        A detector, the image as it prepared it, and n boxes in image pixels.
+    n_masks : int
+        Masked images, at least 1.
+    grid : (rows, columns)
+        Resolution of the masks.
+    p : float
+        Probability that a cell is kept, in (0, 1).
+    seed : int
+        0 or more.
+    batch_size : int, optional
+    progress : bool
+
+    Returns
+    -------
+    Maps
+
+    Raises
+    ------
+    InputError
+        An option out of its range.
+    """
+    n_masks = checks.at_least("n_masks", n_masks, 1)
+    sampler = grid_masks(canvas.content[2:], grid=grid, p=p, seed=seed, device=canvas.pixels.device)
+    (result,) = engine.run(
+        detector, canvas, targets, [sampler], [n_masks], batch_size=batch_size, progress=progress
+    )
+    saliency = result.saliency * (result.density / (n_masks * p))
+    return Maps(saliency, n_forward=len(result.weights))

@@ -1,0 +1,228 @@
+"""Figures: what is drawn, and nothing that is computed.
+
+Every function takes ``ax=None`` (one axes a panel: a single one, a list or an array) and returns
+the array of axes that it drew on; ``axes[0].figure.savefig("name.pdf")`` keeps the figure.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import cv2
+import matplotlib.pyplot as plt
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.cm import ScalarMappable
+from matplotlib.colors import Normalize
+from matplotlib.patches import Rectangle
+from skimage.segmentation import find_boundaries
+
+from .checks import InputError
+from .detection import Detections
+from .explanation import Explanation
+from .fusion import cascade_steps, scale
+
+CMAP = "inferno"  # perceptually even, and it prints in grey
+OPACITY = 0.75  # of an overlay's highest value
+_LARGEST = 1600  # pixels of a drawn image's longer side; more cannot be seen
+
+
+def explanation(explanation: Explanation, *, ax: Any = None, opacity: float = OPACITY) -> np.ndarray:
+    """Overlay of each detection's map, with its box, label and score.
+
+    Parameters
+    ----------
+    explanation : Explanation
+        n detections, of which each gets a panel. ``explanation[i]`` draws one.
+    ax : n axes, optional
+    opacity : float
+        Of the highest value, in [0, 1]; lower values are fainter, so that the photo shows.
+
+    Returns
+    -------
+    (n,) array of Axes
+
+    Raises
+    ------
+    InputError
+        Nothing to draw, or a number of axes unlike that of panels.
+
+    Examples
+    --------
+    >>> dc.plot.explanation(explanation[0])  # doctest: +SKIP
+    """
+    if not len(explanation):
+        raise InputError("there is nothing to draw: the explanation holds no detection")
+    axes = _panels(ax, len(explanation), explanation.image.shape, colour_bar=True)
+    for panel, one in zip(axes, explanation):
+        _overlay(panel, one, opacity)
+    return axes
+
+
+def sheet(explanation: Explanation, *, ax: Any = None) -> np.ndarray:
+    """The photo with all its boxes, then the overlay of each detection's map: n + 1 panels."""
+    n = len(explanation)
+    axes = _panels(ax, n + 1, explanation.image.shape, colour_bar=True)
+    detections(explanation.image, explanation.detections, ax=axes[0])
+    axes[0].set_title("no object found" if n == 0 else f"{n} object{'s' * (n > 1)}")
+    for panel, one in zip(axes[1:], explanation):
+        _overlay(panel, one)
+    return axes
+
+
+def detections(image: np.ndarray, detections: Detections, *, ax: Any = None) -> np.ndarray:
+    """The image with its detections: boxes, labels and scores."""
+    axes = _panels(ax, 1, image.shape)
+    picture = _fit(image)
+    axes[0].imshow(picture)
+    for k in reversed(range(len(detections))):  # the best on top
+        one = detections[k]
+        colour = plt.get_cmap("tab10")(k % 10)
+        box = one.boxes[0] * _factor(image, picture)
+        _draw_box(axes[0], box, colour)
+        axes[0].text(
+            *np.maximum(box[:2], 0),
+            f"{one.names[0]} {one.scores[0]:.2f}",
+            va="top",
+            color="white",
+            bbox={"facecolor": colour, "edgecolor": "none", "pad": 2},
+        )
+    return axes
+
+
+def levels(explanation: Explanation, *, ax: Any = None) -> np.ndarray:
+    """The levels S_k (Eq. 7) of one detection side by side, finest first, as computed."""
+    maps = _one(explanation).levels[:, 0]
+    axes = _panels(ax, len(maps), maps.shape[1:], colour_bar=True)
+    segments = sorted(explanation.params["segments"], reverse=True)
+    for panel, one, n_segments in zip(axes, maps, segments):
+        _heat(panel, one, f"{n_segments} superpixels", "mean weight")
+    return axes
+
+
+def cascade(explanation: Explanation, *, ax: Any = None) -> np.ndarray:
+    """The cascade of one detection step by step (Eq. 8): two rows, scaled levels and fused maps."""
+    maps = _one(explanation).levels[:, 0]
+    segments = sorted(explanation.params["segments"], reverse=True)
+    if explanation.params["order"] == "coarse_to_fine":
+        maps, segments = maps[::-1], segments[::-1]
+    steps = cascade_steps(maps)
+    axes = _panels(ax, 2 * len(maps), maps.shape[1:], columns=len(maps), colour_bar=True)
+    for k, (level, n_segments) in enumerate(zip(scale(maps), segments)):
+        _heat(axes[k], level, f"$S_{k + 1}$: {n_segments} superpixels")
+        title = "$A_0 = S_1$" if k == 0 else f"$A_{k} = (A_{k - 1} + S_{k + 1})\\, S_{k + 1}$"
+        _heat(axes[len(maps) + k], steps[k], title)
+    return axes
+
+
+def density(explanation: Explanation, *, ax: Any = None) -> np.ndarray:
+    """The density maps P_k (Eq. 3) side by side, finest level first."""
+    if explanation.density is None:
+        raise InputError(f"method {explanation.method!r} has no density map")
+    axes = _panels(ax, len(explanation.density), explanation.density.shape[1:], colour_bar=True)
+    segments = sorted(explanation.params["segments"], reverse=True)
+    for panel, one, n_segments in zip(axes, explanation.density, segments):
+        _heat(panel, one, f"{n_segments} superpixels", "sum of masks")
+    return axes
+
+
+def masks(masks: Any, *, titles: Sequence[str] | None = None, ax: Any = None) -> np.ndarray:
+    """A grid of masks (N, h, w) in [0, 1], black where the image is hidden."""
+    masks = np.asarray(masks)
+    axes = _panels(ax, len(masks), masks.shape[1:])
+    for k, (panel, mask) in enumerate(zip(axes, masks)):
+        panel.imshow(_fit(mask.astype(np.float32)), cmap="gray", vmin=0, vmax=1)
+        if titles is not None:
+            panel.set_title(titles[k])
+    return axes
+
+
+def superpixels(image: np.ndarray, labels: np.ndarray, *, ax: Any = None) -> np.ndarray:
+    """The image (h, w, 3) with the edges of its superpixels (h, w)."""
+    axes = _panels(ax, 1, image.shape)
+    drawn = image.copy()
+    drawn[find_boundaries(labels, mode="inner")] = (255, 220, 0)
+    axes[0].imshow(drawn)
+    axes[0].set_title(f"{labels.max() + 1} superpixels")
+    return axes
+
+
+def _one(explanation: Explanation) -> Any:
+    if explanation.levels is None:
+        raise InputError(f"method {explanation.method!r} has no levels")
+    if len(explanation) != 1:
+        raise InputError(f"pass one detection, explanation[i], not {len(explanation)}")
+    return explanation
+
+
+def _panels(
+    ax: Any, n: int, shape: Sequence[int], *, columns: int | None = None, colour_bar: bool = False
+) -> np.ndarray:
+    """`n` axes without ticks for pictures of `shape`: those given, or those of a new figure."""
+    if ax is None:
+        columns = columns or (n if n <= 5 else 4)
+        rows = -(-n // columns)
+        width = {1: 6.4, 2: 4.8, 3: 4.0}.get(columns, 3.2)
+        height = width * min(max(shape[0] / shape[1], 0.3), 2.5)
+        _, grid = plt.subplots(
+            rows,
+            columns,
+            figsize=(columns * width * (1.15 if colour_bar else 1), rows * (height + 0.35)),
+            layout="constrained",
+            squeeze=False,
+        )
+        for spare in grid.ravel()[n:]:
+            spare.remove()
+        axes = grid.ravel()[:n]
+    else:
+        axes = np.atleast_1d(np.asarray(ax, dtype=object)).ravel()
+        if len(axes) != n:
+            raise InputError(f"ax must hold {n} axes, one a panel, got {len(axes)}")
+    for panel in axes:
+        panel.set_axis_off()
+    return axes
+
+
+def _fit(picture: np.ndarray) -> np.ndarray:
+    """Shrink a picture that is larger than can be seen."""
+    factor = _LARGEST / max(picture.shape[:2])
+    if factor >= 1:
+        return picture
+    size = max(round(picture.shape[1] * factor), 1), max(round(picture.shape[0] * factor), 1)
+    return cv2.resize(picture, size, interpolation=cv2.INTER_AREA)
+
+
+def _overlay(panel: Axes, one: Explanation, opacity: float = OPACITY) -> None:
+    """Draw the photo, greyed, under the scaled map of one detection, fainter where it is lower."""
+    picture = _fit(one.image)
+    grey = picture.mean(axis=2, keepdims=True)
+    panel.imshow((0.4 * picture + 0.6 * grey).astype(np.uint8))
+    heat = scale(_fit(one.saliency[0]))
+    panel.imshow(heat, cmap=CMAP, vmin=0, vmax=1, alpha=opacity * np.sqrt(heat))
+    _draw_box(panel, one.detections.boxes[0] * _factor(one.image, picture), "cyan")
+    panel.set_title(f"{one.detections.names[0]} {one.detections.scores[0]:.2f}, {one.method}")
+    _colour_bar(panel, 0, 1, "saliency, scaled")
+
+
+def _factor(image: np.ndarray, picture: np.ndarray) -> float:
+    return picture.shape[1] / image.shape[1]
+
+
+def _heat(panel: Axes, values: np.ndarray, title: str, label: str = "") -> None:
+    low, high = float(values.min()), float(values.max())
+    panel.imshow(_fit(values), cmap=CMAP, vmin=low, vmax=high)
+    panel.set_title(title)
+    _colour_bar(panel, low, high, label)
+
+
+def _colour_bar(panel: Axes, low: float, high: float, label: str) -> None:
+    mappable = ScalarMappable(Normalize(low, high), CMAP)
+    panel.figure.colorbar(mappable, cax=panel.inset_axes((1.02, 0, 0.04, 1)), label=label)
+
+
+def _draw_box(panel: Axes, box: np.ndarray, colour: Any) -> None:
+    """Draw a box given by its edges, where pixel 0 reaches from 0 to 1."""
+    x1, y1, x2, y2 = (box - 0.5).tolist()
+    for edge, width in (("black", 3.0), (colour, 1.5)):
+        panel.add_patch(Rectangle((x1, y1), x2 - x1, y2 - y1, fill=False, ec=edge, lw=width))

@@ -1,0 +1,162 @@
+"""What an explanation leaves on disk, whole or not at all."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import matplotlib.pyplot as plt
+import numpy as np
+
+from . import plot
+from .checks import InputError
+from .explanation import Explanation
+
+MANIFEST = "manifest.json"
+_OURS = re.compile(r"(overlay_\d+_[\w-]+|sheet)\.(png|pdf)")
+
+
+@contextmanager
+def staged(folder: str | Path) -> Iterator[Path]:
+    """Give a hidden folder to write in; what it holds moves to `folder` when all went well.
+
+    Entered before long work, it shows at once whether `folder` can be written. Left by an error
+    or Ctrl-C, it leaves nothing behind. The manifest moves last; overlays that an earlier
+    manifest names and this one does not are removed.
+
+    Raises
+    ------
+    InputError
+        `folder` cannot be made or written.
+    """
+    folder = Path(folder).expanduser()
+    made = [part for part in (folder, *folder.parents) if not part.exists()]  # innermost first
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        stage = Path(tempfile.mkdtemp(prefix=".unfinished-", dir=folder))
+    except OSError as error:
+        raise InputError(f"cannot write to the folder {str(folder)!r}: {error.strerror or error}") from error
+    try:
+        yield stage
+        stale = _files_of(folder) - {file.name for file in stage.iterdir()}
+        for file in sorted(stage.iterdir(), key=lambda file: file.name == MANIFEST):
+            os.replace(file, folder / file.name)
+        for name in stale:
+            (folder / name).unlink(missing_ok=True)
+    finally:
+        shutil.rmtree(stage, ignore_errors=True)
+        for part in made:
+            if not any(part.iterdir()):
+                part.rmdir()
+
+
+def _files_of(folder: Path) -> set[str]:
+    """Figures that the folder's manifest names and that can be ours."""
+    try:
+        named = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))["files"]
+        return {name for name in named if _OURS.fullmatch(name)}
+    except (OSError, ValueError, KeyError, TypeError):
+        return set()
+
+
+def write(explanation: Explanation, folder: str | Path, *, photo: str | None = None) -> Path:
+    """Write an explanation: figures as PNG and PDF, maps as NumPy archive, manifest as JSON.
+
+    Parameters
+    ----------
+    explanation : Explanation
+    folder : path
+        Made where it does not exist. Files of an earlier explanation in it are replaced.
+    photo : str, optional
+        What the image is called, for the manifest.
+
+    Returns
+    -------
+    Path
+        The folder, with ``overlay_NN_LABEL.png`` a detection, ``sheet.png``, ``maps.npz`` (the
+        arrays of `Explanation` and of `Detections`) and ``manifest.json``.
+
+    Raises
+    ------
+    InputError
+        The folder cannot be written.
+    """
+    with staged(folder) as stage:
+        fill(stage, explanation, photo=photo)
+    return Path(folder).expanduser()
+
+
+def fill(stage: Path, explanation: Explanation, *, photo: str | None = None) -> None:
+    """Write an explanation's files to a staged folder."""
+    for k, one in enumerate(explanation):
+        _figure(plot.explanation(one), stage / overlay_name(explanation, k))
+    _figure(plot.sheet(explanation), stage / "sheet")
+    np.savez_compressed(stage / "maps.npz", **_arrays(explanation))
+    manifest = _manifest(explanation, photo)
+    manifest["files"] = sorted([*(file.name for file in stage.iterdir()), MANIFEST])
+    (stage / MANIFEST).write_text(json.dumps(manifest, indent=2) + "\n", encoding="utf-8")
+
+
+def overlay_name(explanation: Explanation, index: int) -> str:
+    """File name of a detection's overlay, without its ending."""
+    label = re.sub(r"[^a-z0-9]+", "-", explanation.detections.names[index].lower()).strip("-") or "object"
+    return f"overlay_{index + 1:02d}_{label}"
+
+
+def _figure(axes: np.ndarray, path: Path) -> None:
+    figure = axes[0].figure
+    for ending in (".png", ".pdf"):
+        figure.savefig(path.with_name(path.name + ending), dpi=150)
+    plt.close(figure)
+
+
+def _arrays(explanation: Explanation) -> dict[str, Any]:
+    found = explanation.detections
+    arrays = {
+        "saliency": explanation.saliency,
+        "boxes": found.boxes,
+        "objectness": found.objectness,
+        "class_probs": found.class_probs,
+        "class_names": np.array(found.class_names),
+    }
+    for name in ("levels", "density"):
+        if getattr(explanation, name) is not None:
+            arrays[name] = getattr(explanation, name)
+    return arrays
+
+
+def _manifest(explanation: Explanation, photo: str | None) -> dict[str, Any]:
+    found = explanation.detections
+    height, width = explanation.image.shape[:2]
+    return {
+        "made": datetime.now(UTC).isoformat(timespec="seconds"),
+        "image": {
+            "photo": photo,
+            "height": height,
+            "width": width,
+            "sha256": hashlib.sha256(explanation.image.tobytes()).hexdigest(),
+        },
+        "method": explanation.method,
+        "params": explanation.params,
+        "n_forward": explanation.n_forward,
+        "seconds": round(explanation.seconds, 3),
+        **explanation.provenance,
+        "objects": [
+            {
+                "label": found.names[k],
+                "score": round(float(found.scores[k]), 4),
+                "box_xyxy": [round(float(edge), 2) for edge in found.boxes[k]],
+                "overlay": overlay_name(explanation, k) + ".png",
+            }
+            for k in range(len(found))
+        ],
+    }

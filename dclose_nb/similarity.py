@@ -1,0 +1,70 @@
+"""Section 3.2: how much a masked image's proposals still look like the target (Eq. 2 and 6)."""
+
+from __future__ import annotations
+
+import torch
+from torchvision.ops import box_iou
+
+from .detection import Proposals, suppress
+
+
+def similarity_scores(
+    proposals: Proposals, target_boxes: torch.Tensor, target_probs: torch.Tensor
+) -> torch.Tensor:
+    """Similarity of each proposal to each target (Eq. 2, after D-RISE, Petsiuk et al. 2021).
+
+    ``s(d_p, d_t) = IoU(B_p, B_t) * O_p * (C_p . C_t) / (|C_p| |C_t|)``
+
+    Parameters
+    ----------
+    proposals : Proposals
+        B images, T proposals each, C classes.
+    target_boxes : (n, 4) tensor
+        xyxy, in the frame of the proposals' boxes.
+    target_probs : (n, C) tensor
+
+    Returns
+    -------
+    (B, T, n) tensor in [0, 1]
+        A class vector of length 0 is similar to nothing.
+    """
+    boxes, objectness, probs = (part.float() for part in proposals)
+    iou = box_iou(boxes.flatten(0, 1), target_boxes).unflatten(0, boxes.shape[:2])  # (B, T, n)
+    lengths = probs.norm(dim=-1, keepdim=True) * target_probs.norm(dim=-1)  # (B, T, n)
+    cosine = probs @ target_probs.T / lengths.clamp_min(torch.finfo(torch.float32).tiny)
+    return iou * objectness[..., None] * cosine
+
+
+def mask_weights(
+    proposals: Proposals,
+    target_boxes: torch.Tensor,
+    target_probs: torch.Tensor,
+    *,
+    filtered: bool = False,
+) -> torch.Tensor:
+    """Weight of each masked image for each target: its best proposal's similarity (Eq. 6).
+
+    Parameters
+    ----------
+    proposals, target_boxes, target_probs
+        As for `similarity_scores`.
+    filtered : bool
+        False takes all T proposals, as the paper says. True takes what the authors' program
+        does: those left at confidence 0.25 after class-agnostic suppression at IoU 0.45, and of
+        the target's class only.
+
+    Returns
+    -------
+    (B, n) tensor in [0, 1]
+        0 where nothing is proposed.
+    """
+    scores = similarity_scores(proposals, target_boxes, target_probs)
+    if filtered:
+        kept = torch.zeros_like(scores[..., 0], dtype=torch.bool)  # (B, T)
+        for row, index in zip(kept, suppress(proposals, class_agnostic=True)):
+            row[index] = True
+        same_class = proposals.class_probs.argmax(-1)[..., None] == target_probs.argmax(-1)
+        scores = scores * (kept[..., None] & same_class)
+    if scores.shape[1] == 0:
+        return scores.new_zeros(scores.shape[0], scores.shape[2])
+    return scores.amax(dim=1)

@@ -1,0 +1,62 @@
+import numpy as np
+import pytest
+
+from dclose_nb import InputError, checks
+
+
+def test_uint8_rgb_passes_unchanged():
+    image = np.random.default_rng(0).integers(0, 256, (4, 5, 3), dtype=np.uint8)
+    assert (checks.image(image) == image).all()
+
+
+@pytest.mark.parametrize("shape", [(4, 5), (4, 5, 1)])
+def test_greyscale_is_repeated(shape):
+    grey = np.arange(20, dtype=np.uint8).reshape(shape)
+    assert (checks.image(grey) == grey.reshape(4, 5, 1)).all()
+
+
+def test_transparency_is_laid_over_white():
+    image = np.zeros((1, 2, 4), np.uint8)
+    image[0, 1, 3] = 255  # the second pixel is opaque black
+    assert checks.image(image).tolist() == [[[255] * 3, [0] * 3]]
+
+
+def test_floats_in_0_1_are_scaled():
+    assert checks.image(np.full((2, 2, 3), 0.5)).tolist() == [[[128] * 3] * 2] * 2
+
+
+@pytest.mark.parametrize(
+    ("value", "word"),
+    [
+        (np.zeros((3,), np.uint8), "shape"),
+        (np.zeros((2, 2, 2), np.uint8), "shape"),
+        (np.zeros((0, 4, 3), np.uint8), "empty"),
+        (np.full((2, 2, 3), np.nan), "NaN"),
+        (np.full((2, 2, 3), np.inf), "infinite"),
+        (np.full((2, 2, 3), 255.0), r"\[0, 1\]"),
+        (np.full((2, 2, 3), -0.1), r"\[0, 1\]"),
+        (np.zeros((2, 2, 3), np.int64), "uint8"),
+        (None, "shape"),
+    ],
+)
+def test_what_is_no_image_is_refused(value, word):
+    with pytest.raises(InputError, match=word):
+        checks.image(value)
+
+
+@pytest.mark.parametrize("value", [0, 1, -0.1, 1.1, float("nan"), "a", None])
+def test_probability_excludes_the_ends(value):
+    with pytest.raises(InputError, match="p must be"):
+        checks.probability("p", value)
+
+
+@pytest.mark.parametrize("value", [0, 1.5, True, "3", None])
+def test_at_least_wants_an_integer(value):
+    with pytest.raises(InputError, match="n must be"):
+        checks.at_least("n", value, 1)
+
+
+@pytest.mark.parametrize("value", [-0.1, float("nan"), float("inf"), "a"])
+def test_at_least_refuses_numbers_below(value):
+    with pytest.raises(InputError, match="r must be"):
+        checks.at_least("r", value, 0, integer=False)

@@ -1,0 +1,29 @@
+import numpy as np
+
+from dclose_nb.density import density_map, normalise
+
+RNG = np.random.default_rng(2)
+
+
+def test_equations_3_and_4_against_a_loop():
+    masks, weights = RNG.uniform(0, 1, (6, 4, 5)), RNG.uniform(0, 1, 6)
+    density, mean = np.zeros((4, 5)), np.zeros((4, 5))
+    for i in range(4):
+        for j in range(5):
+            for k in range(6):
+                density[i, j] += masks[k, i, j]
+                mean[i, j] += weights[k] * masks[k, i, j]
+            mean[i, j] *= 1 / density[i, j]
+    assert np.allclose(density_map(masks), density)
+    assert np.allclose(normalise(np.einsum("k,khw->hw", weights, masks), density), mean)
+
+
+def test_a_constant_weight_gives_a_flat_map():
+    masks = RNG.uniform(0.1, 1, (9, 4, 5))
+    density = density_map(masks)
+    assert np.allclose(normalise(0.3 * density, density), 0.3)
+
+
+def test_a_pixel_that_no_mask_kept_gets_0():
+    density = np.array([[0.0, 2.0]])
+    assert normalise(np.array([[[0.0, 1.0]]]), density).tolist() == [[[0, 0.5]]]

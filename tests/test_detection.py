@@ -1,0 +1,143 @@
+import numpy as np
+import pytest
+import torch
+
+import dclose_nb as dc
+from dclose_nb.detection import suppress
+
+NAMES = ("cat", "dog", "cow")
+
+
+def make(n=3):
+    boxes = [[0, 0, 2, 2], [1, 1, 5, 6], [2, 0, 3, 9]][:n]
+    probs = [[0.5, 0.1, 0], [0.1, 0.9, 0], [0, 0.3, 0.4]][:n]
+    return dc.Detections(boxes, [0.5, 1, 0.5][:n], probs, NAMES)
+
+
+def test_rows_are_sorted_by_score():
+    found = make()
+    assert found.names == ["dog", "cat", "cow"]
+    assert np.allclose(found.scores, [0.9, 0.25, 0.2])
+    assert found.boxes[0].tolist() == [1, 1, 5, 6]
+    assert found.labels.tolist() == [1, 0, 2]
+
+
+def test_equal_scores_keep_their_order():
+    probs = np.eye(3)[[2, 0, 1]]
+    assert dc.Detections([[0, 0, 1, 1]] * 3, [1, 1, 1], probs, NAMES).names == ["cow", "cat", "dog"]
+
+
+def test_rows_can_be_picked():
+    found = make()
+    assert found[1].names == ["cat"] and len(found[1]) == 1
+    assert found[-1].names == ["cow"]
+    assert found[:2].names == ["dog", "cat"]
+    assert found[found.scores > 0.22].names == ["dog", "cat"]
+    assert [one.names for one in found] == [["dog"], ["cat"], ["cow"]]
+    with pytest.raises(IndexError):
+        found[3]
+
+
+def test_detections_are_frozen():
+    found = make()
+    with pytest.raises(AttributeError):
+        found.boxes = None
+    with pytest.raises(ValueError, match="read-only"):
+        found.boxes[0, 0] = 7
+
+
+def test_no_detection_is_fine():
+    none = dc.Detections(np.zeros((0, 4)), [], np.zeros((0, 3)), NAMES)
+    assert len(none) == 0 and none.scores.shape == (0,) and none.names == []
+    assert "(0)" in repr(none)
+
+
+@pytest.mark.parametrize(
+    ("boxes", "word"),
+    [
+        ([[0, 0, 0, 5]], "no area"),
+        ([[4, 0, 2, 5]], "no area"),
+        ([[0, np.nan, 2, 5]], "finite"),
+        ([[0, 0, 1, 1]] * 2, "one row each"),
+    ],
+)
+def test_bad_boxes_are_refused(boxes, word):
+    with pytest.raises(dc.InputError, match=word):
+        dc.Detections(boxes, [1], [[1, 0, 0]], NAMES)
+
+
+def test_targets_are_one_hot_and_sure():
+    targets = dc.Targets([[0, 0, 2, 2], [1, 1, 3, 3]], ["cow", 1]).detections(NAMES)
+    assert targets.class_probs.tolist() == [[0, 0, 1], [0, 1, 0]]
+    assert targets.objectness.tolist() == [1, 1]
+
+
+@pytest.mark.parametrize(("labels", "word"), [(["fox"], "no class 'fox'"), ([3], "0 to 2"), ([-1], "0 to 2")])
+def test_unknown_labels_are_refused(labels, word):
+    with pytest.raises(dc.InputError, match=word):
+        dc.Targets([[0, 0, 2, 2]], labels).detections(NAMES)
+    with pytest.raises(dc.InputError, match="one label"):
+        dc.Targets([[0, 0, 2, 2]], labels * 2).detections(NAMES)
+
+
+def canvas():
+    """A 30 x 20 image, twice as high and three times as wide, at (4, 6) of the canvas."""
+    return dc.Canvas(torch.zeros(3, 80, 90), (30, 20), (4, 6, 60, 60))
+
+
+def test_boxes_go_to_the_canvas_and_back():
+    boxes = np.array([[0, 0, 20, 30], [1, 2, 3, 4]], np.float32)
+    moved = canvas().boxes_to_canvas(boxes)
+    assert moved.tolist() == [[6, 4, 66, 64], [9, 8, 15, 12]]
+    assert np.allclose(canvas().boxes_to_image(moved), boxes)
+
+
+def test_maps_return_to_the_image_without_a_shift():
+    in_image = np.zeros((30, 20), np.float32)
+    in_image[12:20, 5:10] = 1
+    in_content = in_image.repeat(2, 0).repeat(3, 1)
+    back = canvas().maps_to_image(in_content[None])[0]
+    rows, columns = np.nonzero(back > 0.5)
+    assert (rows.min(), rows.max(), columns.min(), columns.max()) == (12, 19, 5, 9)
+    ramp = np.broadcast_to((np.arange(60, dtype=np.float32) + 0.5) / 3, (60, 60))
+    assert np.allclose(canvas().maps_to_image(ramp[None])[0, 15, 2:-2], np.arange(20)[2:-2] + 0.5, atol=1e-3)
+
+
+def test_suppression_is_greedy_within_classes():
+    """Against a loop over pairs, on random boxes."""
+    rng = np.random.default_rng(0)
+    corner, size = rng.uniform(0, 20, (60, 2)), rng.uniform(4, 12, (60, 2))
+    boxes, objectness = np.hstack([corner, corner + size]), rng.uniform(0, 1, 60)
+    probs = rng.uniform(0, 1, (60, 3))
+
+    def iou(a, b):
+        width = min(a[2], b[2]) - max(a[0], b[0])
+        height = min(a[3], b[3]) - max(a[1], b[1])
+        inter = max(width, 0) * max(height, 0)
+        return inter / ((a[2] - a[0]) * (a[3] - a[1]) + (b[2] - b[0]) * (b[3] - b[1]) - inter)
+
+    proposals = dc.Proposals(*(torch.tensor(part)[None].float() for part in (boxes, objectness, probs)))
+    for agnostic in (False, True):
+        expected = []
+        score, label = objectness * probs.max(1), probs.argmax(1)
+        for i in np.argsort(-score):
+            rivals = [j for j in expected if agnostic or label[i] == label[j]]
+            if score[i] >= 0.3 and all(iou(boxes[i], boxes[j]) <= 0.4 for j in rivals):
+                expected.append(i)
+        (kept,) = suppress(proposals, confidence=0.3, iou=0.4, class_agnostic=agnostic)
+        assert kept.tolist() == expected
+    assert len(expected) > 5
+
+
+def test_detect_finds_the_lamps_that_shine(lamps, lit):
+    found = lamps.detect(lit)
+    assert found.names == ["a", "b"]
+    assert np.allclose(found.boxes, lamps.boxes)
+    assert np.allclose(found.scores, [0.9 * 250 / 255, 0.8 * 250 / 255])
+    assert len(lamps.detect(lit, confidence=0.85)) == 1
+
+
+@pytest.mark.parametrize("name", ["confidence", "iou"])
+def test_thresholds_lie_in_0_1(lamps, lit, name):
+    with pytest.raises(dc.InputError, match=name):
+        lamps.detect(lit, **{name: 1.5})

@@ -1,0 +1,129 @@
+import numpy as np
+import pytest
+import torch
+
+import dclose_nb as dc
+from dclose_nb import engine
+from dclose_nb.masks import grid_masks, superpixel_masks
+
+
+def samplers(shape, seed=0):
+    labels = np.random.default_rng(5).integers(0, 9, shape)
+    return [superpixel_masks(labels, seed=seed, r=1), grid_masks(shape, grid=(3, 3), seed=seed)]
+
+
+def run(detector, image, targets=None, *, counts=(11, 6), seed=0, **options):
+    canvas = detector.prepare(image)
+    targets = detector.detect(image) if targets is None else targets
+    shape = canvas.content[2:]
+    return engine.run(detector, canvas, targets, samplers(shape, seed), counts, progress=False, **options)
+
+
+def by_the_loop(detector, image, targets, sampler, count):
+    """Steps 2 to 6 of section 3.5 on the image itself, one mask and one pixel at a time."""
+    h, w = image.shape[:2]
+    weighted, density = np.zeros((len(targets), h, w)), np.zeros((h, w))
+    weights = np.zeros((count, len(targets)))
+    for k, mask in enumerate(sampler.masks(0, count).double().numpy()):
+        masked = image * mask[:, :, None]
+        for n, target in enumerate(targets):
+            best = 0.0
+            for box, probs in zip(detector.boxes.numpy(), detector.class_probs.numpy()):
+                x1, y1, x2, y2 = box.astype(int)
+                objectness = masked[y1:y2, x1:x2].mean() / 255
+                iou = 1.0 if np.array_equal(box, target.boxes[0]) else 0.0  # lamps do not overlap
+                cosine = probs @ target.class_probs[0]
+                cosine /= np.linalg.norm(probs) * np.linalg.norm(target.class_probs[0])
+                best = max(best, iou * objectness * cosine)
+            weights[k, n] = best
+            weighted[n] += best * mask
+        density += mask
+    return weighted / density, density, weights
+
+
+def test_the_loop_against_the_paper_s_steps(lamps, lit):
+    targets = lamps.detect(lit)
+    levels = run(lamps, lit, counts=(11, 6), batch_size=4)
+    for level, sampler, count in zip(levels, samplers(lit.shape[:2]), (11, 6)):
+        saliency, density, weights = by_the_loop(lamps, lit, targets, sampler, count)
+        assert weights.min() >= 0 and weights.std() > 0
+        assert np.allclose(level.saliency, saliency, atol=1e-5)
+        assert np.allclose(level.density, density, atol=1e-5)
+        assert np.allclose(level.weights, weights, atol=1e-5)
+
+
+def test_only_the_image_is_masked(lamps, lit):
+    """The network sees I times M inside and the padding untouched around it."""
+    canvas = lamps.prepare(lit)
+    lamps.seen.clear()
+    run(lamps, lit, lamps.detect(lit), counts=(3, 0), batch_size=2)
+    seen = torch.cat(lamps.seen[1:])  # the first call detects
+    masks = samplers(lit.shape[:2])[0].masks(0, 3)
+    assert torch.allclose(seen[:, :, *canvas.window], canvas.pixels[:, *canvas.window] * masks[:, None])
+    outside = torch.ones_like(canvas.pixels[0], dtype=torch.bool)
+    outside[canvas.window] = False
+    assert len(seen) == 3 and (seen[:, :, outside] == 114).all()
+
+
+@pytest.mark.parametrize("batch_size", [1, 4, 64])
+def test_the_batch_size_changes_nothing(lamps, lit, batch_size):
+    for one, other in zip(run(lamps, lit, batch_size=batch_size), run(lamps, lit, batch_size=5)):
+        assert np.allclose(one.saliency, other.saliency, atol=1e-6)
+        assert np.allclose(one.density, other.density, atol=1e-6)
+
+
+def test_another_seed_gives_another_map(lamps, lit):
+    one, other = run(lamps, lit, seed=0)[0], run(lamps, lit, seed=1)[0]
+    assert np.abs(one.saliency - other.saliency).max() > 1e-3
+
+
+def test_targets_are_explained_together_as_alone(lamps, lit):
+    targets = lamps.detect(lit)
+    together = run(lamps, lit, targets)
+    for n in range(2):
+        for level, alone in zip(together, run(lamps, lit, targets[n])):
+            assert np.allclose(level.saliency[n], alone.saliency[0], atol=1e-6)
+
+
+def test_a_constant_weight_gives_a_flat_map(lamps, lit):
+    """A detector that ignores the masks: the density takes out how often a pixel was kept."""
+    targets = lamps.detect(lit)
+    constant = lamps.predict(lamps.prepare(lit).pixels[None])
+    lamps.predict = lambda pixels: dc.Proposals(
+        *(part.expand(len(pixels), *part.shape[1:]) for part in constant)
+    )
+    level = run(lamps, lit, targets)[0]
+    assert np.ptp(level.density) > 1
+    assert np.allclose(level.saliency, targets.objectness[:, None, None], atol=1e-5)
+
+
+def test_without_targets_nothing_is_masked(lamps, lit):
+    none = lamps.detect(np.zeros_like(lit))
+    lamps.seen.clear()
+    levels = run(lamps, lit, none)
+    assert len(none) == 0 and not lamps.seen
+    assert levels[0].saliency.shape == (0, 12, 20) and levels[0].weights.shape == (0, 0)
+
+
+def test_nan_from_the_detector_is_named(lamps, lit):
+    targets = lamps.detect(lit)
+    healthy = lamps.predict
+    lamps.predict = lambda pixels: healthy(pixels)._replace(
+        objectness=torch.full((len(pixels), 2), torch.nan)
+    )
+    with pytest.raises(FloatingPointError, match="lamps"):
+        run(lamps, lit, targets)
+
+
+def test_ctrl_c_stops_within_a_batch(lamps, lit):
+    targets = lamps.detect(lit)
+    calls = []
+
+    def interrupted(pixels):
+        calls.append(len(pixels))
+        raise KeyboardInterrupt
+
+    lamps.predict = interrupted
+    with pytest.raises(KeyboardInterrupt):
+        run(lamps, lit, targets, counts=(1000, 1000), batch_size=4)
+    assert calls == [4]

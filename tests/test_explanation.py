@@ -1,0 +1,198 @@
+import math
+from collections import Counter
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from conftest import Lamps
+
+import dclose_nb as dc
+from dclose_nb.masks import superpixel_masks, superpixels
+from dclose_nb.methods.dclose import split
+
+
+def test_the_seven_steps_by_the_loop(lamps, lit):
+    """Section 3.5 from the first step to the last, without the module's engine, density or fusion."""
+    segments, n_masks, p, r = (4, 8, 16), 30, 0.4, 1.5
+    found = dc.explain(lamps, lit, n_masks=n_masks, segments=segments, p=p, r=r, seed=3, progress=False)
+    h, w = lit.shape[:2]
+    for n in range(2):
+        fused = None
+        for level, n_segments in enumerate((16, 8, 4)):
+            sampler = superpixel_masks(superpixels(lit, n_segments), p=p, r=r, seed=3, level=level)
+            weighted, density = np.zeros((h, w)), np.zeros((h, w))
+            for number in range(n_masks // 3):
+                big = F.interpolate(
+                    sampler.pattern(number)[None, None],
+                    (math.floor((r + 1) * h), math.floor((r + 1) * w)),
+                    mode="bilinear",
+                )[0, 0]
+                y, x = sampler._offset(number)
+                mask = big[y : y + h, x : x + w].double().numpy()
+                x1, y1, x2, y2 = found.detections.boxes[n].astype(int)
+                weight = (lit * mask[:, :, None])[y1:y2, x1:x2].mean() / 255
+                weighted += weight * mask
+                density += mask
+            saliency = weighted / density
+            assert np.allclose(found.levels[level, n], saliency, atol=1e-5)
+            scaled = (saliency - saliency.min()) / (saliency.max() - saliency.min())
+            fused = scaled if fused is None else (fused + scaled) * scaled
+        assert np.allclose(found.saliency[n], fused, atol=1e-4)
+
+
+def test_drise_is_the_weighted_sum_over_n_p(lamps, lit):
+    from dclose_nb.masks import grid_masks
+
+    found = dc.explain(lamps, lit, method="drise", n_masks=12, grid=(3, 4), p=0.3, progress=False)
+    masks = grid_masks((12, 20), grid=(3, 4), p=0.3).masks(0, 12).numpy()
+    for n in range(2):
+        x1, y1, x2, y2 = found.detections.boxes[n].astype(int)
+        weights = [(lit * mask[:, :, None])[y1:y2, x1:x2].mean() / 255 for mask in masks]
+        expected = np.einsum("k,khw->hw", weights, masks) / (12 * 0.3)
+        assert np.allclose(found.saliency[n], expected, atol=1e-5)
+    assert found.levels is None and found.density is None and found.n_forward == 13
+
+
+@pytest.mark.parametrize("options", [{"method": "dclose"}, {"method": "drise", "grid": (4, 6)}])
+def test_maps_lie_on_their_lamp(options):
+    """Also where the canvas is larger than the image and shifted: a letterbox never moves a map."""
+    lamps = Lamps([[2, 3, 10, 11], [24, 14, 34, 22]], [[1, 0], [0, 1]], zoom=3)
+    image = np.full((24, 36, 3), 200, np.uint8)
+    found = dc.explain(lamps, image, n_masks=600, progress=False, **options)
+    assert found.saliency.shape == (2, 24, 36)
+    for n, (x1, y1, x2, y2) in enumerate(found.detections.boxes.astype(int)):
+        inside = found.saliency[n, y1:y2, x1:x2].mean()
+        assert inside > 1.1 * found.saliency[n].mean()
+        y, x = np.unravel_index(found.saliency[n].argmax(), (24, 36))
+        assert y1 - 3 <= y < y2 + 3 and x1 - 3 <= x < x2 + 3
+
+
+def test_the_record_says_how_it_was_made(lamps, lit):
+    found = dc.explain(lamps, lit, n_masks=16, seed=5, progress=False)
+    assert found.method == "dclose" and found.n_forward == 17 and found.seconds > 0
+    assert found.params["n_masks"] == 16 and found.params["seed"] == 5 and found.params["p"] == 0.5
+    assert found.params["segments"] == (150, 300, 600, 1200, 2400)
+    assert found.levels.shape == (5, 2, 12, 20) and found.density.shape == (5, 12, 20)
+    assert found.saliency.dtype == found.levels.dtype == np.float32
+    assert found.provenance["detector"]["name"] == "lamps" and "torch" in found.provenance["versions"]
+    with pytest.raises(AttributeError):
+        found.method = "other"
+
+
+def test_targets_need_not_be_detected(lamps, lit):
+    dark = np.zeros_like(lit)
+    dark[2:8, 10:18] = 60  # too dark to be detected
+    assert len(lamps.detect(dark)) == 0
+    found = dc.explain(lamps, dark, dc.Targets([[10, 2, 18, 8]], ["b"]), n_masks=50, progress=False)
+    assert found.n_forward == 50 and found.saliency.max() > 0
+    assert found.detections.scores.tolist() == [1]
+
+
+def test_parts_of_an_explanation(lamps, lit):
+    found = dc.explain(lamps, lit, n_masks=10, progress=False)
+    assert [len(one) for one in found] == [1, 1]
+    assert np.array_equal(found[1].saliency[0], found.saliency[1])
+    assert np.array_equal(found[1].levels[:, 0], found.levels[:, 1])
+    assert found[1].detections.names == ["b"] and "dclose" in repr(found)
+
+
+def test_nothing_to_explain_is_an_empty_record(lamps, lit):
+    found = dc.explain(lamps, np.zeros_like(lit), n_masks=10, progress=False)
+    assert len(found) == 0 and found.saliency.shape == (0, 12, 20) and found.n_forward == 1
+
+
+@pytest.mark.parametrize("kind", ["grey", "rgba", "float"])
+def test_other_images_are_converted(lamps, kind):
+    grey = np.full((12, 20), 200, np.uint8)
+    image = {
+        "grey": grey,
+        "rgba": np.dstack([grey] * 3 + [np.full_like(grey, 255)]),
+        "float": np.dstack([grey] * 3) / 255,
+    }[kind]
+    found = dc.explain(lamps, image, n_masks=10, progress=False)
+    assert found.image.tolist() == np.dstack([grey] * 3).tolist() and len(found) == 2
+
+
+@pytest.mark.parametrize("method", ["dclose", "drise"])
+def test_an_image_of_one_pixel(method):
+    dot = Lamps([[0, 0, 1, 1]], [[1.0]])
+    found = dc.explain(dot, np.full((1, 1, 3), 255, np.uint8), method=method, n_masks=10, progress=False)
+    assert found.saliency.shape == (1, 1, 1) and np.isfinite(found.saliency).all()
+
+
+def test_the_same_seed_gives_the_same_map_for_any_batch_size(lamps, lit):
+    maps = [
+        dc.explain(lamps, lit, n_masks=33, seed=seed, batch_size=b, progress=False).saliency
+        for seed, b in ((1, 4), (1, 7), (2, 7))
+    ]
+    assert np.allclose(maps[0], maps[1], atol=1e-4)
+    assert not np.allclose(maps[0], maps[2], atol=1e-2)
+
+
+def test_options_reach_the_method(lamps, lit):
+    def saliency(**options):
+        return dc.explain(lamps, lit, n_masks=60, segments=(4, 16), progress=False, **options).saliency
+
+    default = saliency()
+    for option in (
+        {"order": "coarse_to_fine"},
+        {"crops_per_draw": 32},
+        {"proposals": "filtered"},
+        {"r": 0},
+        {"p": 0.3},
+    ):
+        assert not np.allclose(saliency(**option), default), option
+
+
+def test_the_budget_is_shared_finest_first():
+    assert split(4000, 5) == [800] * 5
+    assert split(4003, 5) == [801, 801, 801, 800, 800]
+    assert split(5, 5) == [1] * 5
+
+
+@pytest.mark.parametrize(
+    ("arguments", "word"),
+    [
+        ({"method": "magic"}, "method must be one of 'dclose', 'drise'"),
+        ({"n_masks": 0}, "n_masks"),
+        ({"n_masks": -3}, "n_masks"),
+        ({"n_masks": 4}, "each of 5 levels"),
+        ({"n_masks": 0, "method": "drise"}, "n_masks"),
+        ({"p": 0}, "p must be"),
+        ({"p": 1.0, "method": "drise"}, "p must be"),
+        ({"r": -1}, "r must be"),
+        ({"seed": -1}, "seed"),
+        ({"batch_size": 0}, "batch_size"),
+        ({"segments": ()}, "segments"),
+        ({"segments": (10, 0)}, "segments"),
+        ({"order": "up"}, "order"),
+        ({"proposals": "some"}, "proposals"),
+        ({"grid": (4, 4)}, "no option 'grid'; it has: n_masks, segments"),
+        ({"targets": [[0, 0, 2, 2]]}, "targets must be"),
+        ({"targets": dc.Targets([[30, 0, 40, 5]], ["a"])}, "outside the image"),
+        ({"targets": dc.Targets([[-9, 0, 0, 5]], ["a"])}, "outside the image"),
+        ({"targets": dc.Targets([[3, 3, 3, 5]], ["a"])}, "no area"),
+        ({"targets": dc.Targets([[3, 3, 5, 5]], ["zebra"])}, "no class 'zebra'"),
+        ({"targets": dc.Detections([[0, 0, 1, 1]], [1], [[1]], ("x",))}, "other classes"),
+    ],
+)
+def test_bad_input_is_refused_before_any_mask(lamps, lit, arguments, word):
+    with pytest.raises(dc.InputError, match=word):
+        dc.explain(lamps, lit, progress=False, **arguments)
+    assert len(lamps.seen) <= 1  # the detection at most
+
+
+def test_a_detector_must_be_one(lit):
+    with pytest.raises(dc.InputError, match="load_detector"):
+        dc.explain("yolox_nano", lit)
+
+
+def test_all_targets_share_the_forward_passes(lit):
+    boxes = [[x, y, x + 4, y + 4] for x in (0, 5, 10, 15) for y in (0, 4, 8)]
+    lamps = Lamps(boxes, np.eye(12)[:, :8] + 0.1)
+    image = np.full((12, 20, 3), 255, np.uint8)
+    targets = dc.Targets(boxes, [0] * 12)
+    found = dc.explain(lamps, image, targets, n_masks=25, batch_size=5, progress=False)
+    assert Counter(len(pixels) for pixels in lamps.seen) == {5: 5} and found.n_forward == 25
+    assert torch.cat(lamps.seen).shape[0] == 25

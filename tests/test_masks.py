@@ -1,0 +1,128 @@
+import math
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+
+from dclose_nb import InputError
+from dclose_nb.masks import grid_masks, superpixel_masks, superpixels
+
+RNG = np.random.default_rng(4)
+LABELS = RNG.integers(0, 30, (23, 31))
+
+
+def test_superpixels_of_four_quadrants():
+    image = np.zeros((20, 22, 3), np.uint8)
+    image[:10, 11:], image[10:, :11], image[10:, 11:] = (255, 0, 0), (0, 255, 0), (0, 0, 255)
+    labels = superpixels(image, 4)
+    # smoothing moves an edge by a pixel at most
+    quadrants = labels[:9, :10], labels[:9, 12:], labels[11:, :10], labels[11:, 12:]
+    assert all((quadrant == quadrant[0, 0]).all() for quadrant in quadrants)
+    assert sorted(quadrant[0, 0] for quadrant in quadrants) == [0, 1, 2, 3]
+
+
+@pytest.mark.parametrize("shape", [(1, 1), (1, 9), (5, 3)])
+def test_small_images_have_superpixels_too(shape):
+    labels = superpixels(np.zeros((*shape, 3), np.uint8), 2400)
+    assert labels.shape == shape and set(labels.ravel()) == set(range(labels.max() + 1))
+
+
+def as_the_paper_says(sampler, labels, r, offset, number):
+    """Section 3.1: enlarge the whole mask, then crop it."""
+    h, w = labels.shape
+    big = F.interpolate(
+        sampler.pattern(number)[None, None],
+        (math.floor((r + 1) * h), math.floor((r + 1) * w)),
+        mode="bilinear",
+        align_corners=False,
+    )[0, 0]
+    return big[offset[0] : offset[0] + h, offset[1] : offset[1] + w]
+
+
+@pytest.mark.parametrize("r", [0, 0.5, 2.2])
+def test_a_mask_is_a_crop_of_the_enlarged_mask(r):
+    sampler = superpixel_masks(LABELS, r=r)
+    masks = sampler.masks(0, 20)
+    for number, mask in enumerate(masks):
+        expected = as_the_paper_says(sampler, LABELS, r, sampler._offset(number), number)
+        assert torch.allclose(mask, expected, atol=1e-5)
+
+
+def test_without_an_offset_masks_keep_the_superpixels_edges():
+    sampler = superpixel_masks(LABELS, r=0)
+    assert torch.equal(sampler.masks(3, 4)[0], sampler.pattern(3))
+
+
+def test_offsets_reach_both_ends():
+    sampler = superpixel_masks(np.zeros((2, 3), int), r=1)
+    offsets = {sampler._offset(number) for number in range(200)}
+    assert offsets == {(y, x) for y in range(3) for x in range(4)}
+
+
+@pytest.mark.parametrize("p", [0.2, 0.5, 0.9])
+def test_the_mean_of_the_masks_is_p(p):
+    """Each pixel's mean over N masks is p within five standard errors; a pixel's sd is sqrt(pq) at most."""
+    n = 400
+    for sampler in (superpixel_masks(LABELS, p=p), grid_masks((23, 31), grid=(4, 4), p=p)):
+        mean = sampler.masks(0, n).mean(0)
+        assert (mean - p).abs().max() < 5 * math.sqrt(p * (1 - p) / n)
+
+
+@pytest.mark.parametrize(
+    "make", [lambda **k: superpixel_masks(LABELS, **k), lambda **k: grid_masks((23, 31), **k)]
+)
+def test_a_mask_depends_on_its_seed_and_number_alone(make):
+    whole = make(seed=7).masks(0, 12)
+    assert torch.equal(torch.cat([make(seed=7).masks(a, a + 3) for a in range(0, 12, 3)]), whole)
+    assert torch.equal(make(seed=7).masks(5, 6)[0], whole[5])
+    assert not torch.equal(make(seed=8).masks(0, 12), whole)
+
+
+def test_levels_draw_apart():
+    one, other = (superpixel_masks(LABELS, level=level).masks(0, 4) for level in (0, 1))
+    assert not torch.equal(one, other)
+
+
+def test_the_authors_cut_many_crops_from_one_draw():
+    sampler = superpixel_masks(LABELS, crops_per_draw=4)
+    patterns = [sampler.pattern(number) for number in range(8)]
+    assert all(torch.equal(patterns[k], patterns[0]) for k in (1, 2, 3))
+    assert not torch.equal(patterns[4], patterns[0])
+    assert len({sampler._offset(number) for number in range(4)}) > 1
+    fresh = superpixel_masks(LABELS)
+    assert not torch.equal(fresh.pattern(1), fresh.pattern(0))
+
+
+def test_grid_masks_are_rise_s():
+    """Against RISE's own recipe: enlarge the grid by (s + 1) cells, crop within one cell."""
+    sampler = grid_masks((30, 44), grid=(4, 5))
+    for number, mask in enumerate(sampler.masks(0, 10)):
+        cell_h, cell_w = 8, 9
+        big = F.interpolate(
+            sampler.pattern(number)[None, None],
+            (5 * cell_h, 6 * cell_w),
+            mode="bilinear",
+            align_corners=False,
+        )[0, 0]
+        y, x = sampler._offset(number)
+        assert 0 <= y <= cell_h and 0 <= x <= cell_w
+        assert torch.allclose(mask, big[y : y + 30, x : x + 44], atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{"p": 0}, {"p": 1}, {"r": -1}, {"r": math.nan}, {"seed": -1}, {"level": -1}, {"crops_per_draw": 0}],
+)
+def test_parameters_out_of_range_are_refused(options):
+    with pytest.raises(InputError, match=next(iter(options))):
+        superpixel_masks(LABELS, **options)
+
+
+def test_bad_grids_and_labels_are_refused():
+    with pytest.raises(InputError, match="grid"):
+        grid_masks((9, 9), grid=(0, 4))
+    with pytest.raises(InputError, match="labels"):
+        superpixel_masks(np.zeros((0, 3), int))
+    with pytest.raises(InputError, match="n_segments"):
+        superpixels(np.zeros((4, 4, 3), np.uint8), 0)

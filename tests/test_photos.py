@@ -1,0 +1,72 @@
+import numpy as np
+import pytest
+from PIL import Image
+
+import dclose_nb as dc
+from dclose_nb.photos import PHOTOS, load_example
+
+
+@pytest.mark.parametrize("name", PHOTOS)
+def test_every_photo_ships(name):
+    photo = dc.load_photo(name)
+    assert photo.dtype == np.uint8 and photo.ndim == 3 and photo.shape[2] == 3 and photo.std() > 5
+
+
+def save(path, array, **options):
+    Image.fromarray(array).save(path, **options)
+    return path
+
+
+def test_a_path_is_read_to_the_pixel(tmp_path):
+    array = np.random.default_rng(0).integers(0, 256, (5, 7, 3), dtype=np.uint8)
+    assert np.array_equal(dc.load_photo(save(tmp_path / "a.png", array)), array)
+
+
+def test_greyscale_16_bit_palette_and_transparency(tmp_path):
+    grey = np.arange(12, dtype=np.uint8).reshape(3, 4) * 20
+    rgb = np.dstack([grey] * 3)
+    assert np.array_equal(dc.load_photo(save(tmp_path / "grey.png", grey)), rgb)
+    assert np.array_equal(dc.load_photo(save(tmp_path / "deep.png", grey.astype(np.uint16) * 257)), rgb)
+    Image.fromarray(rgb).quantize(256).save(tmp_path / "palette.png")
+    assert np.array_equal(dc.load_photo(tmp_path / "palette.png"), rgb)
+    clear = np.dstack([rgb, np.zeros_like(grey)])
+    assert (dc.load_photo(save(tmp_path / "clear.png", clear)) == 255).all()
+
+
+def test_exif_turns_the_photo_upright(tmp_path):
+    array = np.zeros((4, 8, 3), np.uint8)
+    exif = Image.Exif()
+    exif[0x0112] = 6  # the camera was held on its side
+    assert dc.load_photo(save(tmp_path / "turned.jpg", array, exif=exif)).shape == (8, 4, 3)
+
+
+def test_what_cannot_be_read_is_refused(tmp_path):
+    whole = save(
+        tmp_path / "whole.jpg", np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8)
+    )
+    (tmp_path / "torn.jpg").write_bytes(whole.read_bytes()[:900])
+    (tmp_path / "text.png").write_text("no image")
+    (tmp_path / "empty.png").touch()
+    for name, word in (
+        ("torn.jpg", "cannot be read as an image"),
+        ("text.png", "not an image"),
+        ("empty.png", "not an image"),
+        ("missing.png", "neither a file nor a photo that ships: astronaut"),
+        (".", "neither a file"),
+    ):
+        with pytest.raises(dc.InputError, match=word):
+            dc.load_photo(tmp_path / name)
+
+
+def test_an_unknown_situation_lists_the_known():
+    with pytest.raises(dc.InputError, match="'one object', 'two objects', 'inside another'"):
+        load_example("seven elephants")
+
+
+@pytest.mark.filterwarnings("ignore:.*not the official")
+def test_situations_are_what_they_say(yolox):
+    assert load_example("one object").targets.names == ["cat"]
+    assert load_example("two objects").targets.names == ["cup", "dining table"]
+    targets = load_example("inside another").targets
+    (px1, py1, px2, py2), (tx1, ty1, tx2, ty2) = targets.boxes
+    assert targets.names == ["person", "tie"] and px1 < tx1 and py1 < ty1 and tx2 < px2 and ty2 < py2

@@ -1,0 +1,97 @@
+"""Figures: the right panels with the right titles on the axes that were given."""
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pytest
+from matplotlib.axes import Axes
+
+import dclose_nb as dc
+from dclose_nb import plot
+from dclose_nb.masks import superpixels
+
+
+@pytest.fixture
+def found(lamps, lit):
+    return dc.explain(lamps, lit, n_masks=20, segments=(4, 8, 16), progress=False)
+
+
+@pytest.fixture(autouse=True)
+def close_figures():
+    yield
+    plt.close("all")
+
+
+DRAWINGS = {
+    "explanation": (lambda e, **k: plot.explanation(e, **k), 2),
+    "sheet": (lambda e, **k: plot.sheet(e, **k), 3),
+    "detections": (lambda e, **k: plot.detections(e.image, e.detections, **k), 1),
+    "levels": (lambda e, **k: plot.levels(e[0], **k), 3),
+    "cascade": (lambda e, **k: plot.cascade(e[1], **k), 6),
+    "density": (lambda e, **k: plot.density(e, **k), 3),
+    "masks": (lambda e, **k: plot.masks(np.zeros((7, 4, 5)), **k), 7),
+    "superpixels": (lambda e, **k: plot.superpixels(e.image, superpixels(e.image, 4), **k), 1),
+}
+
+
+@pytest.mark.parametrize("name", DRAWINGS)
+def test_every_figure_draws_its_panels_and_can_be_saved(found, tmp_path, name):
+    draw, panels = DRAWINGS[name]
+    axes = draw(found)
+    assert isinstance(axes, np.ndarray) and len(axes) == panels
+    assert all(isinstance(panel, Axes) and panel.images for panel in axes)
+    for ending in ("png", "pdf"):
+        axes[0].figure.savefig(tmp_path / f"figure.{ending}")
+        assert (tmp_path / f"figure.{ending}").stat().st_size > 1000
+
+
+@pytest.mark.parametrize("name", DRAWINGS)
+def test_every_figure_draws_where_it_is_told(found, name):
+    draw, panels = DRAWINGS[name]
+    mine = [plt.figure().add_subplot() for _ in range(panels)]
+    assert list(draw(found, ax=mine if panels > 1 else mine[0])) == mine
+    with pytest.raises(dc.InputError, match=f"must hold {panels} axes"):
+        draw(found, ax=[*mine, plt.figure().add_subplot()])
+
+
+def test_an_overlay_shows_its_map_and_its_box(found):
+    (panel,) = plot.explanation(found[1])
+    assert panel.get_title() == f"b {found.detections.scores[1]:.2f}, dclose"
+    heat = panel.images[-1].get_array()
+    low, high = found.saliency[1].min(), found.saliency[1].max()
+    assert np.allclose(heat, (found.saliency[1] - low) / (high - low), atol=1e-6)
+    x1, y1, x2, y2 = found.detections.boxes[1]
+    box = panel.patches[-1]
+    assert np.allclose(
+        [*box.get_xy(), box.get_width(), box.get_height()], [x1 - 0.5, y1 - 0.5, x2 - x1, y2 - y1]
+    )
+
+
+def test_the_cascade_ends_in_the_saliency(found):
+    axes = plot.cascade(found[0])
+    assert np.allclose(axes[-1].images[0].get_array(), dc.fusion.cascade(found.levels[:, 0]))
+    assert axes[-1].get_title() == "$A_2 = (A_1 + S_3)\\, S_3$"
+
+
+def test_levels_are_named_finest_first(found):
+    assert [panel.get_title() for panel in plot.levels(found[0])] == [f"{n} superpixels" for n in (16, 8, 4)]
+
+
+def test_large_photos_are_shrunk_with_their_boxes(lamps):
+    large = np.full((3000, 2000, 3), 250, np.uint8)
+    (panel,) = plot.detections(large, lamps.detect(large))
+    assert max(panel.images[0].get_array().shape) == 1600
+    assert panel.patches[-1].get_width() == pytest.approx(6 * 1600 / 3000, rel=1e-3)
+
+
+def test_what_cannot_be_drawn_is_refused(lamps, lit, found):
+    nothing = dc.explain(lamps, np.zeros_like(lit), n_masks=10, progress=False)
+    with pytest.raises(dc.InputError, match="nothing to draw"):
+        plot.explanation(nothing)
+    with pytest.raises(dc.InputError, match=r"explanation\[i\]"):
+        plot.levels(found)
+    drise = dc.explain(lamps, lit, method="drise", n_masks=10, progress=False)
+    with pytest.raises(dc.InputError, match="has no levels"):
+        plot.cascade(drise[0])
+    with pytest.raises(dc.InputError, match="has no density"):
+        plot.density(drise)
+    assert len(plot.sheet(nothing)) == 1

@@ -1,0 +1,137 @@
+"""Weights: found, fetched, checked; never half a file, never code."""
+
+import hashlib
+import http.server
+import pickle
+import threading
+import time
+from collections import Counter
+
+import pytest
+import torch
+
+import dclose_nb as dc
+from dclose_nb.detectors import weights
+
+
+@pytest.fixture
+def empty_home(tmp_path, monkeypatch):
+    monkeypatch.setenv("YOLOX_HOME", str(tmp_path))
+    return tmp_path / "weights"
+
+
+@pytest.fixture
+def server(monkeypatch):
+    """A release of our own on loopback: what is put in `files` is what it sends."""
+    files, asked = {}, Counter()
+
+    class Handler(http.server.BaseHTTPRequestHandler):
+        def do_GET(self):
+            asked[self.path] += 1
+            content, announced = files[self.path]
+            self.send_response(200)
+            self.send_header("Content-Length", str(announced))
+            self.end_headers()
+            self.wfile.write(content)
+
+        def log_message(self, *_):
+            pass
+
+    httpd = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    threading.Thread(target=httpd.serve_forever, daemon=True).start()
+    monkeypatch.setattr(weights, "RELEASE", f"http://127.0.0.1:{httpd.server_port}")
+    yield files, asked
+    httpd.shutdown()
+    httpd.server_close()
+
+
+def checkpoint(folder) -> bytes:
+    path = folder / "made.pth"
+    torch.save({"model": {"layer": torch.ones(3)}}, path)
+    content = path.read_bytes()
+    path.unlink()
+    return content
+
+
+def test_weights_are_fetched_once_and_checked(empty_home, server, tmp_path, monkeypatch):
+    files, asked = server
+    content = checkpoint(tmp_path)
+    files["/yolox_nano.pth"] = content, len(content)
+    monkeypatch.setitem(weights.OFFICIAL, "yolox_nano", hashlib.sha256(content).hexdigest())
+    for _ in range(2):
+        loaded = weights.load("yolox_nano")
+        assert loaded.official and loaded.state["layer"].tolist() == [1, 1, 1]
+    assert asked["/yolox_nano.pth"] == 1
+    assert [path.name for path in empty_home.iterdir()] == ["yolox_nano.pth"]
+
+
+def test_another_file_than_the_official_one_is_thrown_away(empty_home, server, tmp_path):
+    files, _ = server
+    content = checkpoint(tmp_path)
+    files["/yolox_nano.pth"] = content, len(content)
+    with pytest.raises(dc.WeightsError, match=f"whose sha256 is {weights.OFFICIAL['yolox_nano']}"):
+        weights.load("yolox_nano")
+    assert not list(empty_home.iterdir())
+
+
+def test_half_a_download_is_never_used(empty_home, server, tmp_path):
+    files, _ = server
+    content = checkpoint(tmp_path)
+    files["/yolox_nano.pth"] = content[: len(content) // 2], len(content)
+    with pytest.raises(dc.WeightsError, match=r"yolox_nano.pth"):
+        weights.load("yolox_nano")
+    assert not list(empty_home.iterdir())
+
+
+def test_no_network_is_one_clear_line_within_seconds(empty_home, monkeypatch):
+    monkeypatch.setattr(weights, "RELEASE", "http://127.0.0.1:9")  # nobody listens on the discard port
+    start = time.perf_counter()
+    with pytest.raises(dc.WeightsError) as caught:
+        dc.load_detector("yolox_nano")
+    assert time.perf_counter() - start < 10
+    message = str(caught.value)
+    assert "\n" not in message
+    for part in ("yolox_nano.pth", "http://127.0.0.1:9/yolox_nano.pth", str(empty_home), "YOLOX_HOME"):
+        assert part in message
+
+
+class Bomb:
+    def __reduce__(self):
+        return (open, ("exploded", "w"))
+
+
+@pytest.mark.parametrize(
+    "content",
+    [pickle.dumps({"model": Bomb()}, protocol=2), b"", b"no checkpoint", b"PK\x03\x04torn"],
+    ids=["bomb", "empty", "text", "torn"],
+)
+def test_damaged_or_dangerous_files_are_named_and_not_run(empty_home, tmp_path, monkeypatch, content):
+    monkeypatch.chdir(tmp_path)
+    empty_home.mkdir()
+    (empty_home / "yolox_nano.pth").write_bytes(content)
+    with pytest.raises(dc.WeightsError, match="cannot be read as weights of yolox_nano"):
+        weights.load("yolox_nano")
+    assert not (tmp_path / "exploded").exists()
+
+
+def test_weights_of_another_network_are_named(empty_home, tmp_path):
+    empty_home.mkdir()
+    (empty_home / "yolox_nano.pth").write_bytes(checkpoint(tmp_path))
+    with (
+        pytest.warns(UserWarning, match="not the official"),
+        pytest.raises(dc.WeightsError, match="not those of yolox_nano"),
+    ):
+        dc.load_detector("yolox_nano")
+
+
+def test_unknown_detectors_and_devices_are_refused(lamps):
+    with pytest.raises(dc.InputError, match="known are yolox_nano, yolox_tiny"):
+        dc.load_detector("yolo_v99")
+    with pytest.raises(dc.InputError, match="device"):
+        dc.load_detector("yolox_nano", device="gpu7")
+    assert dc.load_detector(lamps) is lamps
+
+
+def test_the_sums_are_those_of_six_different_files():
+    assert len(set(weights.OFFICIAL.values())) == 6
+    assert all(len(bytes.fromhex(digest)) == 32 for digest in weights.OFFICIAL.values())

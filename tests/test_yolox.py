@@ -1,0 +1,152 @@
+"""YOLOX for real: right to the last pixel, and fast enough to be asked thousands of times."""
+
+import contextlib
+import io
+import json
+import os
+
+import cv2
+import numpy as np
+import pytest
+import torch
+from yolox.config import YoloxConfig
+from yolox.data.data_augment import preproc
+
+import dclose_nb as dc
+from dclose_nb.detectors import weights
+from dclose_nb.detectors.yolox import YoloxDetector
+
+
+@pytest.fixture(scope="module")
+def random_yolox():
+    """A YOLOX-Nano with random weights and batch-norm statistics, as the package runs it and as we do."""
+    torch.manual_seed(0)
+    plain, ours = (YoloxConfig.get_named_config("yolox_nano").get_model() for _ in range(2))
+    plain.train()
+    for module in plain.modules():
+        if isinstance(module, torch.nn.BatchNorm2d):
+            module.momentum = 1.0  # one image settles the statistics, so that signals do not die out
+            torch.nn.init.uniform_(module.weight, 0.5, 1.5)
+    plain.training = plain.head.training = False  # outputs instead of losses
+    with torch.no_grad():
+        plain(torch.rand(2, 3, 416, 416) * 255)
+        for convolution in plain.head.reg_preds:
+            convolution.weight.mul_(0.1)  # boxes of sane sizes
+    plain.eval()
+    ours.load_state_dict(plain.state_dict())
+    names = [str(k) for k in range(80)]
+    detector = YoloxDetector("random", ours, (416, 416), names, device=torch.device("cpu"), provenance={})
+    return plain, detector
+
+
+@pytest.mark.parametrize("shape", [(480, 640), (640, 427), (100, 90), (333, 1001)])
+def test_the_canvas_is_the_package_s_own(random_yolox, shape):
+    image = np.random.default_rng(0).integers(0, 256, (*shape, 3), dtype=np.uint8)
+    expected, ratio = preproc(image, (416, 416))
+    canvas = random_yolox[1].prepare(image)
+    assert np.array_equal(canvas.pixels.numpy(), expected)
+    assert canvas.content == (0, 0, int(shape[0] * ratio), int(shape[1] * ratio))
+
+
+@pytest.mark.parametrize("shape", [(1, 1), (1, 3000), (3000, 2)])
+def test_strange_shapes_have_a_canvas(random_yolox, shape):
+    canvas = random_yolox[1].prepare(np.zeros((*shape, 3), np.uint8))
+    assert canvas.pixels.shape == (3, 416, 416) and min(canvas.content[2:]) >= 1
+
+
+def test_folded_and_fed_rgb_is_the_network_fed_bgr(random_yolox):
+    plain, detector = random_yolox
+    pixels = torch.rand(2, 3, 416, 416) * 255
+    with torch.no_grad():
+        expected = plain(pixels.flip(1))
+        wrong = plain(pixels)
+        boxes, objectness, probs = detector.predict(pixels)
+    centre, size = expected[..., :2], expected[..., 2:4]
+    assert torch.allclose(boxes, torch.cat([centre - size / 2, centre + size / 2], -1), atol=1e-2, rtol=1e-3)
+    assert torch.allclose(objectness, expected[..., 4], atol=1e-4)
+    assert torch.allclose(probs, expected[..., 5:], atol=1e-4)
+    assert (probs - wrong[..., 5:]).abs().max() > 1e-2
+    assert not any(isinstance(module, torch.nn.BatchNorm2d) for module in detector.module.modules())
+
+
+SHIPPED = {
+    "astronaut": [("person", 0.93)],
+    "camera": [("person", 0.93)],
+    "chelsea": [("cat", 0.62)],
+    "coffee": [("cup", 0.90), ("dining table", 0.74)],
+    "grace_hopper": [("person", 0.94), ("tie", 0.88)],
+}
+
+
+@pytest.mark.parametrize("photo", SHIPPED)
+def test_what_yolox_nano_sees_on_the_shipped_photos(yolox, photo):
+    found = yolox.detect(dc.load_photo(photo))
+    assert [(name, round(float(score), 2)) for name, score in zip(found.names, found.scores)] == SHIPPED[
+        photo
+    ]
+
+
+def average_precision(detector, coco_folder):
+    """AP on the images that are there: confidence 0.001, suppression at IoU 0.65 within classes."""
+    from pycocotools.coco import COCO
+    from pycocotools.cocoeval import COCOeval
+
+    with contextlib.redirect_stdout(io.StringIO()):
+        truth = COCO(str(coco_folder / "annotations" / "instances_val2017.json"))
+        category = {entry["name"]: entry["id"] for entry in truth.loadCats(truth.getCatIds())}
+        results = []
+        for entry in truth.loadImgs(truth.getImgIds()):
+            image = dc.load_photo(coco_folder / "val2017" / entry["file_name"])
+            found = detector.detect(image, confidence=0.001, iou=0.65)
+            for (x1, y1, x2, y2), name, score in zip(found.boxes.tolist(), found.names, found.scores):
+                results.append(
+                    {
+                        "image_id": entry["id"],
+                        "category_id": category[name],
+                        "bbox": [x1, y1, x2 - x1, y2 - y1],
+                        "score": float(score),
+                    }
+                )
+        evaluation = COCOeval(truth, truth.loadRes(results), "bbox")
+        evaluation.evaluate()
+        evaluation.accumulate()
+        evaluation.summarize()
+    return evaluation.stats[0]
+
+
+def test_average_precision_on_coco(yolox, coco):
+    assert average_precision(yolox, coco) >= 0.31
+
+
+def test_a_map_follows_its_object(yolox):
+    """The tie inside the person: each map is densest in its own box."""
+    found = dc.explain(yolox, dc.load_photo("grace_hopper"), n_masks=200, progress=False)
+    person, tie = found.saliency
+    x1, y1, x2, y2 = found.detections.boxes[1].round().astype(int)
+    assert found.detections.names == ["person", "tie"]
+    inside = tie[y1:y2, x1:x2].mean() / tie.mean()
+    assert inside > 2 and inside > 2 * person[y1:y2, x1:x2].mean() / person.mean()
+
+
+def test_one_pixel_and_forty_megapixels(yolox):
+    dot = dc.explain(
+        yolox, np.zeros((1, 1, 3), np.uint8), dc.Targets([[0, 0, 1, 1]], ["cat"]), n_masks=8, progress=False
+    )
+    assert dot.saliency.shape == (1, 1, 1)
+    large = cv2.resize(dc.load_photo("chelsea"), (8000, 5000))
+    found = dc.explain(yolox, large, n_masks=8, progress=False)
+    assert found.detections.names == ["cat"] and found.saliency.shape == (1, 5000, 8000)
+    assert found.levels.shape == (5, 1, 260, 416)
+
+
+def test_a_file_that_is_not_the_official_one_is_loaded_with_a_remark(yolox):
+    if yolox.provenance["weights_official"]:
+        pytest.skip("the official weights are at hand")
+    with pytest.warns(UserWarning, match="not the official"):
+        dc.load_detector("yolox_nano")
+    assert yolox.provenance["weights_sha256"] != weights.OFFICIAL["yolox_nano"]
+
+
+def test_annotations_are_those_of_the_photographs(coco):
+    truth = json.loads((coco / "annotations" / "instances_val2017.json").read_text())
+    assert {entry["file_name"] for entry in truth["images"]} <= set(os.listdir(coco / "val2017"))
