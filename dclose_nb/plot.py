@@ -163,8 +163,9 @@ def _panels(
     if ax is None:
         columns = columns or (n if n <= 5 else 4)
         rows = -(-n // columns)
-        width = {1: 6.4, 2: 4.8, 3: 4.0}.get(columns, 3.2)
-        height = width * min(max(shape[0] / shape[1], 0.3), 2.5)
+        aspect = min(max(shape[0] / shape[1], 0.3), 2.5)  # height over width
+        width = {1: 5.6, 2: 4.4, 3: 3.6}.get(columns, 2.4) / max(aspect, 1)
+        height = width * aspect
         _, grid = plt.subplots(
             rows,
             columns,

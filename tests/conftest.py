@@ -1,4 +1,4 @@
-"""What the tests share: toy detectors with known answers, and the real one where it is at hand."""
+"""Fixtures: the toy detector with known answers, and the real one where it is at hand."""
 
 from __future__ import annotations
 
@@ -9,50 +9,11 @@ from pathlib import Path
 import matplotlib
 import numpy as np
 import pytest
-import torch
+from toys import NO_WEIGHTS, Lamps, weights_at_hand
 
 import dclose_nb as dc
-from dclose_nb.detectors import weights
 
 matplotlib.use("agg")
-
-
-class Lamps(dc.Detector):
-    """A detector whose answer is known: each lamp is a box that is as sure as it is bright.
-
-    Lamp t's objectness is the mean brightness of its box (0 to 1); its class vector is fixed. The
-    image lies in a larger canvas at (2, 3), enlarged `zoom` times, so that a shift would be seen.
-    """
-
-    OFFSET = 2, 3
-
-    def __init__(self, boxes, class_probs, zoom=1):
-        names = tuple("abcdefgh"[: np.shape(class_probs)[1]])
-        super().__init__("lamps", names)
-        self.boxes = torch.tensor(boxes, dtype=torch.float32)  # in image pixels
-        self.class_probs = torch.tensor(class_probs, dtype=torch.float32)
-        self.zoom = zoom
-        self.seen: list[torch.Tensor] = []
-
-    def prepare(self, image):
-        h, w = image.shape[0] * self.zoom, image.shape[1] * self.zoom
-        top, left = self.OFFSET
-        pixels = torch.full((3, h + 5, w + 7), 114.0)
-        enlarged = torch.from_numpy(image).float().permute(2, 0, 1)
-        enlarged = enlarged.repeat_interleave(self.zoom, 1).repeat_interleave(self.zoom, 2)
-        pixels[:, top : top + h, left : left + w] = enlarged
-        return dc.Canvas(pixels, image.shape[:2], (top, left, h, w))
-
-    def predict(self, pixels):
-        self.seen.append(pixels.clone())
-        top, left = self.OFFSET
-        boxes = self.boxes * self.zoom + torch.tensor([left, top, left, top])
-        bright = torch.stack(
-            [pixels[:, :, y1:y2, x1:x2].mean((1, 2, 3)) / 255 for x1, y1, x2, y2 in boxes.int().tolist()],
-            dim=1,
-        )  # (B, T)
-        b = len(pixels)
-        return dc.Proposals(boxes.expand(b, -1, -1), bright, self.class_probs.expand(b, -1, -1))
 
 
 @pytest.fixture
@@ -68,13 +29,6 @@ def lit(lamps):
     for x1, y1, x2, y2 in lamps.boxes.int().tolist():
         image[y1:y2, x1:x2] = 250
     return image
-
-
-def weights_at_hand() -> bool:
-    return weights.path_of("yolox_nano").is_file()
-
-
-NO_WEIGHTS = "the weights of yolox_nano are not at hand: run `make demo` once, or set YOLOX_HOME"
 
 
 @pytest.fixture(scope="session")

@@ -9,8 +9,8 @@ import time
 
 import numpy as np
 import pytest
-from conftest import NO_WEIGHTS, weights_at_hand
 from PIL import Image
+from toys import NO_WEIGHTS, weights_at_hand
 
 import dclose_nb as dc
 from dclose_nb.cli import main

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from conftest import Lamps
+from toys import Lamps
 
 import dclose_nb as dc
 from dclose_nb.masks import superpixel_masks, superpixels

@@ -21,22 +21,31 @@ from dclose_nb.detectors.yolox import YoloxDetector
 def random_yolox():
     """A YOLOX-Nano with random weights and batch-norm statistics, as the package runs it and as we do."""
     torch.manual_seed(0)
-    plain, ours = (YoloxConfig.get_named_config("yolox_nano").get_model() for _ in range(2))
-    plain.train()
-    for module in plain.modules():
-        if isinstance(module, torch.nn.BatchNorm2d):
-            module.momentum = 1.0  # one image settles the statistics, so that signals do not die out
-            torch.nn.init.uniform_(module.weight, 0.5, 1.5)
-    plain.training = plain.head.training = False  # outputs instead of losses
-    with torch.no_grad():
-        plain(torch.rand(2, 3, 416, 416) * 255)
-        for convolution in plain.head.reg_preds:
-            convolution.weight.mul_(0.1)  # boxes of sane sizes
-    plain.eval()
-    ours.load_state_dict(plain.state_dict())
-    names = [str(k) for k in range(80)]
-    detector = YoloxDetector("random", ours, (416, 416), names, device=torch.device("cpu"), provenance={})
+    torch.set_default_dtype(torch.float64)  # so that only a wrong formula can make them differ
+    try:
+        plain, ours = (YoloxConfig.get_named_config("yolox_nano").get_model() for _ in range(2))
+        settle(plain)
+        ours.load_state_dict(plain.state_dict())
+        names = [str(k) for k in range(80)]
+        detector = YoloxDetector("random", ours, (416, 416), names, device=torch.device("cpu"), provenance={})
+    finally:
+        torch.set_default_dtype(torch.float32)
     return plain, detector
+
+
+@torch.no_grad()
+def settle(module):
+    """Give a fresh network batch-norm statistics under which signals neither die nor explode."""
+    for layer in module.modules():
+        if isinstance(layer, torch.nn.BatchNorm2d):
+            layer.momentum = 1.0
+            torch.nn.init.uniform_(layer.weight, 0.5, 1.5)
+    module.train()
+    module.training = module.head.training = False  # outputs instead of losses
+    module(torch.rand(2, 3, 416, 416) * 255)
+    module.eval()
+    for layer in module.head.reg_preds:
+        layer.weight.mul_(0.1)  # boxes of sane sizes
 
 
 @pytest.mark.parametrize("shape", [(480, 640), (640, 427), (100, 90), (333, 1001)])
@@ -56,15 +65,15 @@ def test_strange_shapes_have_a_canvas(random_yolox, shape):
 
 def test_folded_and_fed_rgb_is_the_network_fed_bgr(random_yolox):
     plain, detector = random_yolox
-    pixels = torch.rand(2, 3, 416, 416) * 255
+    pixels = torch.rand(2, 3, 416, 416, dtype=torch.float64) * 255
     with torch.no_grad():
         expected = plain(pixels.flip(1))
         wrong = plain(pixels)
         boxes, objectness, probs = detector.predict(pixels)
     centre, size = expected[..., :2], expected[..., 2:4]
-    assert torch.allclose(boxes, torch.cat([centre - size / 2, centre + size / 2], -1), atol=1e-2, rtol=1e-3)
-    assert torch.allclose(objectness, expected[..., 4], atol=1e-4)
-    assert torch.allclose(probs, expected[..., 5:], atol=1e-4)
+    assert torch.allclose(boxes, torch.cat([centre - size / 2, centre + size / 2], -1), rtol=1e-9)
+    assert torch.allclose(objectness, expected[..., 4], rtol=1e-9)
+    assert torch.allclose(probs, expected[..., 5:], rtol=1e-9)
     assert (probs - wrong[..., 5:]).abs().max() > 1e-2
     assert not any(isinstance(module, torch.nn.BatchNorm2d) for module in detector.module.modules())
 

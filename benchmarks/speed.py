@@ -1,0 +1,103 @@
+"""Time against the bare network, and memory against the number of masks.
+
+    .venv/bin/python benchmarks/speed.py [--n-masks 1000] [--rounds 5]
+
+Time: the network alone and `explain` take turns on the same number of images, in the same batches
+and precision; the ratio of each pair counts, since times drift. Memory: the peak of a fresh
+process that explains with 400 masks and of one with 4000.
+"""
+
+from __future__ import annotations
+
+import argparse
+import resource
+import subprocess
+import sys
+import time
+import warnings
+
+import numpy as np
+import torch
+
+import dclose_nb as dc
+from dclose_nb.engine import default_batch_size
+
+PHOTO, N_TARGETS = "coffee", 3
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--detector", default="yolox_nano")
+    parser.add_argument("--n-masks", type=int, default=1000)
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--peak", type=int, metavar="N", help="print the peak memory with N masks and stop")
+    args = parser.parse_args()
+    warnings.simplefilter("ignore")
+    if args.peak is not None:
+        print(peak(args.detector, args.peak))
+        return
+    print(f"torch {torch.__version__}, {torch.get_num_threads()} threads, {args.detector}, {PHOTO}\n")
+    print_times(args.detector, args.n_masks, args.rounds)
+    print_memory(args.detector)
+
+
+def setting(name: str) -> tuple[dc.Detector, np.ndarray, dc.Targets]:
+    """A detector, a photo, and three targets: its detections, and boxes drawn by hand."""
+    detector, image = dc.load_detector(name), dc.load_photo(PHOTO)
+    targets = dc.Targets(
+        [[162, 16, 421, 295], [0, 0, 598, 398], [320, 180, 400, 330]], ["cup", "dining table", "spoon"]
+    )
+    assert len(targets.boxes) == N_TARGETS
+    return detector, image, targets
+
+
+def print_times(name: str, n_masks: int, rounds: int) -> None:
+    detector, image, targets = setting(name)
+    batch_size = default_batch_size(detector.device)
+    pixels = detector.prepare(image).pixels.repeat(batch_size, 1, 1, 1)
+    pixels = pixels.contiguous(memory_format=torch.channels_last)
+
+    @torch.inference_mode()
+    def bare() -> None:
+        for start in range(0, n_masks, batch_size):
+            detector.predict(pixels[: min(batch_size, n_masks - start)])
+
+    def method(name: str) -> None:
+        dc.explain(detector, image, targets, method=name, n_masks=n_masks, progress=False)
+
+    def seconds(run: object, *arguments: str) -> float:
+        start = time.perf_counter()
+        run(*arguments)  # type: ignore[operator]
+        return time.perf_counter() - start
+
+    bare()
+    print(f"{n_masks} masks, batch {batch_size}, {N_TARGETS} targets, {rounds} rounds by turns")
+    print(f"{'method':<8} {'bare ms/image':>14} {'explain ms/image':>17} {'ratio, median (range)':>24}")
+    for name in ("dclose", "drise"):
+        pairs = np.array([(seconds(bare), seconds(method, name)) for _ in range(rounds)])
+        ratios = pairs[:, 1] / pairs[:, 0]
+        low, high = np.median(pairs, axis=0) / n_masks * 1e3
+        spread = f"{np.median(ratios):.2f} ({ratios.min():.2f}-{ratios.max():.2f})"
+        print(f"{name:<8} {low:>14.1f} {high:>17.1f} {spread:>24}")
+
+
+def peak(name: str, n_masks: int) -> float:
+    """Peak memory of this process in MB after one explanation."""
+    detector, image, targets = setting(name)
+    dc.explain(detector, image, targets, n_masks=n_masks, progress=False)
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+
+
+def print_memory(name: str) -> None:
+    print("\nmasks   peak MB")
+    peaks = []
+    for n_masks in (400, 4000):
+        command = [sys.executable, __file__, "--detector", name, "--peak", str(n_masks)]
+        output = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+        peaks.append(float(output.split()[-1]))
+        print(f"{n_masks:<7} {peaks[-1]:.0f}")
+    print(f"ratio   {peaks[1] / peaks[0]:.3f}")
+
+
+if __name__ == "__main__":
+    main()
