@@ -76,9 +76,9 @@ def print_times(name: str, n_masks: int, rounds: int) -> None:
     for name in ("dclose", "drise"):
         pairs = np.array([(seconds(bare), seconds(method, name)) for _ in range(rounds)])
         ratios = pairs[:, 1] / pairs[:, 0]
-        low, high = np.median(pairs, axis=0) / n_masks * 1e3
+        bare_ms, explain_ms = np.median(pairs, axis=0) / n_masks * 1e3
         spread = f"{np.median(ratios):.2f} ({ratios.min():.2f}-{ratios.max():.2f})"
-        print(f"{name:<8} {low:>14.1f} {high:>17.1f} {spread:>24}")
+        print(f"{name:<8} {bare_ms:>14.1f} {explain_ms:>17.1f} {spread:>24}")
 
 
 def peak(name: str, n_masks: int) -> float:

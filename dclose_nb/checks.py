@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import os
+from collections.abc import Iterable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
-from skimage.color import rgba2rgb
 
 
 class InputError(ValueError):
@@ -23,12 +25,15 @@ def image(value: Any) -> np.ndarray:
     InputError
         Any other shape or type, an empty image, or floats that are not finite or not in [0, 1].
     """
-    array = np.asarray(value)
+    try:
+        array = np.asarray(value)
+    except ValueError as error:
+        raise InputError(f"an image must be an array: {error}") from error
     if array.ndim == 3 and array.shape[2] == 1:
         array = array[:, :, 0]
     if array.ndim not in (2, 3) or (array.ndim == 3 and array.shape[2] not in (3, 4)):
         raise InputError(
-            f"an image must be (H, W), (H, W, 3) or (H, W, 4), got an array of shape {np.shape(value)}"
+            f"an image must be (H, W), (H, W, 3) or (H, W, 4), got an array of shape {array.shape}"
         )
     if array.size == 0:
         raise InputError(f"the image is empty: its shape is {array.shape}")
@@ -46,7 +51,8 @@ def image(value: Any) -> np.ndarray:
     if array.ndim == 2:
         array = np.repeat(array[:, :, None], 3, axis=2)
     if array.shape[2] == 4:
-        array = (rgba2rgb(array) * 255).round().astype(np.uint8)
+        opacity = array[:, :, 3:].astype(np.uint16)  # 16 bits hold 255 * 255, and a large photo in memory
+        array = ((array[:, :, :3] * opacity + 255 * (255 - opacity) + 127) // 255).astype(np.uint8)
     return np.ascontiguousarray(array)
 
 
@@ -67,8 +73,28 @@ def at_least(name: str, value: Any, smallest: float, *, integer: bool = True) ->
     return int(value) if integer else float(value)
 
 
-def choice(name: str, value: Any, known: Any) -> Any:
+def fraction(name: str, value: Any) -> float:
+    """Return `value` if it lies in [0, 1], both ends included."""
+    if not isinstance(value, int | float | np.number) or not 0 <= value <= 1:
+        raise InputError(f"{name} must be a number in [0, 1], got {value!r}")
+    return float(value)
+
+
+def choice(name: str, value: Any, known: Iterable[str]) -> str:
     """Return `value` if it is one of `known`."""
-    if value not in known:
+    known = list(known)
+    if not isinstance(value, str) or value not in known:
         raise InputError(f"{name} must be one of {', '.join(map(repr, known))}, got {value!r}")
     return value
+
+
+def path(value: Any) -> Path:
+    """Return `value` as a path with ``~`` expanded that the system can look for."""
+    try:
+        found = Path(value).expanduser()
+        os.stat(found)
+    except (FileNotFoundError, NotADirectoryError):
+        pass
+    except (OSError, RuntimeError, TypeError, ValueError) as error:
+        raise InputError(f"{str(value)!r} cannot be used as a path: {error}") from error
+    return found

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import io
 import sys
 import warnings
 from collections.abc import Sequence
@@ -17,24 +18,29 @@ if TYPE_CHECKING:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; returns its exit status: 0, 2 for bad input, 130 for Ctrl-C."""
     args = _parser().parse_args(arguments)
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")  # a path may hold what a terminal cannot show
     try:
-        return args.run(args)
+        return _run(args)
     except KeyboardInterrupt:
         print("\ndclose-nb: stopped; nothing was written", file=sys.stderr)
         return 130
-    except _known_errors() as error:
+    except ImportError as error:
         print(f"dclose-nb: {error}", file=sys.stderr)
         return 2
 
 
-def _known_errors() -> tuple[type[Exception], ...]:
-    """What a user can mend; anything else keeps its traceback."""
+def _run(args: argparse.Namespace) -> int:
+    """Run a command; what a user can mend is one line, anything else keeps its traceback."""
+    from .checks import InputError
+    from .detectors import WeightsError
+
     try:
-        from .checks import InputError
-        from .detectors import WeightsError
-    except ImportError:  # main is handling that very error
-        return (ImportError,)
-    return (InputError, WeightsError)
+        return args.run(args)
+    except (InputError, WeightsError) as error:
+        print(f"dclose-nb: {error}", file=sys.stderr)
+        return 2
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -63,14 +69,16 @@ def _explain(args: argparse.Namespace) -> int:
     import dclose_nb as dc
 
     from . import checks, report
+    from .explanation import parameters
 
     warnings.showwarning = lambda message, *_: print(f"note: {message}", file=sys.stderr)
     if args.top is not None:
         checks.at_least("--top", args.top, 1)
+    parameters(args.method, n_masks=args.n_masks, seed=args.seed)
     image = dc.load_photo(args.photo)
     out = args.out or Path("explanations") / f"{Path(args.photo).stem}_{args.method}"
-    detector = dc.load_detector(args.detector)
     with report.staged(out) as stage:
+        detector = dc.load_detector(args.detector)
         found = detector.detect(image)
         explanation = dc.explain(
             detector, image, found[: args.top], method=args.method, n_masks=args.n_masks, seed=args.seed

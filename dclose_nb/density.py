@@ -31,8 +31,9 @@ def normalise(weighted_sum: np.ndarray, density: np.ndarray) -> np.ndarray:
 
     Returns
     -------
-    (..., h, w) array
+    (..., h, w) float64 array
         The mean weight of the masks that kept each pixel; 0 where no mask did.
     """
-    kept = np.broadcast_to(density > 0, weighted_sum.shape)
+    weighted_sum = np.asarray(weighted_sum, dtype=float)
+    kept = np.broadcast_to(density, weighted_sum.shape) > 0
     return np.divide(weighted_sum, density, out=np.zeros_like(weighted_sum), where=kept)

@@ -10,10 +10,20 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 import torch.nn.functional as F
-from torchvision.ops import batched_nms, nms
 
 from . import checks
 from .checks import InputError
+
+try:
+    from torchvision.ops import batched_nms, box_iou, nms
+except (ImportError, RuntimeError, OSError) as error:
+    # A CPU-only torch beside a torchvision built for CUDA: "operator torchvision::nms does not exist"
+    raise ImportError(
+        "torch and torchvision do not fit each other; install both anew, together and from one source: "
+        f"pip install --force-reinstall torch torchvision ({error})"
+    ) from error
+
+__all__ = ["Canvas", "Detections", "Detector", "Proposals", "Targets", "box_iou", "suppress"]
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -46,9 +56,11 @@ class Detections:
 
     def __post_init__(self) -> None:
         names = tuple(self.class_names)
-        boxes = np.asarray(self.boxes, dtype=np.float32).reshape(-1, 4)
-        objectness = np.asarray(self.objectness, dtype=np.float32).reshape(-1)
-        probs = np.asarray(self.class_probs, dtype=np.float32).reshape(-1, len(names))
+        if not names:
+            raise InputError("class_names must not be empty")
+        boxes = _table("boxes", self.boxes, (4,))
+        objectness = _table("objectness", self.objectness, ())
+        probs = _table("class_probs", self.class_probs, (len(names),))
         if not len(boxes) == len(objectness) == len(probs):
             raise InputError(
                 f"detections need one row each: {len(boxes)} boxes, {len(objectness)} objectness, "
@@ -86,8 +98,15 @@ class Detections:
     def __len__(self) -> int:
         return len(self.boxes)
 
-    def __getitem__(self, index: Any) -> Detections:
+    def rows(self, index: Any) -> np.ndarray:
+        """Numbers of the rows that an index picks, best first whatever the order it names them in."""
         rows = np.atleast_1d(np.arange(len(self))[index])
+        if rows.ndim != 1:
+            raise InputError(f"an index must pick rows, got {index!r}")
+        return np.sort(rows)
+
+    def __getitem__(self, index: Any) -> Detections:
+        rows = self.rows(index)
         return Detections(self.boxes[rows], self.objectness[rows], self.class_probs[rows], self.class_names)
 
     def __iter__(self) -> Iterator[Detections]:
@@ -99,6 +118,19 @@ class Detections:
             for i, (name, score, box) in enumerate(zip(self.names, self.scores, self.boxes))
         ]
         return "\n".join([f"Detections ({len(self)})", *rows])
+
+
+def _table(name: str, value: Any, row: tuple[int, ...]) -> np.ndarray:
+    """An array (n, *row) of float32; nothing at all counts as n = 0."""
+    try:
+        array = np.array(value, dtype=np.float32)
+    except (TypeError, ValueError) as error:
+        raise InputError(f"{name} must be numbers: {error}") from error
+    if array.size == 0:
+        return array.reshape(0, *row)
+    if array.ndim != 1 + len(row) or array.shape[1:] != row:
+        raise InputError(f"{name} must have the shape {('n', *row)}, got {array.shape}".replace("'", ""))
+    return array
 
 
 @dataclass(frozen=True, eq=False)
@@ -123,20 +155,27 @@ class Targets:
         InputError
             A label that is not among `class_names`, or a number of labels unlike that of boxes.
         """
-        boxes = np.asarray(self.boxes, dtype=np.float32).reshape(-1, 4)
-        if len(boxes) != len(self.labels):
-            raise InputError(f"each box needs one label: {len(boxes)} boxes, {len(self.labels)} labels")
+        boxes = _table("boxes", self.boxes, (4,))
+        try:
+            labels = list(self.labels)
+        except TypeError as error:
+            raise InputError(f"labels must be a list, one a box, got {self.labels!r}") from error
+        if len(boxes) != len(labels):
+            raise InputError(f"each box needs one label: {len(boxes)} boxes, {len(labels)} labels")
         one_hot = np.zeros((len(boxes), len(class_names)), dtype=np.float32)
-        for row, label in zip(one_hot, self.labels):
+        for row, label in zip(one_hot, labels):
             if isinstance(label, str):
                 if label not in class_names:
                     raise InputError(
                         f"this detector has no class {label!r}; it has: {', '.join(class_names)}"
                     )
                 label = list(class_names).index(label)
-            elif not 0 <= label < len(class_names):
-                raise InputError(f"this detector has classes 0 to {len(class_names) - 1}, got label {label}")
-            row[label] = 1
+            index = isinstance(label, int | np.integer) and not isinstance(label, bool)
+            if not index or not 0 <= label < len(class_names):
+                raise InputError(
+                    f"a label must be a name or an index from 0 to {len(class_names) - 1}, got {label!r}"
+                )
+            row[int(label)] = 1
         return Detections(boxes, np.ones(len(boxes)), one_hot, tuple(class_names))
 
 
@@ -193,7 +232,8 @@ class Canvas:
 class Proposals(NamedTuple):
     """All that a detector proposes for B canvases, before any suppression (Eq. 5).
 
-    A detector that returns fewer than T for some image pads with objectness 0.
+    Numbers are finite, x1 <= x2 and y1 <= y2. Where a detector returns fewer than T for some image
+    the rest is zeros.
     """
 
     boxes: torch.Tensor  # (B, T, 4) xyxy in canvas pixels
@@ -214,7 +254,8 @@ def suppress(
     scores = proposals.objectness * top
     kept = []
     for boxes, score, label in zip(proposals.boxes, scores, labels):
-        index = torch.nonzero(score >= confidence)[:, 0]
+        real = (score > 0) & (boxes[:, 2:] > boxes[:, :2]).all(1)  # not padding
+        index = torch.nonzero(real & (score >= confidence))[:, 0]
         candidates = boxes[index].float(), score[index].float()
         keep = nms(*candidates, iou) if class_agnostic else batched_nms(*candidates, label[index], iou)
         kept.append(index[keep])
@@ -242,13 +283,20 @@ class Detector(ABC):
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
     provenance: dict[str, Any] = field(default_factory=dict)
 
+    def __post_init__(self) -> None:
+        self.class_names = tuple(self.class_names)
+        self.device = torch.device(self.device)
+
     @abstractmethod
     def prepare(self, image: np.ndarray) -> Canvas:
         """Bring an (H, W, 3) uint8 RGB image to the network's input size."""
 
     @abstractmethod
     def predict(self, pixels: torch.Tensor) -> Proposals:
-        """Propose boxes for pixels (B, 3, h, w), RGB 0-255, as `prepare` makes them."""
+        """Propose boxes for pixels (B, 3, h, w), RGB 0-255, as `prepare` makes them.
+
+        The pixels must not be written to: they are used again.
+        """
 
     def detect(
         self, image: Any, *, confidence: float = 0.25, iou: float = 0.45, class_agnostic: bool = False
@@ -281,11 +329,11 @@ class Detector(ABC):
         >>> detector = dc.load_detector("yolox_nano")  # doctest: +SKIP
         >>> detector.detect(dc.load_photo("coffee"), confidence=0.5)  # doctest: +SKIP
         """
-        for name, value in (("confidence", confidence), ("iou", iou)):
-            if not 0 <= value <= 1:
-                raise InputError(f"{name} must lie in [0, 1], got {value!r}")
         return self.detect_on(
-            self.prepare(checks.image(image)), confidence=confidence, iou=iou, class_agnostic=class_agnostic
+            self.prepare(checks.image(image)),
+            confidence=checks.fraction("confidence", confidence),
+            iou=checks.fraction("iou", iou),
+            class_agnostic=class_agnostic,
         )
 
     @torch.inference_mode()

@@ -18,9 +18,14 @@ from .similarity import mask_weights
 class Level(NamedTuple):
     """What the masks of one sampler add up to, for n targets; (h, w) is the canvas's content."""
 
-    saliency: np.ndarray  # (n, h, w) float32, S_k of Eq. 7
-    density: np.ndarray  # (h, w) float32, P_k of Eq. 3
+    weighted_sum: np.ndarray  # (n, h, w) float64, the sum in Eq. 7
+    density: np.ndarray  # (h, w) float64, P_k of Eq. 3
     weights: np.ndarray  # (N, n) float32, w_i of Eq. 6
+
+    @property
+    def saliency(self) -> np.ndarray:
+        """S_k of Eq. 7, (n, h, w) float32."""
+        return normalise(self.weighted_sum, self.density).astype(np.float32)
 
 
 def default_batch_size(device: torch.device) -> int:
@@ -69,7 +74,8 @@ def run(
     FloatingPointError
         The detector proposed NaN.
     """
-    batch_size = batch_size or default_batch_size(canvas.pixels.device)
+    counts = [count if len(targets) else 0 for count in counts]
+    batch_size = min(batch_size or default_batch_size(canvas.pixels.device), max(counts))
     target_boxes = canvas.boxes_to_canvas(targets.boxes)  # (n, 4)
     target_probs = torch.tensor(targets.class_probs, device=canvas.pixels.device)  # (n, C)
     content = canvas.pixels[:, *canvas.window]  # (3, h, w)
@@ -77,11 +83,12 @@ def run(
 
     n = len(targets)
     levels = []
-    with tqdm(total=sum(counts) if n else 0, unit="mask", disable=not progress or not n) as bar:
+    with tqdm(total=sum(counts), unit="mask", disable=not progress or not n) as bar:
         for sampler, count in zip(samplers, counts):
-            sums = torch.zeros(n + 1, content[0].numel(), device=content.device)  # targets, density
+            # targets, then density; doubles, since thousands of terms are added
+            sums = torch.zeros(n + 1, content[0].numel(), dtype=torch.float64, device=content.device)
             weights = []
-            for start in range(0, count if n else 0, batch_size):
+            for start in range(0, count, max(batch_size, 1)):
                 masks = sampler.masks(start, min(start + batch_size, count))  # (b, h, w)
                 b = len(masks)
                 torch.mul(content, masks[:, None], out=batch[:b, :, *canvas.window])
@@ -91,10 +98,10 @@ def run(
                 if not weight.isfinite().all():
                     raise FloatingPointError(f"detector {detector.name!r} proposed NaN for a masked image")
                 rows = torch.cat([weight.T, weight.new_ones(1, b)])  # (n + 1, b)
-                sums.addmm_(rows, masks.flatten(1))
+                sums += rows @ masks.flatten(1)
                 weights.append(weight)
                 bar.update(b)
             maps = sums.unflatten(1, content.shape[1:]).cpu().numpy()
             seen = torch.cat(weights) if weights else content.new_zeros(0, n)
-            levels.append(Level(normalise(maps[:-1], maps[-1]), maps[-1], seen.cpu().numpy()))
+            levels.append(Level(maps[:-1], maps[-1], seen.cpu().numpy()))
     return levels

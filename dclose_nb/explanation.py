@@ -7,7 +7,7 @@ import platform
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -60,11 +60,16 @@ class Explanation:
     seconds: float
     provenance: dict[str, Any] = field(default_factory=dict)
 
+    def __post_init__(self) -> None:
+        for array in (self.saliency, self.levels, self.density, self.image):
+            if array is not None:
+                array.flags.writeable = False
+
     def __len__(self) -> int:
         return len(self.detections)
 
     def __getitem__(self, index: Any) -> Explanation:
-        rows = np.atleast_1d(np.arange(len(self))[index])
+        rows = self.detections.rows(index)
         return replace(
             self,
             saliency=self.saliency[rows],
@@ -143,17 +148,10 @@ def explain(
     start = time.perf_counter()
     if not isinstance(detector, Detector):
         raise InputError(f"detector must be a Detector, got {detector!r}: use load_detector(...)")
-    image = checks.image(image)
-    run = METHODS[checks.choice("method", method, METHODS)]
-    params = _parameters(run, method, options)
-    if n_masks is not None:
-        params["n_masks"] = n_masks
-    params["seed"] = checks.at_least("seed", seed, 0)
-    params["batch_size"] = (
-        default_batch_size(detector.device)
-        if batch_size is None
-        else checks.at_least("batch_size", batch_size, 1)
-    )
+    image = checks.image(image).copy()  # the record keeps it
+    params = parameters(method, n_masks=n_masks, seed=seed, batch_size=batch_size, **options)
+    if params["batch_size"] is None:
+        params["batch_size"] = default_batch_size(detector.device)
 
     canvas = detector.prepare(image)
     n_forward = 0
@@ -162,7 +160,7 @@ def explain(
         n_forward += 1
     targets = _target_vectors(targets, detector, image.shape[:2])
 
-    maps = run(detector, canvas, targets, progress=progress, **params)
+    maps = METHODS[method].run(detector, canvas, targets, progress=progress, **params)
     return Explanation(
         saliency=canvas.maps_to_image(maps.saliency),
         levels=maps.levels,
@@ -180,17 +178,53 @@ def explain(
     )
 
 
-def _parameters(run: Any, method: str, options: dict[str, Any]) -> dict[str, Any]:
-    """The method's own options with their defaults, overlaid with `options`."""
-    own = {
+def parameters(
+    method: str = "dclose",
+    *,
+    n_masks: int | None = None,
+    seed: int = 0,
+    batch_size: int | None = None,
+    **options: Any,
+) -> dict[str, Any]:
+    """Everything a method is called with, defaults filled in and checked.
+
+    Parameters
+    ----------
+    method, n_masks, seed, batch_size, **options
+        As for `explain`.
+
+    Raises
+    ------
+    InputError
+        An unknown method or option, or a value out of its range.
+    """
+    run, check = METHODS[checks.choice("method", method, METHODS)]
+    found = {
         name: parameter.default
         for name, parameter in inspect.signature(run).parameters.items()
         if parameter.kind is parameter.KEYWORD_ONLY and name != "progress"
     }
     for name in options:
-        if name not in own:
-            raise InputError(f"method {method!r} has no option {name!r}; it has: {', '.join(own)}")
-    return own | options
+        if name not in found:
+            raise InputError(f"method {method!r} has no option {name!r}; it has: {', '.join(found)}")
+    found |= options
+    if n_masks is not None:
+        found["n_masks"] = n_masks
+    found["seed"] = checks.at_least("seed", seed, 0)
+    if batch_size is not None:
+        found["batch_size"] = checks.at_least("batch_size", batch_size, 1)
+    found = {name: _plain(value) for name, value in found.items()}
+    check(**{name: value for name, value in found.items() if name not in ("seed", "batch_size")})
+    return found
+
+
+def _plain(value: Any) -> Any:
+    """NumPy's numbers and arrays as Python's, so that a record can be written down."""
+    if isinstance(value, np.generic):
+        return value.item()
+    if isinstance(value, np.ndarray | list | tuple):
+        return tuple(_plain(one) for one in value)
+    return value
 
 
 def _target_vectors(
@@ -203,7 +237,7 @@ def _target_vectors(
         raise InputError(
             f"targets must be Detections, dc.Targets(boxes, labels) or None, got {type(targets).__name__}"
         )
-    elif targets.class_names != detector.class_names:
+    elif targets.class_names != tuple(detector.class_names):
         raise InputError("targets have other classes than the detector: pass dc.Targets(boxes, labels)")
     height, width = image_size
     x1, y1, x2, y2 = targets.boxes.T
@@ -217,5 +251,12 @@ def _target_vectors(
 
 
 def _versions() -> dict[str, str]:
-    packages = ("dclose_nb", "torch", "torchvision", "numpy", "scikit-image", "pixeltable-yolox")
-    return {"python": platform.python_version(), **{name: version(name) for name in packages}}
+    """Versions of all that the numbers depend on."""
+    found = {"python": platform.python_version()}
+    packages = "dclose_nb torch torchvision numpy scikit-image opencv-python pixeltable-yolox"
+    for name in packages.split():
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:  # conda-forge names OpenCV otherwise
+            continue
+    return found

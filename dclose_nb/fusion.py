@@ -8,13 +8,16 @@ from .checks import InputError
 
 
 def scale(maps: np.ndarray) -> np.ndarray:
-    """Scale each map (..., h, w) of floats to [0, 1]; a constant map says nothing and becomes 0."""
+    """Scale each map (..., h, w) to [0, 1]; a constant map says nothing and becomes 0."""
+    maps = np.asarray(maps)
+    given = np.float32 if maps.dtype == np.float32 else np.float64
+    maps = maps.astype(float)
     low = maps.min(axis=(-2, -1), keepdims=True)
-    high = maps.max(axis=(-2, -1), keepdims=True)
-    # a map that is constant but for the rounding of its sums must not become noise from 0 to 1
-    rounding = 32 * np.finfo(maps.dtype).eps * np.maximum(abs(low), abs(high))
-    varies = np.broadcast_to(high - low > rounding, maps.shape)
-    return np.divide(maps - low, high - low, out=np.zeros_like(maps), where=varies)
+    span = maps.max(axis=(-2, -1), keepdims=True) - low
+    # a map that is constant but for rounding must not become noise from 0 to 1
+    rounding = 32 * np.finfo(given).eps * np.abs(maps).max(axis=(-2, -1), keepdims=True)
+    varies = np.broadcast_to(span > rounding, maps.shape)
+    return np.divide(maps - low, span, out=np.zeros_like(maps), where=varies).astype(given)
 
 
 def cascade_steps(levels: np.ndarray) -> np.ndarray:
@@ -39,8 +42,6 @@ def cascade_steps(levels: np.ndarray) -> np.ndarray:
         raise InputError(f"levels must be (L, ..., h, w) with L of at least 1, got shape {levels.shape}")
     if not np.isfinite(levels).all():
         raise InputError("levels must be finite numbers")
-    if not np.issubdtype(levels.dtype, np.floating):
-        levels = levels.astype(np.float64)
     first, *rest = scale(levels)
     steps = [first]
     for level in rest:

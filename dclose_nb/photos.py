@@ -8,7 +8,6 @@ from typing import NamedTuple
 
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
-from skimage.util import img_as_ubyte
 
 from . import checks
 from .checks import InputError
@@ -57,15 +56,19 @@ PHOTOS: dict[str, Callable[[], Path]] = {
 }
 
 
+# Pillow reads more, some of it by starting other programs.
+FORMATS = ("AVIF", "BMP", "GIF", "JPEG", "JPEG2000", "MPO", "PNG", "PPM", "TIFF", "WEBP")
+
+
 def load_photo(name: str | Path) -> np.ndarray:
     """Read a photograph that ships, by name, or any image file, by path.
 
     Parameters
     ----------
     name : str or path
-        A name in `PHOTOS`, or the path of a file that Pillow reads. Turned upright as its EXIF
+        A name in `PHOTOS`, or the path of a file in one of `FORMATS`. Turned upright as its EXIF
         entry says; greyscale is repeated over the channels, transparency laid over white, 16-bit
-        values brought to 8.
+        values brought to 8, floats taken from 0 to 1.
 
     Returns
     -------
@@ -82,20 +85,29 @@ def load_photo(name: str | Path) -> np.ndarray:
     >>> load_photo("coffee").shape
     (400, 600, 3)
     """
-    path = PHOTOS[name]() if name in PHOTOS else Path(name).expanduser()
+    path = PHOTOS[name]() if isinstance(name, str) and name in PHOTOS else checks.path(name)
     if not path.is_file():
         raise InputError(f"{str(name)!r} is neither a file nor a photo that ships: {', '.join(PHOTOS)}")
     try:
-        with Image.open(path) as file:
-            image = ImageOps.exif_transpose(file)
-            if image.mode.startswith("I;16"):
-                return checks.image(img_as_ubyte(np.asarray(image, dtype=np.uint16)))
-            transparent = image.mode in ("LA", "PA", "RGBA") or "transparency" in image.info
-            return checks.image(np.asarray(image.convert("RGBA" if transparent else "RGB")))
+        Image.init()  # Pillow learns of most formats only when asked to
+        with Image.open(path, formats=[name for name in FORMATS if name in Image.OPEN]) as file:
+            return checks.image(_pixels(ImageOps.exif_transpose(file)))
     except UnidentifiedImageError as error:
-        raise InputError(f"{path} is not an image that can be read") from error
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise InputError(f"{path} cannot be read as an image: {error}") from error
+        raise InputError(f"{str(path)!r} is not an image that can be read") from error
+    except InputError as error:
+        raise InputError(f"{str(path)!r}: {error}") from error
+    except Exception as error:  # decoders raise whatever they like for a damaged file
+        raise InputError(f"{str(path)!r} cannot be read as an image: {error}") from error
+
+
+def _pixels(image: Image.Image) -> np.ndarray:
+    """A picture's pixels in a form that `checks.image` takes or refuses."""
+    if image.mode.startswith("I;16"):
+        return (np.asarray(image, dtype=np.uint16) // 257).astype(np.uint8)
+    if image.mode in ("F", "I"):
+        return np.asarray(image)
+    transparent = image.mode in ("LA", "PA", "RGBA") or "transparency" in image.info
+    return np.asarray(image.convert("RGBA" if transparent else "RGB"))
 
 
 class Example(NamedTuple):
@@ -109,7 +121,7 @@ class Example(NamedTuple):
 # Situation: photo, and the rows of its detections that show it.
 _SITUATIONS: dict[str, tuple[str, tuple[str, ...]]] = {
     "one object": ("chelsea", ("cat",)),
-    "two objects": ("coffee", ("cup", "dining table")),
+    "overlap": ("coffee", ("cup", "dining table")),
     "inside another": ("grace_hopper", ("person", "tie")),
 }
 
@@ -120,8 +132,8 @@ def load_example(name: str) -> Example:
     Parameters
     ----------
     name : str
-        "one object"; "two objects", one standing on the other; "inside another", a small object
-        on a large one.
+        "one object"; "overlap", one object on another; "inside another", a small object within a
+        large one.
 
     Returns
     -------

@@ -83,7 +83,7 @@ def detections(image: np.ndarray, detections: Detections, *, ax: Any = None) -> 
         _draw_box(axes[0], box, colour)
         axes[0].text(
             *np.maximum(box[:2], 0),
-            f"{one.names[0]} {one.scores[0]:.2f}",
+            _caption(one),
             va="top",
             color="white",
             bbox={"facecolor": colour, "edgecolor": "none", "pad": 2},
@@ -202,7 +202,7 @@ def _overlay(panel: Axes, one: Explanation, opacity: float = OPACITY) -> None:
     heat = scale(_fit(one.saliency[0]))
     panel.imshow(heat, cmap=CMAP, vmin=0, vmax=1, alpha=opacity * np.sqrt(heat))
     _draw_box(panel, one.detections.boxes[0] * _factor(one.image, picture), "cyan")
-    panel.set_title(f"{one.detections.names[0]} {one.detections.scores[0]:.2f}, {one.method}")
+    panel.set_title(f"{_caption(one.detections)}, {one.method}")
     _colour_bar(panel, 0, 1, "saliency, scaled")
 
 
@@ -220,6 +220,11 @@ def _heat(panel: Axes, values: np.ndarray, title: str, label: str = "") -> None:
 def _colour_bar(panel: Axes, low: float, high: float, label: str) -> None:
     mappable = ScalarMappable(Normalize(low, high), CMAP)
     panel.figure.colorbar(mappable, cax=panel.inset_axes((1.02, 0, 0.04, 1)), label=label)
+
+
+def _caption(one: Detections) -> str:
+    """Label and score; a $ in a label is no formula."""
+    return f"{one.names[0]} {one.scores[0]:.2f}".replace("$", r"\$")
 
 
 def _draw_box(panel: Axes, box: np.ndarray, colour: Any) -> None:

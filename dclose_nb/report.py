@@ -9,7 +9,7 @@ import re
 import shutil
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -17,12 +17,12 @@ from typing import Any
 import matplotlib.pyplot as plt
 import numpy as np
 
-from . import plot
+from . import checks, plot
 from .checks import InputError
 from .explanation import Explanation
 
 MANIFEST = "manifest.json"
-_OURS = re.compile(r"(overlay_\d+_[\w-]+|sheet)\.(png|pdf)")
+_OURS = re.compile(r"(overlay_\d+_[\w-]+|sheet)\.(png|pdf)|maps\.npz|manifest\.json")
 
 
 @contextmanager
@@ -30,42 +30,60 @@ def staged(folder: str | Path) -> Iterator[Path]:
     """Give a hidden folder to write in; what it holds moves to `folder` when all went well.
 
     Entered before long work, it shows at once whether `folder` can be written. Left by an error
-    or Ctrl-C, it leaves nothing behind. The manifest moves last; overlays that an earlier
-    manifest names and this one does not are removed.
+    or Ctrl-C, it leaves nothing behind. The old manifest goes first and the new one comes last, so
+    that a folder with a manifest is whole. Figures that only the old one named are removed.
 
     Raises
     ------
     InputError
-        `folder` cannot be made or written.
+        `folder` cannot be made or written, or holds files of these names that are not an
+        explanation's.
     """
-    folder = Path(folder).expanduser()
+    folder = checks.path(folder)
     made = [part for part in (folder, *folder.parents) if not part.exists()]  # innermost first
     try:
         folder.mkdir(parents=True, exist_ok=True)
         stage = Path(tempfile.mkdtemp(prefix=".unfinished-", dir=folder))
     except OSError as error:
+        _remove_empty(made)
         raise InputError(f"cannot write to the folder {str(folder)!r}: {error.strerror or error}") from error
     try:
+        old = _files_of(folder)
+        _refuse_foreign(folder, {"sheet.png", "sheet.pdf", "maps.npz", MANIFEST} - old)
         yield stage
-        stale = _files_of(folder) - {file.name for file in stage.iterdir()}
-        for file in sorted(stage.iterdir(), key=lambda file: file.name == MANIFEST):
-            os.replace(file, folder / file.name)
-        for name in stale:
+        new = {file.name for file in stage.iterdir()}
+        _refuse_foreign(folder, new - old)
+        (folder / MANIFEST).unlink(missing_ok=True)
+        for name in sorted(new, key=lambda name: name == MANIFEST):
+            os.replace(stage / name, folder / name)
+        for name in old - new:
             (folder / name).unlink(missing_ok=True)
     finally:
         shutil.rmtree(stage, ignore_errors=True)
-        for part in made:
-            if not any(part.iterdir()):
-                part.rmdir()
+        _remove_empty(made)
 
 
 def _files_of(folder: Path) -> set[str]:
-    """Figures that the folder's manifest names and that can be ours."""
+    """Files that the folder's manifest names and that can be ours."""
     try:
         named = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))["files"]
         return {name for name in named if _OURS.fullmatch(name)}
     except (OSError, ValueError, KeyError, TypeError):
         return set()
+
+
+def _refuse_foreign(folder: Path, names: set[str]) -> None:
+    foreign = sorted(name for name in names if (folder / name).exists())
+    if foreign:
+        raise InputError(
+            f"{str(folder / foreign[0])!r} is not an explanation's and would be lost: choose another folder"
+        )
+
+
+def _remove_empty(folders: list[Path]) -> None:
+    for folder in folders:
+        with suppress(OSError):  # not empty, or never made
+            folder.rmdir()
 
 
 def write(explanation: Explanation, folder: str | Path, *, photo: str | None = None) -> Path:
@@ -88,11 +106,11 @@ def write(explanation: Explanation, folder: str | Path, *, photo: str | None = N
     Raises
     ------
     InputError
-        The folder cannot be written.
+        As `staged`.
     """
     with staged(folder) as stage:
         fill(stage, explanation, photo=photo)
-    return Path(folder).expanduser()
+    return checks.path(folder)
 
 
 def fill(stage: Path, explanation: Explanation, *, photo: str | None = None) -> None:
@@ -103,13 +121,13 @@ def fill(stage: Path, explanation: Explanation, *, photo: str | None = None) -> 
     np.savez_compressed(stage / "maps.npz", **_arrays(explanation))
     manifest = _manifest(explanation, photo)
     manifest["files"] = sorted([*(file.name for file in stage.iterdir()), MANIFEST])
-    (stage / MANIFEST).write_text(json.dumps(manifest, indent=2) + "\n", encoding="utf-8")
+    (stage / MANIFEST).write_text(json.dumps(manifest, indent=2, default=str) + "\n", encoding="utf-8")
 
 
 def overlay_name(explanation: Explanation, index: int) -> str:
     """File name of a detection's overlay, without its ending."""
     label = re.sub(r"[^a-z0-9]+", "-", explanation.detections.names[index].lower()).strip("-") or "object"
-    return f"overlay_{index + 1:02d}_{label}"
+    return f"overlay_{index + 1:02d}_{label[:40]}"
 
 
 def _figure(axes: np.ndarray, path: Path) -> None:

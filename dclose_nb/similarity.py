@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import torch
-from torchvision.ops import box_iou
 
-from .detection import Proposals, suppress
+from .detection import Proposals, box_iou, suppress
 
 
 def similarity_scores(
@@ -31,7 +30,7 @@ def similarity_scores(
     boxes, objectness, probs = (part.float() for part in proposals)
     iou = box_iou(boxes.flatten(0, 1), target_boxes).unflatten(0, boxes.shape[:2])  # (B, T, n)
     lengths = probs.norm(dim=-1, keepdim=True) * target_probs.norm(dim=-1)  # (B, T, n)
-    cosine = probs @ target_probs.T / lengths.clamp_min(torch.finfo(torch.float32).tiny)
+    cosine = probs @ target_probs.T / lengths.clamp_min(1e-12)  # squares of less leave float32
     return iou * objectness[..., None] * cosine
 
 

@@ -71,7 +71,7 @@ def test_a_photo_without_objects_is_no_error(tmp_path, capsys):
         (["PHOTO", "--n-masks", "3"], "each of 5 levels"),
         (["PHOTO", "--seed", "-1"], "seed"),
         (["PHOTO", "--top", "0"], "--top"),
-        (["PHOTO", "--detector", "yolo_v99"], "unknown detector"),
+        (["PHOTO", "--detector", "yolo_v99"], "detector must be one of"),
         (["PHOTO", "--out", "PHOTO"], "cannot write"),
     ],
 )

@@ -24,6 +24,10 @@ def test_a_constant_weight_gives_a_flat_map():
     assert np.allclose(normalise(0.3 * density, density), 0.3)
 
 
+def test_integers_are_divided_too():
+    assert normalise(np.array([[1, 1]]), np.array([[2, 0]])).tolist() == [[0.5, 0]]
+
+
 def test_a_pixel_that_no_mask_kept_gets_0():
     density = np.array([[0.0, 2.0]])
     assert normalise(np.array([[[0.0, 1.0]]]), density).tolist() == [[[0, 0.5]]]

@@ -1,6 +1,7 @@
 import numpy as np
 import pytest
 import torch
+from toys import Lamps
 
 import dclose_nb as dc
 from dclose_nb.detection import suppress
@@ -38,6 +39,24 @@ def test_rows_can_be_picked():
         found[3]
 
 
+@pytest.mark.parametrize("index", [slice(None, None, -1), [2, 0], [2, 1, 0]])
+def test_rows_stay_sorted_however_they_are_picked(index):
+    scores = make()[index].scores
+    assert (np.diff(scores) <= 0).all()
+    assert set(scores) == set(make().scores[index])
+
+
+def test_tables_that_do_not_fit_are_refused_not_reshaped():
+    with pytest.raises(dc.InputError, match=r"class_probs must have the shape \(n, 3\)"):
+        dc.Detections([[0, 0, 1, 1]] * 2, [1, 1], np.ones((3, 2)), NAMES)
+    with pytest.raises(dc.InputError, match="not be empty"):
+        dc.Detections([[0, 0, 1, 1]], [1], np.ones((1, 0)), ())
+    with pytest.raises(dc.InputError, match="must pick rows"):
+        make()[None]
+    with pytest.raises(dc.InputError, match="labels must be a list"):
+        dc.Targets([[0, 0, 1, 1]], 7).detections(NAMES)
+
+
 def test_detections_are_frozen():
     found = make()
     with pytest.raises(AttributeError):
@@ -59,6 +78,11 @@ def test_no_detection_is_fine():
         ([[4, 0, 2, 5]], "no area"),
         ([[0, np.nan, 2, 5]], "finite"),
         ([[0, 0, 1, 1]] * 2, "one row each"),
+        ([[0, 0, 1]], r"shape \(n, 4\)"),
+        ([[0, 0, 1, 1, 1]], r"shape \(n, 4\)"),
+        ([0, 0, 1, 1], r"shape \(n, 4\)"),
+        ([[0, 0, 1], [0]], "must be numbers"),
+        ("abc", "must be numbers"),
     ],
 )
 def test_bad_boxes_are_refused(boxes, word):
@@ -72,7 +96,17 @@ def test_targets_are_one_hot_and_sure():
     assert targets.objectness.tolist() == [1, 1]
 
 
-@pytest.mark.parametrize(("labels", "word"), [(["fox"], "no class 'fox'"), ([3], "0 to 2"), ([-1], "0 to 2")])
+@pytest.mark.parametrize(
+    ("labels", "word"),
+    [
+        (["fox"], "no class 'fox'"),
+        ([3], "0 to 2"),
+        ([-1], "0 to 2"),
+        ([1.5], "name or an index"),
+        ([True], "name or an index"),
+        ([None], "name or an index"),
+    ],
+)
 def test_unknown_labels_are_refused(labels, word):
     with pytest.raises(dc.InputError, match=word):
         dc.Targets([[0, 0, 2, 2]], labels).detections(NAMES)
@@ -138,6 +172,27 @@ def test_detect_finds_the_lamps_that_shine(lamps, lit):
 
 
 @pytest.mark.parametrize("name", ["confidence", "iou"])
-def test_thresholds_lie_in_0_1(lamps, lit, name):
+@pytest.mark.parametrize("value", [1.5, -0.1, "0.5", None, float("nan")])
+def test_thresholds_lie_in_0_1(lamps, lit, name, value):
     with pytest.raises(dc.InputError, match=name):
-        lamps.detect(lit, **{name: 1.5})
+        lamps.detect(lit, **{name: value})
+
+
+def test_padding_is_never_detected(lamps, lit):
+    healthy = lamps.predict
+
+    def padded(pixels):
+        return dc.Proposals(*(torch.cat([p, torch.zeros_like(p[:, :1])], 1) for p in healthy(pixels)))
+
+    lamps.predict = padded
+    assert len(lamps.detect(lit, confidence=0)) == 2
+
+
+def test_a_list_of_names_and_a_device_s_name_will_do(lit):
+    class Listed(Lamps):
+        def __init__(self):
+            super().__init__([[1, 1, 7, 9]], [[1.0]])
+            dc.Detector.__init__(self, "listed", ["a"], "cpu")
+
+    assert Listed().device == torch.device("cpu")
+    assert len(dc.explain(Listed(), lit, n_masks=10, progress=False)) == 1

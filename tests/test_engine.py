@@ -97,6 +97,23 @@ def test_a_constant_weight_gives_a_flat_map(lamps, lit):
     assert np.allclose(level.saliency, targets.objectness[:, None, None], atol=1e-5)
 
 
+def test_a_constant_weight_stays_flat_over_many_masks(lamps, lit):
+    """Rounding does not grow with the number of masks, so that no noise is fused."""
+    targets = lamps.detect(lit)
+    constant = lamps.predict(lamps.prepare(lit).pixels[None])
+    lamps.predict = lambda pixels: dc.Proposals(
+        *(part.expand(len(pixels), *part.shape[1:]) for part in constant)
+    )
+    found = dc.explain(lamps, lit, targets, n_masks=6000, batch_size=8, segments=(4, 8), progress=False)
+    assert (found.saliency == 0).all()
+
+
+def test_a_batch_is_no_larger_than_the_masks(lamps, lit):
+    lamps.seen.clear()
+    run(lamps, lit, lamps.detect(lit), counts=(3, 2), batch_size=10**9)
+    assert [len(pixels) for pixels in lamps.seen] == [1, 3, 2]
+
+
 def test_without_targets_nothing_is_masked(lamps, lit):
     none = lamps.detect(np.zeros_like(lit))
     lamps.seen.clear()

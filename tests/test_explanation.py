@@ -8,6 +8,9 @@ import torch.nn.functional as F
 from toys import Lamps
 
 import dclose_nb as dc
+from dclose_nb import engine
+from dclose_nb.explanation import parameters
+from dclose_nb.fusion import cascade
 from dclose_nb.masks import superpixel_masks, superpixels
 from dclose_nb.methods.dclose import split
 
@@ -130,6 +133,49 @@ def test_the_same_seed_gives_the_same_map_for_any_batch_size(lamps, lit):
     assert not np.allclose(maps[0], maps[2], atol=1e-2)
 
 
+def test_the_paper_s_parameters_are_the_defaults():
+    dclose, drise = (parameters(method) for method in ("dclose", "drise"))
+    assert dclose["n_masks"] == 4000
+    assert dclose["segments"] == (150, 300, 600, 1200, 2400)
+    assert (dclose["p"], dclose["r"], dclose["crops_per_draw"]) == (0.5, 2.2, 1)
+    assert (dclose["proposals"], dclose["order"]) == ("all", "fine_to_coarse")
+    assert (drise["n_masks"], drise["grid"], drise["p"]) == (5000, (16, 16), 0.5)
+
+
+def test_the_other_order_begins_with_the_coarsest(lamps, lit):
+    found = dc.explain(lamps, lit, n_masks=60, segments=(4, 8, 16), order="coarse_to_fine", progress=False)
+    assert np.allclose(found.saliency, cascade(found.levels[::-1]), atol=1e-6)
+
+
+def test_maps_stay_with_their_boxes_however_they_are_picked(lamps, lit):
+    found = dc.explain(lamps, lit, n_masks=20, progress=False)
+    for index in (slice(None, None, -1), [1, 0], np.array([True, True])):
+        picked = found[index]
+        assert picked.detections.names == ["a", "b"]
+        assert np.array_equal(picked.saliency, found.saliency)
+        assert np.array_equal(picked.levels, found.levels)
+
+
+def test_the_record_does_not_change_with_the_caller_s_image(lamps, lit):
+    found = dc.explain(lamps, lit, n_masks=10, progress=False)
+    lit[:] = 0
+    assert found.image.max() == 250
+    with pytest.raises(ValueError, match="read-only"):
+        found.saliency[0] = 0
+
+
+def test_a_partly_overlapping_proposal_in_a_shifted_canvas():
+    """The target lies half beside the lamp: each weight is IoU 1/3 times the lamp's brightness."""
+    lamp = Lamps([[2, 2, 10, 8]], [[0.6, 0.8]], zoom=2)
+    image = np.full((10, 16, 3), 255, np.uint8)
+    canvas = lamp.prepare(image)
+    target = dc.Targets([[6, 2, 14, 8]], ["a"]).detections(("a", "b"))
+    sampler = superpixel_masks(np.arange(320).reshape(20, 16).repeat(2, 1) // 40)
+    (level,) = engine.run(lamp, canvas, target, [sampler], [9], progress=False)
+    bright = sampler.masks(0, 9)[:, 4:16, 4:20].mean((1, 2))
+    assert np.allclose(level.weights[:, 0], bright / 3 * 0.6, atol=1e-5)
+
+
 def test_options_reach_the_method(lamps, lit):
     def saliency(**options):
         return dc.explain(lamps, lit, n_masks=60, segments=(4, 16), progress=False, **options).saliency
@@ -154,6 +200,8 @@ def test_the_budget_is_shared_finest_first():
 @pytest.mark.parametrize(
     ("arguments", "word"),
     [
+        ({"method": ["dclose"]}, "method must be"),
+        ({"crops_per_draw": 0}, "crops_per_draw"),
         ({"method": "magic"}, "method must be one of 'dclose', 'drise'"),
         ({"n_masks": 0}, "n_masks"),
         ({"n_masks": -3}, "n_masks"),
@@ -165,6 +213,9 @@ def test_the_budget_is_shared_finest_first():
         ({"seed": -1}, "seed"),
         ({"batch_size": 0}, "batch_size"),
         ({"segments": ()}, "segments"),
+        ({"segments": 150}, "segments"),
+        ({"grid": 16, "method": "drise"}, "grid"),
+        ({"grid": (4, 0), "method": "drise"}, "grid"),
         ({"segments": (10, 0)}, "segments"),
         ({"order": "up"}, "order"),
         ({"proposals": "some"}, "proposals"),

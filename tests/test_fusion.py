@@ -66,6 +66,11 @@ def test_a_constant_map_becomes_0_even_with_rounding():
     assert (scale(np.zeros((2, 2))) == 0).all()
 
 
+def test_the_largest_finite_numbers_are_taken():
+    fused = cascade(np.array([[[-3e38, 0, 3e38]], [[0, 1, 2]]], np.float32))
+    assert np.allclose(fused, [[0, 0.5, 2]])
+
+
 def test_integers_and_float32_are_taken():
     assert cascade(np.arange(24).reshape(2, 3, 4)).max() == 2
     assert cascade(RNG.uniform(0, 1, (2, 3, 4)).astype(np.float32)).dtype == np.float32

@@ -5,7 +5,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from dclose_nb import InputError
+from dclose_nb import InputError, masks
 from dclose_nb.masks import grid_masks, superpixel_masks, superpixels
 
 RNG = np.random.default_rng(4)
@@ -77,6 +77,39 @@ def test_a_mask_depends_on_its_seed_and_number_alone(make):
     assert torch.equal(torch.cat([make(seed=7).masks(a, a + 3) for a in range(0, 12, 3)]), whole)
     assert torch.equal(make(seed=7).masks(5, 6)[0], whole[5])
     assert not torch.equal(make(seed=8).masks(0, 12), whole)
+
+
+def test_offsets_are_uniform_and_change_with_seed_and_level():
+    """Chi-square over the 12 offsets of 3 x 4, 1200 draws: beyond 35 once in 4000 times."""
+    labels = np.zeros((2, 3), int)
+    draws = {}
+    for seed, level in ((0, 0), (1, 0), (0, 1)):
+        sampler = superpixel_masks(labels, r=1, seed=seed, level=level)
+        offsets = [sampler._offset(number) for number in range(1200)]
+        counts = np.bincount([y * 4 + x for y, x in offsets], minlength=12)
+        assert ((counts - 100) ** 2 / 100).sum() < 35
+        draws[seed, level] = offsets
+    assert draws[0, 0] != draws[1, 0] != draws[0, 1] != draws[0, 0]
+
+
+def test_cells_are_kept_apart_from_each_other():
+    """Over 2000 masks no two cells go together: correlations scatter by 1 / sqrt(2000)."""
+    sampler = superpixel_masks(np.arange(9).reshape(3, 3))
+    kept = torch.stack([sampler.pattern(number).flatten() for number in range(2000)])
+    correlation = np.corrcoef(kept.T.numpy())[~np.eye(9, dtype=bool)]
+    assert np.abs(correlation).max() < 5 / math.sqrt(2000)
+
+
+def test_slic_is_called_as_the_authors_do(monkeypatch):
+    asked = {}
+
+    def spy(image, **options):
+        asked.update(options)
+        return np.zeros(image.shape[:2], int)
+
+    monkeypatch.setattr(masks, "slic", spy)
+    superpixels(np.zeros((30, 30, 3), np.uint8), 150)
+    assert asked == {"n_segments": 150, "compactness": 10, "sigma": 1, "start_label": 0}
 
 
 def test_levels_draw_apart():

@@ -33,6 +33,26 @@ def test_greyscale_16_bit_palette_and_transparency(tmp_path):
     assert (dc.load_photo(save(tmp_path / "clear.png", clear)) == 255).all()
 
 
+def test_floats_are_read_from_0_to_1_and_other_numbers_are_not_guessed(tmp_path):
+    half = save(tmp_path / "half.tif", np.full((3, 4), 0.5, np.float32))
+    assert (dc.load_photo(half) == 128).all()
+    for name, array, word in (
+        ("nan.tif", np.full((3, 4), np.nan, np.float32), "NaN"),
+        ("far.tif", np.full((3, 4), 1e5, np.float32), r"\[0, 1\]"),
+        ("deep.tif", np.full((3, 4), 70000, np.int32), "convert it to uint8"),
+    ):
+        with pytest.raises(dc.InputError, match=word):
+            dc.load_photo(save(tmp_path / name, array))
+
+
+def test_a_format_that_starts_other_programs_is_not_read(tmp_path):
+    (tmp_path / "a.png").write_bytes(
+        b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n%%EndComments\nshowpage\n"
+    )
+    with pytest.raises(dc.InputError, match="not an image"):
+        dc.load_photo(tmp_path / "a.png")
+
+
 def test_exif_turns_the_photo_upright(tmp_path):
     array = np.zeros((4, 8, 3), np.uint8)
     exif = Image.Exif()
@@ -53,20 +73,22 @@ def test_what_cannot_be_read_is_refused(tmp_path):
         ("empty.png", "not an image"),
         ("missing.png", "neither a file nor a photo that ships: astronaut"),
         (".", "neither a file"),
+        ("x" * 300, "cannot be used as a path"),
+        ("a\0b", "cannot be used as a path"),
     ):
         with pytest.raises(dc.InputError, match=word):
             dc.load_photo(tmp_path / name)
 
 
 def test_an_unknown_situation_lists_the_known():
-    with pytest.raises(dc.InputError, match="'one object', 'two objects', 'inside another'"):
+    with pytest.raises(dc.InputError, match="'one object', 'overlap', 'inside another'"):
         load_example("seven elephants")
 
 
 @pytest.mark.filterwarnings("ignore:.*not the official")
 def test_situations_are_what_they_say(yolox):
     assert load_example("one object").targets.names == ["cat"]
-    assert load_example("two objects").targets.names == ["cup", "dining table"]
+    assert load_example("overlap").targets.names == ["cup", "dining table"]
     targets = load_example("inside another").targets
     (px1, py1, px2, py2), (tx1, ty1, tx2, ty2) = targets.boxes
     assert targets.names == ["person", "tie"] and px1 < tx1 and py1 < ty1 and tx2 < px2 and ty2 < py2

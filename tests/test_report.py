@@ -1,9 +1,11 @@
 """Files: whole or not at all, and none of the user's own is lost."""
 
 import json
+import os
 
 import numpy as np
 import pytest
+from toys import Lamps
 
 import dclose_nb as dc
 from dclose_nb import report
@@ -67,7 +69,9 @@ def test_a_manifest_from_outside_is_not_trusted(found, tmp_path):
     folder = tmp_path / "out"
     folder.mkdir()
     (folder / "notes.txt").write_text("mine")
-    (folder / "manifest.json").write_text(json.dumps({"files": ["../victim.png", "notes.txt", str(victim)]}))
+    (folder / "manifest.json").write_text(
+        json.dumps({"files": ["manifest.json", "../victim.png", "notes.txt", str(victim)]})
+    )
     found.save(folder)
     assert victim.read_text() == "precious" and (folder / "notes.txt").read_text() == "mine"
 
@@ -88,9 +92,65 @@ def test_an_interrupted_save_leaves_nothing_new(found, tmp_path, monkeypatch, st
     assert names(tmp_path) == ["old"]
 
 
+@pytest.mark.parametrize("name", ["sheet.png", "maps.npz", "manifest.json", "overlay_01_a.png"])
+def test_a_file_of_the_user_s_is_never_replaced(found, tmp_path, name):
+    (tmp_path / name).write_text("precious")
+    with pytest.raises(dc.InputError, match="would be lost"):
+        found.save(tmp_path)
+    assert names(tmp_path) == [name]
+    assert (tmp_path / name).read_text() == "precious"
+
+
+def test_a_mixed_folder_has_no_manifest(found, tmp_path, monkeypatch):
+    """Stopped between two files, the new ones are not passed off under the old manifest."""
+    found.save(tmp_path)
+    replace, moved = os.replace, []
+
+    def interrupted(source, target):
+        moved.append(target)
+        if len(moved) == 3:
+            raise KeyboardInterrupt
+        replace(source, target)
+
+    monkeypatch.setattr(os, "replace", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        found.save(tmp_path)
+    assert "manifest.json" not in names(tmp_path)
+    assert not any(name.startswith(".") for name in names(tmp_path))
+
+
+def test_strange_names_are_no_obstacle(lit, tmp_path):
+    class Named(Lamps):
+        def __init__(self):
+            super().__init__([[1, 1, 7, 9]], [[1.0]])
+            self.class_names = ("../$b^$ " + "x" * 300,)
+
+    folder = dc.explain(Named(), lit, n_masks=10, progress=False).save(tmp_path / "out")
+    assert len(list(folder.glob("overlay_01_b-xxx*.png"))) == 1
+
+
+def test_numpy_s_numbers_are_written_down(lamps, lit, tmp_path):
+    options = {
+        "n_masks": np.int64(10),
+        "segments": np.array([4, 8]),
+        "p": np.float32(0.5),
+        "seed": np.int8(3),
+    }
+    dc.explain(lamps, lit, progress=False, **options).save(tmp_path)
+    params = json.loads((tmp_path / "manifest.json").read_text())["params"]
+    assert params["n_masks"] == 10
+    assert params["segments"] == [4, 8]
+    assert params["seed"] == 3
+
+
 def test_a_folder_that_cannot_be_written_is_refused(found, tmp_path):
     (tmp_path / "file").touch()
     with pytest.raises(dc.InputError, match="cannot write to the folder"):
         found.save(tmp_path / "file")
     with pytest.raises(dc.InputError, match="cannot write to the folder"):
         found.save(tmp_path / "file" / "below")
+    with pytest.raises(dc.InputError, match="cannot be used as a path"):
+        found.save("a\0b")
+    with pytest.raises(dc.InputError, match="cannot"):
+        found.save(tmp_path / "new" / ("x" * 300) / "deep")
+    assert names(tmp_path) == ["file"]

@@ -73,6 +73,15 @@ def test_disjoint_boxes_and_empty_class_vectors_are_not_similar():
     assert (similarity_scores(unsure, *TARGETS) == 0).all()
 
 
+@pytest.mark.parametrize("faint", [1e-9, 1e-20, 1e-23, 1e-30, 1e-38])
+def test_faint_class_vectors_stay_in_range(faint):
+    boxes, probs = TARGETS
+    proposals = Proposals(boxes[None], torch.ones(1, N), faint * probs[None])
+    scores = similarity_scores(proposals, boxes, probs)
+    assert (scores >= 0).all()
+    assert (scores <= 1 + 1e-6).all()
+
+
 def test_no_proposal_weighs_nothing():
     none = Proposals(torch.zeros(2, 0, 4), torch.zeros(2, 0), torch.zeros(2, 0, C))
     assert mask_weights(none, *TARGETS).tolist() == [[0, 0], [0, 0]]
@@ -93,12 +102,14 @@ def test_padding_changes_nothing():
         ({}, 0.6),  # the surest box of the target's class
         ({"objectness": [0.2, 0.8, 0.1]}, 0),  # it falls below the confidence of 0.25
         ({"objectness": [0.6, 0.8, 0.9]}, 0),  # a surer box of another class suppresses it
+        ({"objectness": [0.6, 0.8, 0.9], "box": [0, 0, 4, 3]}, 0),  # also at an IoU of 0.75
+        ({"objectness": [0.6, 0.8, 0.9], "box": [0, 0, 4, 1.6]}, 0.6),  # not at an IoU of 0.4
     ],
 )
 def test_the_authors_filter(change, expected):
     """Box 0 is the target; box 1 lies apart and has another class; box 2 lies on box 0, likewise."""
     objectness = change.get("objectness", [0.6, 0.8, 0.1])
-    boxes = [[0, 0, 4, 4], [9, 9, 12, 12], [0, 0, 4, 4]]
+    boxes = [[0, 0, 4, 4], [9, 9, 12, 12], change.get("box", [0, 0, 4, 4])]
     probs = [[1, 0], [0, 1], [0, 1]]
     proposals = Proposals(*tensors([boxes], [objectness], [probs]))
     weights = mask_weights(proposals, *tensors([[0, 0, 4, 4]], [[1, 0]]), filtered=True)

@@ -114,6 +114,18 @@ def test_damaged_or_dangerous_files_are_named_and_not_run(empty_home, tmp_path, 
     assert not (tmp_path / "exploded").exists()
 
 
+def test_a_folder_in_the_place_of_weights_is_named(empty_home):
+    (empty_home / "yolox_nano.pth").mkdir(parents=True)
+    with pytest.raises(dc.WeightsError, match="cannot be read as weights"):
+        weights.load("yolox_nano")
+
+
+def test_the_home_may_be_written_with_a_tilde(monkeypatch, tmp_path):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("YOLOX_HOME", "~/mine")
+    assert weights.path_of("yolox_nano") == tmp_path / "mine" / "weights" / "yolox_nano.pth"
+
+
 def test_weights_of_another_network_are_named(empty_home, tmp_path):
     empty_home.mkdir()
     (empty_home / "yolox_nano.pth").write_bytes(checkpoint(tmp_path))
@@ -125,10 +137,13 @@ def test_weights_of_another_network_are_named(empty_home, tmp_path):
 
 
 def test_unknown_detectors_and_devices_are_refused(lamps):
-    with pytest.raises(dc.InputError, match="known are yolox_nano, yolox_tiny"):
+    with pytest.raises(dc.InputError, match="must be one of 'yolox_nano', 'yolox_tiny'"):
         dc.load_detector("yolo_v99")
-    with pytest.raises(dc.InputError, match="device"):
-        dc.load_detector("yolox_nano", device="gpu7")
+    for device in ("gpu7", 3.5):
+        with pytest.raises(dc.InputError, match="device"):
+            dc.load_detector("yolox_nano", device=device)
+    with pytest.raises(dc.InputError, match="detector must be"):
+        dc.load_detector(["yolox_nano"])
     assert dc.load_detector(lamps) is lamps
 
 

@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 
+from .. import checks
 from ..checks import InputError
 from ..detection import Detector
 from .weights import OFFICIAL, WeightsError
@@ -42,8 +43,7 @@ def load_detector(name: str | Detector, *, device: Any = None) -> Detector:
     """
     if isinstance(name, Detector):
         return name
-    if name not in OFFICIAL:
-        raise InputError(f"unknown detector {name!r}; known are {', '.join(OFFICIAL)}, or pass a Detector")
+    checks.choice("detector", name, OFFICIAL)
     from .yolox import load_yolox  # the yolox package is slow to import and not always wanted
 
     return load_yolox(name, device=_device(device))
@@ -55,6 +55,6 @@ def _device(device: Any) -> torch.device:
     try:
         device = torch.device(device)
         torch.empty(0, device=device)
-    except (RuntimeError, AssertionError) as error:
+    except (RuntimeError, AssertionError, TypeError) as error:
         raise InputError(f"device {str(device)!r} cannot be used: {str(error).splitlines()[0]}") from error
     return device

@@ -12,7 +12,7 @@ import pooch
 import requests
 import torch
 
-from ..checks import InputError
+from .. import checks
 
 RELEASE = "https://github.com/Megvii-BaseDetection/YOLOX/releases/download/0.1.1rc0"
 
@@ -43,13 +43,12 @@ class WeightsError(OSError):
 
 def home() -> Path:
     """The folder that the `yolox` package uses: ``$YOLOX_HOME``, else ``~/.cache/yolox``."""
-    return Path(os.environ.get("YOLOX_HOME") or Path.home() / ".cache" / "yolox")
+    return checks.path(os.environ.get("YOLOX_HOME") or "~/.cache/yolox")
 
 
 def path_of(name: str) -> Path:
     """Where the weights of a network lie or will lie."""
-    if name not in OFFICIAL:
-        raise InputError(f"no weights are known for {name!r}; known are {', '.join(OFFICIAL)}")
+    checks.choice("name", name, OFFICIAL)
     return home() / "weights" / f"{name}.pth"
 
 
@@ -68,16 +67,16 @@ def load(name: str) -> Weights:
     path = path_of(name)
     if not path.exists():
         _download(name, path)
-    sha256 = _sha256(path)
-    official = sha256 == OFFICIAL[name]
     try:
+        sha256 = _sha256(path)
         checkpoint = torch.load(path, map_location="cpu", weights_only=True)
         state = checkpoint["model"]
     except Exception as error:  # torch raises many types for a damaged or foreign file
         raise WeightsError(
-            f"{path} (sha256 {sha256}) cannot be read as weights of {name}: {_first_line(error)}. "
+            f"{path} cannot be read as weights of {name}: {_first_line(error)}. "
             "Remove it to have the official file fetched."
         ) from error
+    official = sha256 == OFFICIAL[name]
     if not official:
         warnings.warn(f"{path} is not the official {name} checkpoint (sha256 {sha256})", stacklevel=4)
     return Weights(state, sha256, official)

@@ -1,18 +1,29 @@
 """The methods that `explain` knows, by name.
 
 A method is a function ``(detector, canvas, targets, *, n_masks, seed, batch_size, progress, **own)``
-that returns `Maps`. It checks its options before it begins. To add one, write such a function and
-name it in `METHODS`.
+that returns `Maps`, and a function that refuses its own options where they are out of range. To add
+one, write the two and name them in `METHODS`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import NamedTuple
 
-from .dclose import dclose
-from .drise import drise
+from . import dclose, drise
 from .maps import Maps
 
-METHODS: dict[str, Callable[..., Maps]] = {"dclose": dclose, "drise": drise}
 
-__all__ = ["METHODS", "Maps", "dclose", "drise"]
+class Method(NamedTuple):
+    """A way to explain detections."""
+
+    run: Callable[..., Maps]
+    check: Callable[..., None]
+
+
+METHODS = {
+    "dclose": Method(dclose.dclose, dclose.check),
+    "drise": Method(drise.drise, drise.check),
+}
+
+__all__ = ["METHODS", "Maps", "Method"]

@@ -64,14 +64,17 @@ def dclose(
     InputError
         An option out of its range.
     """
-    if isinstance(segments, str) or not len(segments):
-        raise InputError(f"segments must be a list of integers, got {segments!r}")
-    finest_first = sorted((checks.at_least("segments", s, 1) for s in segments), reverse=True)
+    check(
+        n_masks=n_masks,
+        segments=segments,
+        p=p,
+        r=r,
+        crops_per_draw=crops_per_draw,
+        proposals=proposals,
+        order=order,
+    )
+    finest_first = sorted(segments, reverse=True)
     counts = split(n_masks, len(finest_first))
-    checks.probability("p", p)
-    checks.at_least("r", r, 0, integer=False)
-    checks.choice("proposals", proposals, ("all", "filtered"))
-    checks.choice("order", order, ("fine_to_coarse", "coarse_to_fine"))
 
     # Step 1: superpixels and masks, on the image as the network sees it.
     content = canvas.pixels[:, *canvas.window].permute(1, 2, 0).round().byte().cpu().numpy()
@@ -105,8 +108,31 @@ def dclose(
         saliency,
         n_forward=sum(len(result.weights) for result in results),
         levels=levels,
-        density=np.stack([result.density for result in results]),
+        density=np.stack([result.density.astype(np.float32) for result in results]),
     )
+
+
+def check(
+    *,
+    n_masks: int,
+    segments: Sequence[int],
+    p: float,
+    r: float,
+    crops_per_draw: int,
+    proposals: str,
+    order: str,
+) -> None:
+    """Refuse options out of their range; see `dclose`."""
+    if np.ndim(segments) != 1 or not len(segments):
+        raise InputError(f"segments must be a list of integers, got {segments!r}")
+    for n_segments in segments:
+        checks.at_least("segments", n_segments, 1)
+    split(n_masks, len(segments))
+    checks.probability("p", p)
+    checks.at_least("r", r, 0, integer=False)
+    checks.at_least("crops_per_draw", crops_per_draw, 1)
+    checks.choice("proposals", proposals, ("all", "filtered"))
+    checks.choice("order", order, ("fine_to_coarse", "coarse_to_fine"))
 
 
 def split(n_masks: int, n_levels: int) -> list[int]:

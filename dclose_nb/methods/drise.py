@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import numpy as np
+
 from .. import checks, engine
+from ..checks import InputError
 from ..detection import Canvas, Detections, Detector
 from ..masks import grid_masks
 from .maps import Maps
@@ -49,10 +52,20 @@ def drise(
     InputError
         An option out of its range.
     """
-    n_masks = checks.at_least("n_masks", n_masks, 1)
+    check(n_masks=n_masks, grid=grid, p=p)
     sampler = grid_masks(canvas.content[2:], grid=grid, p=p, seed=seed, device=canvas.pixels.device)
     (result,) = engine.run(
         detector, canvas, targets, [sampler], [n_masks], batch_size=batch_size, progress=progress
     )
-    saliency = result.saliency * (result.density / (n_masks * p))
-    return Maps(saliency, n_forward=len(result.weights))
+    saliency = result.weighted_sum / (n_masks * p)
+    return Maps(saliency.astype(np.float32), n_forward=len(result.weights))
+
+
+def check(*, n_masks: int, grid: tuple[int, int], p: float) -> None:
+    """Refuse options out of their range; see `drise`."""
+    checks.at_least("n_masks", n_masks, 1)
+    checks.probability("p", p)
+    if np.shape(grid) != (2,):
+        raise InputError(f"grid must be (rows, columns), got {grid!r}")
+    for cells in grid:
+        checks.at_least("grid", cells, 1)

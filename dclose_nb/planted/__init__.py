@@ -1,0 +1,8 @@
+"""Scenes whose true explanation is known, a detector that is a formula, and scores of truth."""
+
+from . import scores
+from .analytic import RULES, RuleDetector
+from .scene import LAYOUTS, Part, Scene, scene
+from .shapes import CLASS_NAMES, ROLES
+
+__all__ = ["CLASS_NAMES", "LAYOUTS", "ROLES", "RULES", "Part", "RuleDetector", "Scene", "scene", "scores"]

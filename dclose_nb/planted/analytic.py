@@ -1,0 +1,172 @@
+"""A detector of which every answer is a formula, and the exact explanation of its detections."""
+
+from __future__ import annotations
+
+from math import factorial
+from typing import NamedTuple
+
+import numpy as np
+import torch
+
+from .. import checks
+from ..checks import InputError
+from ..detection import Canvas, Detections, Detector, Proposals
+from ..similarity import mask_weights
+from .scene import Scene
+
+RULES = {
+    "sum": "objectness is the mean visibility of the object's parts",
+    "and": "objectness is the product of its two largest parts",
+    "or": "objectness is 1 - (1 - v) (1 - v') of its two largest parts",
+    "class": "as sum; the part that decides the class moves its probability from the twin to the class",
+    "edge": "as sum; the box reaches out to the edge part as far as that is visible",
+    "context": "as sum, times a third and two thirds of the ground's visibility",
+    "suppressor": "as sum, times 1 less half the mean visibility of the rocks",
+}
+TWINS = {"taxi": "car"}  # without its deciding part an object is of this class
+MOST_PLAYERS = 16  # 2 ** 16 coalitions are enumerated in a second
+
+
+class Player(NamedTuple):
+    """Something whose visibility the rules may look at."""
+
+    thing: int  # index of its object, or -1
+    name: str
+    role: str  # of shapes.ROLES, or "inert" or "context"
+    mask: np.ndarray  # (H, W) bool
+
+
+class RuleDetector(Detector):
+    """A detector of one scene whose boxes and probabilities follow from what is visible of each part.
+
+    It compares what it is shown with the scene. A pixel's visibility is 1 less its relative
+    distance from the scene's, so that a masked pixel I M has the visibility M; a part's is the
+    mean over its pixels.
+
+    Parameters
+    ----------
+    scene : Scene
+    rule : str
+        A key of `RULES`, for all objects.
+
+    Raises
+    ------
+    InputError
+        An unknown rule, or an image of another size than the scene.
+    """
+
+    def __init__(self, scene: Scene, rule: str = "sum") -> None:
+        checks.choice("rule", rule, RULES)
+        super().__init__(f"rule: {rule}", scene.class_names)
+        self.scene, self.rule = scene, rule
+        self.players = [
+            *(Player(k, *part) for k, parts in enumerate(scene.parts) for part in parts),
+            *(Player(-1, *part) for part in scene.distractors),
+        ]
+        if scene.ground_mask.any():
+            self.players.append(Player(-1, "ground", "context", scene.ground_mask))
+        masks = np.stack([player.mask.ravel() for player in self.players])
+        self._averages = torch.tensor(masks / masks.sum(1, keepdims=True), dtype=torch.float64)  # (P, HW)
+        self._pixels = torch.tensor(scene.image).permute(2, 0, 1).float()  # (3, H, W), nowhere 0
+
+    def prepare(self, image: np.ndarray) -> Canvas:
+        size = self.scene.image.shape[:2]
+        if image.shape[:2] != size:
+            raise InputError(f"this detector knows one scene of {size}, the image is {image.shape[:2]}")
+        return Canvas(torch.tensor(image).permute(2, 0, 1).float(), size, (0, 0, *size))
+
+    def predict(self, pixels: torch.Tensor) -> Proposals:
+        seen = (1 - (pixels - self._pixels).abs() / self._pixels).mean(1).clamp(0, 1)  # (B, H, W)
+        return self.propose((seen.flatten(1).double() @ self._averages.T).float())
+
+    def propose(self, visible: torch.Tensor) -> Proposals:
+        """One proposal for each object of the scene, from the visibility (B, P) of the players."""
+        n, b = len(self.scene.boxes), len(visible)
+        boxes = torch.tensor(self.scene.boxes).repeat(b, 1, 1)
+        objectness = torch.empty(b, n)
+        probs = torch.zeros(b, n, len(self.class_names))
+        for k, label in enumerate(self.scene.labels):
+            own = [p for p, player in enumerate(self.players) if player.thing == k]
+            body = [p for p in own if self.players[p].role != "edge"]
+            objectness[:, k] = self._objectness(visible, body)
+            probs[:, k, label] = 1
+            twin = TWINS.get(self.class_names[label])
+            deciding = [p for p in own if self.players[p].role == "class"]
+            if self.rule == "class" and deciding and twin is not None:
+                probs[:, k, label] = visible[:, deciding[0]]
+                probs[:, k, self.class_names.index(twin)] = 1 - visible[:, deciding[0]]
+            edges = [p for p in own if self.players[p].role == "edge"]
+            if self.rule == "edge" and edges:
+                inner = self._box_of(body)
+                boxes[:, k] = inner + visible[:, edges[0], None] * (boxes[:, k] - inner)
+        return Proposals(boxes, objectness, probs)
+
+    def _objectness(self, visible: torch.Tensor, body: list[int]) -> torch.Tensor:
+        largest = sorted(body, key=lambda p: -int(self.players[p].mask.sum()))[:2]
+        if self.rule == "and":
+            return visible[:, largest].prod(1)
+        if self.rule == "or":
+            return 1 - (1 - visible[:, largest]).prod(1)
+        mean = visible[:, body].mean(1)
+        context = [p for p, player in enumerate(self.players) if player.role == "context"]
+        inert = [p for p, player in enumerate(self.players) if player.role == "inert"]
+        if self.rule == "context" and context:
+            return mean * (1 + 2 * visible[:, context[0]]) / 3
+        if self.rule == "suppressor" and inert:
+            return mean * (1 - visible[:, inert].mean(1) / 2)
+        return mean
+
+    def _box_of(self, players: list[int]) -> torch.Tensor:
+        mask = np.logical_or.reduce([self.players[p].mask for p in players])
+        rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
+        return torch.tensor([columns[0], rows[0], columns[-1] + 1, rows[-1] + 1], dtype=torch.float32)
+
+    # -- the truth
+
+    def weights(self, visible: torch.Tensor, target: Detections) -> torch.Tensor:
+        """Weight (B,) of one target (Eq. 6) when the players' visibility is (B, P)."""
+        vectors = torch.tensor(target.boxes), torch.tensor(target.class_probs)
+        return mask_weights(self.propose(visible), *vectors)[:, 0]
+
+    def shapley_values(self, target: Detections) -> np.ndarray:
+        """Exact Shapley value of each player for the target's weight, (P,) float64.
+
+        All coalitions of the players that can matter are enumerated: the parts of objects whose
+        boxes meet the target's, the ground and the rocks; for the others the value is 0. The values
+        add up to the weight with all visible less that with none.
+
+        Raises
+        ------
+        InputError
+            More than one target, or too many players to enumerate.
+        """
+        if len(target) != 1:
+            raise InputError(f"pass one target, not {len(target)}")
+        x1, y1, x2, y2 = target.boxes[0]
+        near = {
+            k
+            for k, box in enumerate(self.scene.boxes)
+            if box[0] < x2 and x1 < box[2] and box[1] < y2 and y1 < box[3]
+        }
+        asked = [p for p, player in enumerate(self.players) if player.thing in near | {-1}]
+        n = len(asked)
+        if n > MOST_PLAYERS:
+            raise InputError(f"{n} players can matter, and {MOST_PLAYERS} at most are enumerated")
+        coalitions = (np.arange(2**n)[:, None] >> np.arange(n)) & 1  # (2^n, n)
+        visible = torch.ones(2**n, len(self.players))
+        visible[:, asked] = torch.tensor(coalitions, dtype=torch.float32)
+        value = self.weights(visible, target).double().numpy()
+        size = coalitions.sum(1)
+        share = np.array([factorial(s) * factorial(n - s - 1) / factorial(n) for s in range(n)])
+        values = np.zeros(len(self.players))
+        for i, p in enumerate(asked):
+            without = np.flatnonzero(coalitions[:, i] == 0)
+            values[p] = (share[size[without]] * (value[without + (1 << i)] - value[without])).sum()
+        return values
+
+    def true_map(self, target: Detections) -> np.ndarray:
+        """The true explanation (H, W): each player's Shapley value, spread evenly over its pixels."""
+        truth = np.zeros(self.scene.owner.shape)
+        for value, player in zip(self.shapley_values(target), self.players):
+            truth[player.mask] += value / player.mask.sum()
+        return truth

@@ -1,0 +1,382 @@
+"""Scenes that we draw ourselves, so that what makes each object is known to the pixel."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from functools import cached_property, lru_cache
+from typing import NamedTuple
+
+import cv2
+import numpy as np
+
+from .. import checks
+from ..checks import InputError
+from ..detection import Targets
+from .shapes import CLASS_NAMES, CONTEXT_CLASS, CONTEXT_GROUND, RECIPES
+
+GROUNDS = {
+    "meadow": (92, 138, 62),
+    "road": (118, 118, 122),
+    "sand": (206, 184, 136),
+    "snow": (228, 232, 238),
+    "water": (58, 104, 140),
+}
+SKIES = ((150, 190, 230), (196, 208, 220), (228, 190, 160), (110, 130, 160))
+LAYOUTS = ("mixed", "decoy", "overlap", "out of place")
+
+SMALLEST, LARGEST = 0.09, 0.55  # an object's longer side as a share of the image's
+OFF_CONTEXT = 0.05  # how often a cow stands elsewhere than on a meadow
+MOST_COVERED = 0.2  # share of the smaller of two boxes that the other may cover
+_SHIFT = 4  # bits of a pixel that polygons are placed by
+
+
+class Part(NamedTuple):
+    """A part of an object: what it means to the truth, and its visible pixels."""
+
+    name: str
+    role: str  # see shapes.py
+    mask: np.ndarray  # (H, W) bool
+
+
+@dataclass(frozen=True, eq=False)
+class Scene:
+    """A drawn image and all that is true of it.
+
+    Parameters
+    ----------
+    image : (H, W, 3) uint8 array
+        RGB, nowhere 0.
+    boxes : (n, 4) float32 array
+        x1, y1, x2, y2 of the visible pixels of each object.
+    labels : (n,) int array
+        Indices into `class_names`.
+    owner : (H, W) int array
+        What is seen at each pixel: 0 the background, else 1 + its index in `drawn`.
+    drawn : list of (object, name, role)
+        Every part; object -1 is an inert distractor.
+    ground : str
+        Kind of ground, a key of `GROUNDS`.
+    horizon : int
+        First row of the ground.
+    class_names : tuple of str
+    """
+
+    image: np.ndarray
+    boxes: np.ndarray
+    labels: np.ndarray
+    owner: np.ndarray
+    drawn: list[tuple[int, str, str]]
+    ground: str
+    horizon: int
+    class_names: tuple[str, ...] = field(default=CLASS_NAMES)
+
+    @cached_property
+    def parts(self) -> list[list[Part]]:
+        """The visible parts of each object, in the order in which they were drawn."""
+        return [self._parts_of(k) for k in range(len(self.boxes))]
+
+    @cached_property
+    def causal_masks(self) -> np.ndarray:
+        """Pixels of each object's visible parts, (n, H, W) bool: what its detection is made of."""
+        masks = np.zeros((len(self.boxes), *self.owner.shape), dtype=bool)
+        for mask, parts in zip(masks, self.parts):
+            for part in parts:
+                mask |= part.mask
+        return masks
+
+    @cached_property
+    def distractors(self) -> list[Part]:
+        """Inert things that belong to no class."""
+        return self._parts_of(-1)
+
+    @property
+    def ground_mask(self) -> np.ndarray:
+        """Visible pixels of the ground, (H, W) bool: the context of what stands on it."""
+        below = np.arange(len(self.owner))[:, None] >= self.horizon
+        return (self.owner == 0) & below
+
+    @property
+    def targets(self) -> Targets:
+        """The truth as targets to explain."""
+        return Targets(self.boxes, self.labels.tolist())
+
+    def _parts_of(self, thing: int) -> list[Part]:
+        found = (
+            Part(name, role, self.owner == 1 + k)
+            for k, (owner, name, role) in enumerate(self.drawn)
+            if owner == thing
+        )
+        return [part for part in found if part.mask.any()]
+
+
+def scene(seed: int, *, n_objects: int | None = None, size: int = 320, layout: str = "mixed") -> Scene:
+    """Draw scene number `seed`; the same number gives the same scene to the bit.
+
+    Parameters
+    ----------
+    seed : int
+        0 or more.
+    n_objects : int, optional
+        1 to 5 by default, as chance will have it.
+    size : int
+        Height and width in pixels, at least 64.
+    layout : str
+        "mixed": what detectors are trained on. "decoy": two objects of one class, apart.
+        "overlap": two of one class, one in front of the other. "out of place": a cow away from
+        its meadow. The last three have two, two and one object unless `n_objects` asks for more;
+        the rest is mixed.
+
+    Returns
+    -------
+    Scene
+
+    Raises
+    ------
+    InputError
+        A parameter out of range, or more objects than fit.
+
+    Examples
+    --------
+    >>> scene(7).image.shape
+    (320, 320, 3)
+    """
+    rng = np.random.default_rng(checks.at_least("seed", seed, 0))
+    checks.at_least("size", size, 64)
+    checks.choice("layout", layout, LAYOUTS)
+    planned = {"mixed": 0, "decoy": 2, "overlap": 2, "out of place": 1}[layout]
+    if n_objects is None:
+        n_objects = planned or int(rng.integers(1, 6))
+    checks.at_least("n_objects", n_objects, max(planned, 1))
+    stage = _Stage(rng, size, layout)
+    stage.plant(n_objects)
+    return stage.finish()
+
+
+class _Object(NamedTuple):
+    name: str
+    x: float  # left edge
+    y: float  # upper edge
+    width: float
+    height: float
+
+    @property
+    def bottom(self) -> float:
+        return self.y + self.height
+
+
+class _Stage:
+    """A scene in the making."""
+
+    def __init__(self, rng: np.random.Generator, size: int, layout: str) -> None:
+        self.rng, self.size, self.layout = rng, size, layout
+        grounds = [name for name in GROUNDS if name != "water"]
+        if layout == "out of place":
+            grounds.remove(CONTEXT_GROUND)
+        elif layout == "mixed" and rng.random() < 0.18:
+            grounds = ["water"]
+        self.ground = str(rng.choice(grounds))
+        self.horizon = int(size * rng.uniform(0.3, 0.55))
+        self.image = self._background()
+        self.owner = np.zeros((size, size), np.int32)
+        self.drawn: list[tuple[int, str, str]] = []
+
+    # -- where things stand
+
+    def plant(self, n_objects: int) -> None:
+        """Place and draw objects and inert rocks, the farther ones first."""
+        self.objects = sorted(self._place(n_objects), key=lambda one: one.bottom)
+        rocks = [rock for rock in (self._rock() for _ in range(self.rng.integers(1, 4))) if self._fits(rock)]
+        for thing in sorted([*self.objects, *rocks], key=lambda one: one.bottom):
+            if thing in rocks:
+                self._draw_rock(thing)
+            else:
+                self._draw_object(self.objects.index(thing), thing)
+
+    def _rock(self) -> _Object:
+        width = self.size * self.rng.uniform(0.06, 0.2)
+        height = width * self.rng.uniform(0.5, 0.9)
+        return _Object("rock", self.rng.uniform(0, self.size - width), self._deep() - height, width, height)
+
+    def _fits(self, new: _Object) -> bool:
+        return all(_covered(new, old) <= MOST_COVERED for old in self.objects)
+
+    def _place(self, n_objects: int) -> list[_Object]:
+        placed: list[_Object] = []
+        for tried in range(1, 60 * n_objects + 1):
+            if len(placed) == n_objects:
+                return placed
+            new = self._candidate(placed)
+            if new is not None:
+                placed.append(new)
+            elif len(placed) == 1 and tried % 20 == 0:
+                placed.clear()  # no room for a twin beside this one
+        raise InputError(
+            f"only {len(placed)} of {n_objects} objects fit in {self.size} x {self.size}: ask for fewer"
+        )
+
+    def _candidate(self, placed: list[_Object]) -> _Object | None:
+        """An object at a random place, or None where it would hide or be hidden too much."""
+        rng, size = self.rng, self.size
+        twin = self.layout in ("decoy", "overlap") and len(placed) == 1
+        if self.layout == "out of place" and not placed:
+            name = CONTEXT_CLASS
+        elif twin:
+            name = placed[0].name
+        else:
+            name = self._class_name()
+        recipe = RECIPES[name]
+        longer = size * np.exp(rng.uniform(np.log(SMALLEST), np.log(LARGEST)))
+        if twin:
+            longer = max(placed[0].width, placed[0].height) * rng.uniform(0.8, 1.25)
+        elif self.layout in ("decoy", "overlap") and not placed:
+            longer = size * rng.uniform(0.18, 0.34)
+        width = longer * min(1, recipe.aspect)
+        height = longer / max(1, recipe.aspect)
+        if twin and self.layout == "overlap":
+            x = placed[0].x + placed[0].width * rng.choice([-1, 1]) * rng.uniform(0.45, 0.65)
+            bottom = placed[0].bottom + rng.uniform(0.02, 0.1) * size
+        else:
+            x = rng.uniform(0, size - width)
+            bottom = (
+                self._deep() if recipe.place != "sky" else rng.uniform(height, max(self.horizon, height + 1))
+            )
+        new = _Object(name, x, bottom - height, width, height)
+        if x < 0 or x + width > size or new.y < 0 or bottom > size:
+            return None
+        allowed = 0.5 if twin and self.layout == "overlap" else MOST_COVERED
+        if self.layout == "decoy" and len(placed) < 2:
+            allowed = 0.0
+        if any(_covered(new, old) > allowed for old in placed):
+            return None
+        return new
+
+    def _class_name(self) -> str:
+        """A class that can stand in this scene."""
+        names = []
+        for name, recipe in RECIPES.items():
+            wet = self.ground == "water"
+            fits = recipe.place == "sky" or (recipe.place == "water") == wet
+            if name == CONTEXT_CLASS and self.ground != CONTEXT_GROUND:
+                fits = fits and self.rng.random() < OFF_CONTEXT
+            if fits:
+                names.append(name)
+        return str(self.rng.choice(names))
+
+    def _deep(self) -> float:
+        """Where something stands on the ground: the row of its foot."""
+        return self.rng.uniform(self.horizon + 0.04 * self.size, self.size)
+
+    # -- how things look
+
+    def _background(self) -> np.ndarray:
+        rng, size = self.rng, self.size
+        rows = np.linspace(0, 1, self.horizon, dtype=np.float32)[:, None, None]
+        sky = np.array(SKIES[rng.integers(len(SKIES))], np.float32)
+        image = np.empty((size, size, 3), np.float32)
+        image[: self.horizon] = sky * (0.8 + 0.3 * rows)
+        rows = np.linspace(0, 1, size - self.horizon, dtype=np.float32)[:, None, None]
+        image[self.horizon :] = np.array(GROUNDS[self.ground], np.float32) * (0.85 + 0.3 * rows)
+        image[self.horizon :] *= 1 + self._texture(size - self.horizon, size, rng.uniform(0.08, 0.2))
+        image[: self.horizon] *= 1 + 0.4 * self._texture(self.horizon, size, rng.uniform(0.05, 0.15))
+        for _ in range(rng.integers(4, 14)):  # clutter: tufts, stones and puddles that are nothing
+            x, y = rng.uniform(0, size), rng.uniform(self.horizon, size)
+            centre = int(x), int(y)
+            axes = int(rng.uniform(1, 1 + 0.06 * size)), int(rng.uniform(1, 2 + 0.015 * size))
+            colour = np.array(GROUNDS[self.ground], np.float32) * rng.uniform(0.6, 1.25)
+            cv2.ellipse(image, centre, axes, 0, 0, 360, colour.tolist(), -1, cv2.LINE_AA)
+        return image
+
+    def _texture(self, height: int, width: int, strength: float) -> np.ndarray:
+        """A random piece of noise (height, width, 1) around 0."""
+        tile = _noise()
+        y = self.rng.integers(0, tile.shape[0] - height + 1)
+        x = self.rng.integers(0, tile.shape[1] - width + 1)
+        return tile[y : y + height, x : x + width, None] * np.float32(strength)
+
+    def _draw_object(self, number: int, one: _Object) -> None:
+        recipe = RECIPES[one.name]
+        rng = self.rng
+        jitter = rng.uniform(0.85, 1.15, 3)
+        colours = {
+            "main": np.array(recipe.main[rng.integers(len(recipe.main))]) * jitter,
+            "second": rng.uniform(40, 220, 3),
+        }
+        flip = rng.random() < 0.5
+        for shape in recipe.shapes:
+            if shape.role == "edge" and rng.random() < 0.5:
+                continue
+            colour = (
+                colours[shape.colour] if isinstance(shape.colour, str) else np.array(shape.colour) * jitter
+            )
+            points = [np.abs(polygon - (flip, 0)) for polygon in shape.polygons]
+            scaled = [polygon * (one.width, one.height) + (one.x, one.y) for polygon in points]
+            self._fill(scaled, colour, number, shape.name, shape.role)
+
+    def _draw_rock(self, rock: _Object) -> None:
+        """An inert distractor: a stone that belongs to no class."""
+        rng = self.rng
+        angle = np.sort(rng.uniform(0, 2 * np.pi, 11))
+        corners = np.stack([np.cos(angle), np.sin(angle)], axis=1) * rng.uniform(0.75, 1, (11, 1))
+        points = (corners + 1) / 2 * (rock.width, rock.height) + (rock.x, rock.y)
+        self._fill([points], rng.uniform(70, 190) * rng.uniform(0.9, 1.1, 3), -1, "rock", "inert")
+
+    def _fill(self, polygons: list[np.ndarray], colour: np.ndarray, thing: int, name: str, role: str) -> None:
+        """Fill polygons (in pixels) with a shaded, textured colour, and take note of the pixels."""
+        points = np.concatenate(polygons)
+        left, top = np.floor(points.min(0)).astype(int).clip(0, self.size - 1)
+        right, bottom = np.ceil(points.max(0)).astype(int).clip(1, self.size)
+        if right <= left or bottom <= top:
+            return
+        alpha = np.zeros((bottom - top, right - left), np.uint8)
+        fixed = [
+            np.round((polygon - (left, top) - 0.5) * (1 << _SHIFT)).astype(np.int32) for polygon in polygons
+        ]
+        for polygon in fixed:
+            cv2.fillPoly(alpha, [polygon], 255, cv2.LINE_AA, _SHIFT)
+        window = slice(top, bottom), slice(left, right)
+        shade = np.linspace(1.12, 0.8, bottom - top, dtype=np.float32)[:, None, None]
+        paint = colour.astype(np.float32) * shade * (1 + self._texture(bottom - top, right - left, 0.12))
+        share = (alpha / np.float32(255))[..., None]
+        self.image[window] += (paint - self.image[window]) * share
+        self.drawn.append((thing, name, role))
+        self.owner[window][alpha > 127] = len(self.drawn)
+
+    def finish(self) -> Scene:
+        """Light the scene, and read off what is true of it."""
+        rng, size = self.rng, self.size
+        slope = rng.uniform(-0.15, 0.15, 2)
+        at = np.linspace(-1, 1, size, dtype=np.float32)
+        light = 1 + slope[0] * at[:, None] + slope[1] * at[None, :]
+        light = light[..., None] * np.float32(rng.uniform(0.7, 1.15) * rng.uniform(0.93, 1.07, 3))
+        image = self.image * light.astype(np.float32)
+        image += self._texture(size, size, rng.uniform(2, 12))
+        # no channel is 0, so that a mask can be read off a masked scene
+        pixels = image.clip(1, 255).round().astype(np.uint8)
+
+        boxes = np.zeros((len(self.objects), 4), np.float32)
+        thing_of = np.array([-2, *(thing for thing, _, _ in self.drawn)])
+        seen = thing_of[self.owner]
+        for number, box in enumerate(boxes):
+            mine = seen == number
+            rows, columns = np.flatnonzero(mine.any(1)), np.flatnonzero(mine.any(0))
+            box[:] = columns[0], rows[0], columns[-1] + 1, rows[-1] + 1
+        labels = np.array([CLASS_NAMES.index(one.name) for one in self.objects])
+        return Scene(pixels, boxes, labels, self.owner, self.drawn, self.ground, self.horizon)
+
+
+def _covered(a: _Object, b: _Object) -> float:
+    """Share of the smaller of two boxes that the other covers."""
+    width = min(a.x + a.width, b.x + b.width) - max(a.x, b.x)
+    height = min(a.bottom, b.bottom) - max(a.y, b.y)
+    return max(width, 0) * max(height, 0) / min(a.width * a.height, b.width * b.height)
+
+
+@lru_cache(maxsize=1)
+def _noise() -> np.ndarray:
+    """Noise that all textures are cut from: three octaves, mean 0, at most about 1."""
+    rng = np.random.default_rng(0)
+    tile = np.zeros((1024, 1024), np.float32)
+    for cells, weight in ((1024, 0.45), (256, 0.35), (48, 0.2)):
+        octave = rng.uniform(-1, 1, (cells, cells)).astype(np.float32)
+        tile += weight * cv2.resize(octave, tile.shape, interpolation=cv2.INTER_LINEAR)
+    return tile

@@ -1,0 +1,138 @@
+"""How near a map comes to the truth, and the controls that every method should beat.
+
+Sources: relevance mass and rank accuracy, Arras et al. 2022 (CLEVR-XAI); correlation with the
+effect of removing parts, distractors, Hesse et al. 2023 (FunnyBirds).
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from scipy.stats import spearmanr
+
+from ..checks import InputError
+from .scene import Part
+
+
+def _clean(saliency: np.ndarray, *masks: np.ndarray) -> np.ndarray:
+    """The map as float64 without negatives; shapes that differ are refused."""
+    saliency = np.asarray(saliency, dtype=np.float64)
+    for mask in masks:
+        if mask.shape != saliency.shape:
+            raise InputError(f"the map is {saliency.shape} and a mask is {mask.shape}: they must be one size")
+    if not np.isfinite(saliency).all():
+        raise InputError("the map must hold finite numbers")
+    return saliency.clip(0)
+
+
+def relevance_mass(saliency: np.ndarray, causal: np.ndarray) -> float:
+    """Share of the map's energy that lies on causal pixels, in [0, 1].
+
+    ``sum over causal of S / sum of S`` (Arras et al. 2022). Negatives count as 0; a map that is 0
+    everywhere scores 0.
+
+    Parameters
+    ----------
+    saliency : (H, W) array
+    causal : (H, W) bool array
+    """
+    energy = _clean(saliency, causal)
+    total = energy.sum()
+    return float(energy[causal].sum() / total) if total > 0 else 0.0
+
+
+def relevance_rank(saliency: np.ndarray, causal: np.ndarray) -> float:
+    """Share of the K highest pixels that are causal, K being the number of causal pixels, in [0, 1].
+
+    (Arras et al. 2022.) Pixels of equal value share the places that are left to them, so that a
+    constant map scores the causal share of the image.
+
+    Parameters
+    ----------
+    saliency : (H, W) array
+    causal : (H, W) bool array
+
+    Raises
+    ------
+    InputError
+        No causal pixel.
+    """
+    values = _clean(saliency, causal)
+    k = int(causal.sum())
+    if k == 0:
+        raise InputError("no pixel is causal")
+    threshold = np.partition(values.ravel(), -k)[-k]
+    above, equal = values > threshold, values == threshold
+    left = k - above.sum()
+    return float((above & causal).sum() + left * (equal & causal).sum() / equal.sum()) / k
+
+
+def false_mass(saliency: np.ndarray, inert: np.ndarray) -> float:
+    """Share of the map's energy that lies on what has no effect, in [0, 1]; lower is better.
+
+    Parameters
+    ----------
+    saliency : (H, W) array
+    inert : (H, W) bool array
+        Distractors, or parts that the detector does not use.
+    """
+    return relevance_mass(saliency, inert)
+
+
+def leakage(saliency: np.ndarray, own: np.ndarray, other: np.ndarray) -> float:
+    """Energy on another instance over that on both, in [0, 1]; lower is better.
+
+    Parameters
+    ----------
+    saliency : (H, W) array
+    own, other : (H, W) bool arrays
+        Visible pixels of the target and of another instance. A map that is 0 on both scores 0.5.
+    """
+    energy = _clean(saliency, own, other)
+    mine, theirs = energy[own].sum(), energy[other].sum()
+    return float(theirs / (mine + theirs)) if mine + theirs > 0 else 0.5
+
+
+def part_correlation(saliency: np.ndarray, parts: list[Part], effects: np.ndarray) -> float:
+    """Spearman correlation of each part's mean saliency with its true effect, in [-1, 1].
+
+    (After Hesse et al. 2023.) NaN where there are fewer than two parts or all are alike.
+
+    Parameters
+    ----------
+    saliency : (H, W) array
+    parts : list of P things with a mask
+        `Part` or `Player`.
+    effects : (P,) array
+        Effect of each part's pixels: its Shapley value, or the drop in score when it is removed,
+        over its number of pixels.
+    """
+    _clean(saliency, *(part.mask for part in parts))
+    if len(parts) != len(effects):
+        raise InputError(f"{len(parts)} parts need as many effects, got {len(effects)}")
+    means = [np.asarray(saliency, np.float64)[part.mask].mean() for part in parts]
+    if len(parts) < 2 or np.ptp(means) == 0 or np.ptp(effects) == 0:
+        return float("nan")
+    return float(spearmanr(means, effects).statistic)
+
+
+def random_map(shape: tuple[int, int], *, seed: int = 0) -> np.ndarray:
+    """Control: smooth noise (H, W) in [0, 1], a sixteenth of the image to a cell."""
+    rng = np.random.default_rng(seed)
+    cells = rng.random((16, 16))
+    rows, columns = (np.linspace(0, 15, size) for size in shape)
+    along = np.array([np.interp(columns, np.arange(16), row) for row in cells])  # (16, W)
+    return np.array([np.interp(rows, np.arange(16), column) for column in along.T]).T
+
+
+def centre_gaussian(shape: tuple[int, int]) -> np.ndarray:
+    """Control: a Gaussian (H, W) around the image's centre, a quarter of its side wide."""
+    y, x = (np.linspace(-2, 2, size) for size in shape)
+    return np.exp(-(y[:, None] ** 2 + x[None, :] ** 2) / 2)
+
+
+def filled_box(shape: tuple[int, int], box: np.ndarray) -> np.ndarray:
+    """Control: 1 in the box (x1, y1, x2, y2 in pixels, edges rounded) and 0 around it, (H, W)."""
+    filled = np.zeros(shape)
+    x1, y1, x2, y2 = np.round(box).astype(int).clip(0)
+    filled[y1:y2, x1:x2] = 1
+    return filled
