@@ -323,6 +323,15 @@ def test_the_true_map_wins_its_own_scores():
             assert scores.relevance_mass(control, causal) < 0.95
 
 
+def test_the_spread_of_equal_maps_is_0_and_of_opposite_ones_is_half():
+    one = RNG.uniform(0, 1, CAUSAL.shape)
+    assert scores.seed_spread(np.stack([one, 3 * one + 1])) == pytest.approx(0)
+    halves = np.stack([CAUSAL, ~CAUSAL]).astype(float)
+    assert scores.seed_spread(halves) == pytest.approx(0.5)
+    with pytest.raises(dc.InputError, match="two or more"):
+        scores.seed_spread(one[None])
+
+
 def test_controls_have_the_image_s_shape():
     assert scores.random_map((20, 30)).shape == scores.centre_gaussian((20, 30)).shape == (20, 30)
     assert not np.array_equal(scores.random_map((20, 30), seed=1), scores.random_map((20, 30)))

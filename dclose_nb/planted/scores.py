@@ -10,6 +10,7 @@ import numpy as np
 from scipy.stats import spearmanr
 
 from ..checks import InputError
+from ..fusion import scale
 from .scene import Part
 
 
@@ -113,6 +114,27 @@ def part_correlation(saliency: np.ndarray, parts: list[Part], effects: np.ndarra
     if len(parts) < 2 or np.ptp(means) == 0 or np.ptp(effects) == 0:
         return float("nan")
     return float(spearmanr(means, effects).statistic)
+
+
+def seed_spread(maps: np.ndarray) -> float:
+    """How much a method's map changes from seed to seed, in [0, 0.5]; lower is better.
+
+    The standard deviation over seeds of the maps scaled to [0, 1], averaged over the pixels.
+
+    Parameters
+    ----------
+    maps : (S, H, W) array
+        Maps of one target, made with S different seeds.
+
+    Raises
+    ------
+    InputError
+        Fewer than two maps, or values that are not finite.
+    """
+    maps = np.asarray(maps, dtype=np.float64)
+    if maps.ndim != 3 or len(maps) < 2 or not np.isfinite(maps).all():
+        raise InputError(f"pass two or more finite maps (S, H, W), got an array of shape {maps.shape}")
+    return float(scale(maps).std(axis=0).mean())
 
 
 def random_map(shape: tuple[int, int], *, seed: int = 0) -> np.ndarray:
