@@ -22,8 +22,9 @@ demo: $(READY)
 	@echo "      $(BIN)/dclose-nb explain PHOTO, or open the notebooks with: make lab"
 
 test: $(READY)
+	@$(BIN)/dclose-nb fetch yolox_nano || echo "Without these weights, the tests and notebooks that need them are skipped."
 	@$(BIN)/python -m pytest tests notebooks
-	@echo "All tests passed. Next: make demo, or open the notebooks with: make lab"
+	@echo "The tests passed. Next: make demo, or open the notebooks with: make lab"
 
 lint: $(READY)
 	@$(BIN)/ruff check .

@@ -59,7 +59,20 @@ def _parser() -> argparse.ArgumentParser:
     explain.add_argument("--top", type=int, metavar="K", help="only the K best detections")
     explain.add_argument("--out", type=Path, metavar="DIR", help="default: explanations/PHOTO_METHOD")
     explain.set_defaults(run=_explain)
+    fetch = commands.add_parser("fetch", help="fetch a detector's weights, for use without a network")
+    fetch.add_argument("detector", metavar="NAME", help="yolox_nano to yolox_x")
+    fetch.set_defaults(run=_fetch)
     return parser
+
+
+def _fetch(args: argparse.Namespace) -> int:
+    from .detectors import weights
+
+    path = weights.path_of(args.detector)
+    if not path.exists():
+        weights.load(args.detector)
+    print(f"{args.detector}: {path}")
+    return 0
 
 
 def _explain(args: argparse.Namespace) -> int:

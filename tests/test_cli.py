@@ -14,6 +14,7 @@ from toys import NO_WEIGHTS, weights_at_hand
 
 import dclose_nb as dc
 from dclose_nb.cli import main
+from dclose_nb.detectors import weights
 
 
 @pytest.fixture
@@ -97,6 +98,18 @@ def test_ctrl_c_leaves_nothing_behind(tmp_path):
         assert process.wait(30) == 130
     assert "stopped; nothing was written" in rest
     assert not list(tmp_path.iterdir())
+
+
+def test_weights_are_fetched_ahead(tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("YOLOX_HOME", str(tmp_path))
+    monkeypatch.setattr(weights, "RELEASE", "http://127.0.0.1:9")  # nobody listens there
+    assert main(["fetch", "yolox_nano"]) == 2
+    assert "could not be fetched" in capsys.readouterr().err
+    (tmp_path / "weights").mkdir(exist_ok=True)
+    (tmp_path / "weights" / "yolox_nano.pth").touch()
+    assert main(["fetch", "yolox_nano"]) == 0
+    assert str(tmp_path) in capsys.readouterr().out
+    assert main(["fetch", "yolox_huge"]) == 2
 
 
 def test_the_command_is_installed():
