@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -12,7 +11,9 @@ from PIL import Image
 from pycocotools import mask as rle
 from tqdm.auto import tqdm
 
+from .. import checks
 from ..checks import InputError
+from ..files import whole
 from .scene import CLASS_NAMES, scene
 
 
@@ -53,7 +54,7 @@ def write_coco(
     seeds = list(seeds)
     if len(set(seeds)) != len(seeds):
         raise InputError("every seed can come once only, since it is the image's id")
-    folder = Path(folder).expanduser()
+    folder = checks.path(folder)
     annotation_file = folder / "annotations" / f"instances_{split}.json"
     try:
         (folder / split).mkdir(parents=True, exist_ok=True)
@@ -64,10 +65,8 @@ def write_coco(
             drawn = scene(seed, size=size)
             name = f"{seed:012d}.png"
             if not (folder / split / name).exists():
-                _whole(
-                    folder / split / name,
-                    lambda path, pixels=drawn.image: Image.fromarray(pixels).save(path, "PNG"),
-                )
+                with whole(folder / split / name) as unfinished:
+                    Image.fromarray(drawn.image).save(unfinished, "PNG")
             images.append({"id": seed, "file_name": name, "height": size, "width": size})
             for box, label, mask in zip(drawn.boxes.tolist(), drawn.labels.tolist(), drawn.causal_masks):
                 encoded = rle.encode(np.asfortranarray(mask.astype(np.uint8)))
@@ -87,14 +86,8 @@ def write_coco(
                 )
         categories = [{"id": k + 1, "name": name} for k, name in enumerate(CLASS_NAMES)]
         content = {"images": images, "annotations": annotations, "categories": categories}
-        _whole(annotation_file, lambda path: path.write_text(json.dumps(content), encoding="utf-8"))
+        with whole(annotation_file) as unfinished:
+            unfinished.write_text(json.dumps(content), encoding="utf-8")
     except OSError as error:
         raise InputError(f"cannot write to the folder {str(folder)!r}: {error.strerror or error}") from error
     return annotation_file
-
-
-def _whole(path: Path, write) -> None:  # type: ignore[no-untyped-def]
-    """Write a file under another name first, so that `path` is whole or not there."""
-    unfinished = path.with_name(f".{path.name}.unfinished")
-    write(unfinished)
-    os.replace(unfinished, path)

@@ -9,7 +9,6 @@ from __future__ import annotations
 import argparse
 import json
 import math
-import os
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -25,6 +24,7 @@ from tqdm.auto import tqdm
 
 from .. import checks
 from ..checks import InputError
+from ..files import whole
 from .scene import CLASS_NAMES, scene
 
 FIRST_TRAINING_SEED = 1_000_000  # scenes below are held out
@@ -159,12 +159,8 @@ def _rate(settings: Settings) -> Callable[[int], float]:
 
 def _save(path: Path, settings: Settings, step: int, learning: dict[str, Any]) -> None:
     state = {name: part.state_dict() for name, part in learning.items()}
-    unfinished = path.with_suffix(".unfinished")
-    try:
+    with whole(path) as unfinished:
         torch.save({"settings": asdict(settings), "step": step, **state}, unfinished)
-        os.replace(unfinished, path)
-    finally:
-        unfinished.unlink(missing_ok=True)
 
 
 def _resume(path: Path, settings: Settings, learning: dict[str, Any]) -> int:
