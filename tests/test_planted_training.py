@@ -71,3 +71,13 @@ def test_bad_checkpoints_and_disks_are_named_and_kept(tmp_path, monkeypatch):
     (tmp_path / "checkpoint.pt").write_bytes(good[:1000])
     with pytest.raises(dc.InputError, match="is damaged"):
         train(tmp_path, SMALL, device="cpu", progress=False)
+
+
+def test_the_average_forgets_the_untrained_weights():
+    """After 100 steps a start of 1 has left next to nothing of an average of zeros."""
+    update = training._average(Settings())
+    kept = torch.ones(1)
+    for n in range(1, 100):
+        kept = update(kept, torch.zeros(1), n)
+    assert kept.item() < 1e-6
+    assert training._average(Settings(average=0.5))(torch.ones(1), torch.zeros(1), 10**6).item() == 0.5

@@ -109,9 +109,7 @@ def train(
     device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
     torch.manual_seed(settings.seed)
     module = yolox_nano().to(device).to(memory_format=torch.channels_last)
-    averaged = torch.optim.swa_utils.AveragedModel(
-        module, multi_avg_fn=torch.optim.swa_utils.get_ema_multi_avg_fn(settings.average), use_buffers=True
-    )
+    averaged = torch.optim.swa_utils.AveragedModel(module, avg_fn=_average(settings), use_buffers=True)
     optimiser = torch.optim.AdamW(module.parameters(), settings.peak_rate, weight_decay=settings.weight_decay)
     schedule = torch.optim.lr_scheduler.LambdaLR(optimiser, _rate(settings))
     learning = {"module": module, "averaged": averaged, "optimiser": optimiser, "schedule": schedule}
@@ -143,6 +141,16 @@ def train(
                 with _on_disk(folder):
                     _save(folder / "checkpoint.pt", settings, step, learning)
     return averaged.module
+
+
+def _average(settings: Settings) -> Callable[..., torch.Tensor]:
+    """A running average that forgets faster at first, so that the untrained weights do not stay in it."""
+
+    def update(old: torch.Tensor, new: torch.Tensor, n: Any) -> torch.Tensor:
+        keep = min(settings.average, (1 + int(n)) / (10 + int(n)))
+        return (old + (1 - keep) * (new - old)).to(old.dtype)
+
+    return update
 
 
 def _rate(settings: Settings) -> Callable[[int], float]:
