@@ -1,21 +1,9 @@
-from . import (
-    density as density,
-)
-from . import (
-    fusion as fusion,
-)
-from . import (
-    masks as masks,
-)
-from . import (
-    planted as planted,
-)
-from . import (
-    plot as plot,
-)
-from . import (
-    similarity as similarity,
-)
+from . import density as density
+from . import fusion as fusion
+from . import masks as masks
+from . import planted as planted
+from . import plot as plot
+from . import similarity as similarity
 from .checks import InputError as InputError
 from .detection import Canvas as Canvas
 from .detection import Detections as Detections

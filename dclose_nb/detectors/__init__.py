@@ -11,7 +11,7 @@ from ..checks import InputError
 from ..detection import Detector
 from .weights import OFFICIAL, WeightsError
 
-__all__ = ["WeightsError", "load_detector"]
+__all__ = ["WeightsError", "load_detector", "pick_device"]
 
 
 def load_detector(name: str | Detector, *, device: Any = None) -> Detector:
@@ -46,10 +46,11 @@ def load_detector(name: str | Detector, *, device: Any = None) -> Detector:
     checks.choice("detector", name, OFFICIAL)
     from .yolox import load_yolox  # the yolox package is slow to import and not always wanted
 
-    return load_yolox(name, device=_device(device))
+    return load_yolox(name, device=pick_device(device))
 
 
-def _device(device: Any) -> torch.device:
+def pick_device(device: Any) -> torch.device:
+    """The device that is asked for, if it can be used; for None the first GPU, else the CPU."""
     if device is None:
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:

@@ -12,7 +12,7 @@ from .. import checks
 from ..checks import InputError
 from ..detection import Canvas, Detections, Detector, Proposals
 from ..similarity import mask_weights
-from .scene import Scene
+from .scene import Scene, bounding_box
 
 RULES = {
     "sum": "objectness is the mean visibility of the object's parts",
@@ -97,7 +97,7 @@ class RuleDetector(Detector):
                 probs[:, k, self.class_names.index(twin)] = 1 - visible[:, deciding[0]]
             edges = [p for p in own if self.players[p].role == "edge"]
             if self.rule == "edge" and edges:
-                inner = self._box_of(body)
+                inner = torch.tensor(bounding_box(np.logical_or.reduce([self.players[p].mask for p in body])))
                 boxes[:, k] = inner + visible[:, edges[0], None] * (boxes[:, k] - inner)
         return Proposals(boxes, objectness, probs)
 
@@ -115,11 +115,6 @@ class RuleDetector(Detector):
         if self.rule == "suppressor" and inert:
             return mean * (1 - visible[:, inert].mean(1) / 2)
         return mean
-
-    def _box_of(self, players: list[int]) -> torch.Tensor:
-        mask = np.logical_or.reduce([self.players[p].mask for p in players])
-        rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
-        return torch.tensor([columns[0], rows[0], columns[-1] + 1, rows[-1] + 1], dtype=torch.float32)
 
     # -- the truth
 

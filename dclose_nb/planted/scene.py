@@ -357,11 +357,15 @@ class _Stage:
         thing_of = np.array([-2, *(thing for thing, _, _ in self.drawn)])
         seen = thing_of[self.owner]
         for number, box in enumerate(boxes):
-            mine = seen == number
-            rows, columns = np.flatnonzero(mine.any(1)), np.flatnonzero(mine.any(0))
-            box[:] = columns[0], rows[0], columns[-1] + 1, rows[-1] + 1
+            box[:] = bounding_box(seen == number)
         labels = np.array([CLASS_NAMES.index(one.name) for one in self.objects])
         return Scene(pixels, boxes, labels, self.owner, self.drawn, self.ground, self.horizon)
+
+
+def bounding_box(mask: np.ndarray) -> np.ndarray:
+    """Smallest box (x1, y1, x2, y2) in pixels, float32, around the True pixels of a mask (H, W)."""
+    rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
+    return np.array([columns[0], rows[0], columns[-1] + 1, rows[-1] + 1], np.float32)
 
 
 def _covered(a: _Object, b: _Object) -> float:

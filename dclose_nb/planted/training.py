@@ -24,6 +24,7 @@ from tqdm.auto import tqdm
 
 from .. import checks
 from ..checks import InputError
+from ..detectors import pick_device
 from ..files import whole
 from .scene import CLASS_NAMES, scene
 
@@ -106,7 +107,7 @@ def train(
     """
     settings = settings or Settings()
     folder = checks.path(folder)
-    device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    device = pick_device(device)
     torch.manual_seed(settings.seed)
     module = yolox_nano().to(device).to(memory_format=torch.channels_last)
     averaged = torch.optim.swa_utils.AveragedModel(module, avg_fn=_average(settings), use_buffers=True)
