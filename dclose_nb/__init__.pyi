@@ -10,6 +10,7 @@ from .detection import Detections as Detections
 from .detection import Detector as Detector
 from .detection import Proposals as Proposals
 from .detection import Targets as Targets
+from .detectors import MissingWeights as MissingWeights
 from .detectors import WeightsError as WeightsError
 from .detectors import load_detector as load_detector
 from .explanation import Explanation as Explanation

@@ -173,7 +173,7 @@ def explain(
         seconds=time.perf_counter() - start,
         provenance={
             "detector": {"name": detector.name, "device": str(detector.device), **detector.provenance},
-            "versions": _versions(),
+            "versions": versions(),
         },
     )
 
@@ -250,7 +250,7 @@ def _target_vectors(
     return targets
 
 
-def _versions() -> dict[str, str]:
+def versions() -> dict[str, str]:
     """Versions of all that the numbers depend on."""
     found = {"python": platform.python_version()}
     packages = "dclose_nb torch torchvision numpy scikit-image opencv-python pixeltable-yolox"

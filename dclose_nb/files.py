@@ -1,4 +1,4 @@
-"""Files that are whole or not there."""
+"""Files that are whole or not there, and those that ship."""
 
 from __future__ import annotations
 
@@ -20,3 +20,10 @@ def whole(path: Path) -> Iterator[Path]:
         os.replace(unfinished, path)
     finally:
         unfinished.unlink(missing_ok=True)
+
+
+def shipped(name: str) -> Path:
+    """Path of something under ``data/``: inside an installed package, beside it in a checkout."""
+    package = Path(__file__).parent
+    inside = package / "data"
+    return (inside if inside.is_dir() else package.parent / "data") / name

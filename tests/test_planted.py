@@ -12,7 +12,7 @@ import dclose_nb as dc
 from dclose_nb import engine
 from dclose_nb.masks import superpixel_masks
 from dclose_nb.planted import CLASS_NAMES, LAYOUTS, ROLES, RULES, RuleDetector, scene, scores
-from dclose_nb.planted.dataset import write_coco
+from dclose_nb.planted.dataset import average_precision, write_coco
 from dclose_nb.planted.shapes import CONTEXT_CLASS, CONTEXT_GROUND, RECIPES
 
 # -- scenes
@@ -89,6 +89,16 @@ def test_decoys_stand_apart_and_overlapping_twins_do_not(seed):
         assert (overlap(one, near) > 0) == (layout == "overlap")
 
 
+@pytest.mark.parametrize("seed", range(8))
+def test_a_person_stands_inside_the_house(seed):
+    drawn = scene(seed, layout="inside")
+    house, person = drawn.boxes
+    assert [CLASS_NAMES[label] for label in drawn.labels] == ["house", "person"]
+    assert (person[:2] >= house[:2]).all() and (person[2:] <= house[2:] + 1).all()
+    assert drawn.parts[1][0].name  # in front: none of its parts is gone
+    assert len(drawn.parts[1]) >= 4
+
+
 @pytest.mark.parametrize(
     ("options", "word"),
     [
@@ -120,6 +130,38 @@ def test_a_data_set_is_what_pycocotools_reads(tmp_path):
             x, y, width, height = annotation["bbox"]
             assert [x, y, x + width, y + height] == box.tolist()
             assert np.array_equal(truth.annToMask(annotation), mask)
+
+
+def test_average_precision_in_closed_form():
+    """A detector that knows the truth has 1; of one that sees every second scene only, the recall."""
+
+    class Knowing(dc.Detector):
+        def __init__(self, every):
+            super().__init__("knowing", CLASS_NAMES)
+            self.known = [scene(seed) for seed in range(20)]
+            self.every = every
+
+        def prepare(self, image):
+            return dc.Canvas(torch.tensor(image).permute(2, 0, 1).float(), (320, 320), (0, 0, 320, 320))
+
+        def predict(self, pixels):
+            shown = pixels[0].permute(1, 2, 0).byte().numpy()
+            number = next(k for k, one in enumerate(self.known) if np.array_equal(one.image, shown))
+            boxes = torch.tensor(self.known[number].boxes)[None]
+            seen = torch.full(boxes.shape[:2], float(number % self.every == 0))
+            classes = torch.eye(len(CLASS_NAMES))[self.known[number].labels][None]
+            return dc.Proposals(boxes, seen, classes)
+
+    knowing = average_precision(Knowing(1), range(20), progress=False)
+    assert knowing["AP"] == knowing["AP50"] == knowing["AP75"] == 1
+    half = average_precision(Knowing(2), range(20), progress=False)
+    recalls = []
+    for label in set(np.concatenate([scene(seed).labels for seed in range(20)])):
+        counts = [(scene(seed).labels == label).sum() for seed in range(20)]
+        found = sum(counts[::2]) / sum(counts)
+        recalls.append(np.mean(np.linspace(0, 1, 101) <= found) if found else 0)  # precision is 1 until there
+    assert half["AP50"] == pytest.approx(np.mean(recalls), abs=1e-4)
+    assert average_precision(Knowing(20), range(1, 4), progress=False)["AP"] == 0  # nothing found
 
 
 def test_a_data_set_is_whole_or_not_there(tmp_path, monkeypatch):

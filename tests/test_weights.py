@@ -12,6 +12,7 @@ import torch
 
 import dclose_nb as dc
 from dclose_nb.detectors import weights
+from dclose_nb.planted import networks
 
 
 @pytest.fixture
@@ -131,7 +132,7 @@ def test_weights_of_another_network_are_named(empty_home, tmp_path):
     (empty_home / "yolox_nano.pth").write_bytes(checkpoint(tmp_path))
     with (
         pytest.warns(UserWarning, match="not the official"),
-        pytest.raises(dc.WeightsError, match="not those of yolox_nano"),
+        pytest.raises(dc.WeightsError, match="does not hold the weights of yolox_nano"),
     ):
         dc.load_detector("yolox_nano")
 
@@ -150,3 +151,47 @@ def test_unknown_detectors_and_devices_are_refused(lamps):
 def test_the_sums_are_those_of_six_different_files():
     assert len(set(weights.OFFICIAL.values())) == 6
     assert all(len(bytes.fromhex(digest)) == 32 for digest in weights.OFFICIAL.values())
+
+
+# -- what ships
+
+
+@pytest.mark.parametrize("name", ["planted", "planted_two_stage"])
+def test_what_ships_is_loaded_and_small(name):
+    path = weights.shipped_path(name)
+    detector = dc.load_detector(name, device="cpu")
+    assert detector.provenance["weights_sha256"] == hashlib.sha256(path.read_bytes()).hexdigest()
+    assert detector.provenance["weights_official"] and detector.provenance["weights"] == path.name
+    assert path.stat().st_size <= {"planted": 2_500_000, "planted_two_stage": 8_000_000}[name]
+
+
+def test_damaged_weights_are_named_with_both_sums(tmp_path):
+    source = weights.shipped_path("planted")
+    path = tmp_path / "planted.safetensors"
+    for ending in (".json", ".safetensors"):
+        (tmp_path / f"planted{ending}").write_bytes(source.with_suffix(ending).read_bytes())
+    assert weights.load_shipped(path).sha256 == hashlib.sha256(source.read_bytes()).hexdigest()
+    damaged = bytearray(source.read_bytes())
+    damaged[-1] ^= 1
+    path.write_bytes(damaged)
+    wanted, found = (hashlib.sha256(content).hexdigest() for content in (source.read_bytes(), damaged))
+    with pytest.raises(dc.WeightsError, match=f"its sha256 is {found}, expected {wanted}") as caught:
+        networks.load("planted", device=torch.device("cpu"), folder=tmp_path)
+    assert "\n" not in str(caught.value)
+    for manifest in ("{}", "no json", "[]"):
+        path.with_suffix(".json").write_text(manifest)
+        with pytest.raises(dc.WeightsError, match="cannot be read"):
+            weights.load_shipped(path)
+    path.unlink()
+    with pytest.raises(dc.WeightsError, match="cannot be read"):
+        weights.load_shipped(path)
+    with pytest.raises(dc.InputError, match="name must be one of 'planted'"):
+        networks.load("plants", device=torch.device("cpu"))
+
+
+def test_shipped_weights_of_another_network_are_refused(tmp_path):
+    for ending in (".json", ".safetensors"):
+        content = weights.shipped_path("planted").with_suffix(ending).read_bytes()
+        (tmp_path / f"planted_two_stage{ending}").write_bytes(content)
+    with pytest.raises(dc.WeightsError, match="does not hold the weights of planted_two_stage"):
+        networks.load("planted_two_stage", device=torch.device("cpu"), folder=tmp_path)

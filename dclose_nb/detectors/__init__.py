@@ -9,9 +9,9 @@ import torch
 from .. import checks
 from ..checks import InputError
 from ..detection import Detector
-from .weights import OFFICIAL, WeightsError
+from .weights import OFFICIAL, MissingWeights, WeightsError
 
-__all__ = ["WeightsError", "load_detector", "pick_device"]
+__all__ = ["MissingWeights", "WeightsError", "load_detector", "pick_device"]
 
 
 def load_detector(name: str | Detector, *, device: Any = None) -> Detector:
@@ -20,8 +20,9 @@ def load_detector(name: str | Detector, *, device: Any = None) -> Detector:
     Parameters
     ----------
     name : str or Detector
-        "yolox_nano", "yolox_tiny", "yolox_s", "yolox_m", "yolox_l" or "yolox_x", trained on COCO.
-        A `Detector` is given back as it is.
+        "yolox_nano", "yolox_tiny", "yolox_s", "yolox_m", "yolox_l" or "yolox_x", trained on COCO;
+        "planted" (YOLOX-Nano) or "planted_two_stage" (Faster R-CNN), which ship with the project
+        and know the scenes of `dclose_nb.planted`. A `Detector` is given back as it is.
     device : torch.device or str, optional
         By default the first GPU where there is one, else the CPU.
 
@@ -33,8 +34,10 @@ def load_detector(name: str | Detector, *, device: Any = None) -> Detector:
     ------
     InputError
         An unknown name or device.
+    MissingWeights
+        Weights that are neither at hand nor to be fetched.
     WeightsError
-        Weights that are neither at hand nor to be fetched, or are damaged.
+        Weights that are damaged.
 
     Examples
     --------
@@ -43,7 +46,11 @@ def load_detector(name: str | Detector, *, device: Any = None) -> Detector:
     """
     if isinstance(name, Detector):
         return name
-    checks.choice("detector", name, OFFICIAL)
+    from ..planted import networks  # which stands on the adapters here
+
+    checks.choice("detector", name, [*OFFICIAL, *networks.NETWORKS])
+    if name in networks.NETWORKS:
+        return networks.load(name, device=pick_device(device))
     from .yolox import load_yolox  # the yolox package is slow to import and not always wanted
 
     return load_yolox(name, device=pick_device(device))

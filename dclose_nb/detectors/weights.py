@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 import warnings
 from pathlib import Path
@@ -10,9 +11,11 @@ from typing import Any, NamedTuple
 
 import pooch
 import requests
+import safetensors.torch
 import torch
 
 from .. import checks
+from ..files import shipped
 
 RELEASE = "https://github.com/Megvii-BaseDetection/YOLOX/releases/download/0.1.1rc0"
 
@@ -36,9 +39,17 @@ class Weights(NamedTuple):
     sha256: str
     official: bool
 
+    @property
+    def provenance(self) -> dict[str, Any]:
+        return {"weights_sha256": self.sha256, "weights_official": self.official}
+
 
 class WeightsError(OSError):
     """Weights that are not there and cannot be fetched, or cannot be read."""
+
+
+class MissingWeights(WeightsError):
+    """Weights that are not there and cannot be fetched; nothing is wrong with what is there."""
 
 
 def home() -> Path:
@@ -61,8 +72,10 @@ def load(name: str) -> Weights:
 
     Raises
     ------
+    MissingWeights
+        No file and no way to fetch one.
     WeightsError
-        No file and no way to fetch one, or a file that is damaged.
+        A file that is damaged.
     """
     path = path_of(name)
     if not path.exists():
@@ -97,13 +110,13 @@ def _download(name: str, path: Path) -> None:
             ),
         )
     except ValueError as error:  # pooch's word for a sum that does not match
-        raise WeightsError(
+        raise MissingWeights(
             f"what {url} sent is not {name}.pth, whose sha256 is {OFFICIAL[name]}: thrown away. {where}"
         ) from error
     except requests.ConnectionError:  # its own text is a page long
-        raise WeightsError(f"{missing} (no connection). {where}") from None
+        raise MissingWeights(f"{missing} (no connection). {where}") from None
     except (requests.RequestException, OSError) as error:
-        raise WeightsError(f"{missing} ({_first_line(error)}). {where}") from error
+        raise MissingWeights(f"{missing} ({_first_line(error)}). {where}") from error
 
 
 def _sha256(path: Path) -> str:
@@ -115,9 +128,33 @@ def _first_line(error: Exception) -> str:
     return (str(error).splitlines() or [""])[0] or type(error).__name__
 
 
-def fit(module: torch.nn.Module, weights: dict[str, Any], name: str) -> None:
+def fit(module: torch.nn.Module, state: dict[str, Any], path: Path) -> None:
     """Load a state dict; weights of another network are refused in one line."""
     try:
-        module.load_state_dict(weights)
+        module.load_state_dict(state)
     except (RuntimeError, TypeError, AttributeError) as error:
-        raise WeightsError(f"the weights at {path_of(name)} are not those of {name}") from error
+        raise WeightsError(f"{path} does not hold the weights of {path.stem}") from error
+
+
+def shipped_path(name: str) -> Path:
+    """Where the weights lie that ship with the project."""
+    return shipped("weights") / f"{name}.safetensors"
+
+
+def load_shipped(path: Path) -> Weights:
+    """Read weights that were trained here; the manifest of the same name tells their sha256.
+
+    Raises
+    ------
+    WeightsError
+        No such file or manifest, or a file with another sum.
+    """
+    try:
+        expected = json.loads(path.with_suffix(".json").read_text(encoding="utf-8"))["sha256"]
+        content = path.read_bytes()
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise WeightsError(f"{path} or its manifest cannot be read: {_first_line(error)}") from error
+    found = hashlib.sha256(content).hexdigest()
+    if found != expected:
+        raise WeightsError(f"{path} is wrong or damaged: its sha256 is {found}, expected {expected}")
+    return Weights(safetensors.torch.load(content), found, official=True)

@@ -80,16 +80,12 @@ def load_yolox(name: str, *, device: torch.device) -> YoloxDetector:
     config = YoloxConfig.get_named_config(name)
     module = config.get_model()
     loaded = weights.load(name)
-    weights.fit(module, loaded.state, name)
+    weights.fit(module, loaded.state, weights.path_of(name))
     return YoloxDetector(
         name,
         module,
         tuple(config.test_size),
         COCO_CLASSES,
         device=device,
-        provenance={
-            "weights": f"{name}.pth",
-            "weights_sha256": loaded.sha256,
-            "weights_official": loaded.official,
-        },
+        provenance={"weights": f"{name}.pth", **loaded.provenance},
     )

@@ -3,18 +3,26 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import redirect_stdout
+from io import StringIO
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image
 from pycocotools import mask as rle
+from pycocotools.coco import COCO
+from pycocotools.cocoeval import COCOeval
 from tqdm.auto import tqdm
 
 from .. import checks
 from ..checks import InputError
+from ..detection import Detector
 from ..files import whole
-from .scene import CLASS_NAMES, scene
+from .scene import CLASS_NAMES, Scene, scene
+
+CATEGORIES = [{"id": k + 1, "name": name} for k, name in enumerate(CLASS_NAMES)]
 
 
 def write_coco(
@@ -68,26 +76,68 @@ def write_coco(
                 with whole(folder / split / name) as unfinished:
                     Image.fromarray(drawn.image).save(unfinished, "PNG")
             images.append({"id": seed, "file_name": name, "height": size, "width": size})
-            for box, label, mask in zip(drawn.boxes.tolist(), drawn.labels.tolist(), drawn.causal_masks):
-                encoded = rle.encode(np.asfortranarray(mask.astype(np.uint8)))
-                annotations.append(
-                    {
-                        "id": len(annotations) + 1,
-                        "image_id": seed,
-                        "category_id": label + 1,
-                        "bbox": [box[0], box[1], box[2] - box[0], box[3] - box[1]],
-                        "area": int(mask.sum()),
-                        "segmentation": {
-                            "size": encoded["size"],
-                            "counts": encoded["counts"].decode("ascii"),
-                        },
-                        "iscrowd": 0,
-                    }
-                )
-        categories = [{"id": k + 1, "name": name} for k, name in enumerate(CLASS_NAMES)]
-        content = {"images": images, "annotations": annotations, "categories": categories}
+            annotations += _annotations(seed, drawn, len(annotations) + 1)
+        content = {"images": images, "annotations": annotations, "categories": CATEGORIES}
         with whole(annotation_file) as unfinished:
             unfinished.write_text(json.dumps(content), encoding="utf-8")
     except OSError as error:
         raise InputError(f"cannot write to the folder {str(folder)!r}: {error.strerror or error}") from error
     return annotation_file
+
+
+def _annotations(seed: int, drawn: Scene, first_id: int) -> Iterator[dict[str, Any]]:
+    """A scene's objects as COCO has them."""
+    rows = zip(drawn.boxes.tolist(), drawn.labels.tolist(), drawn.causal_masks)
+    for number, (box, label, mask) in enumerate(rows, start=first_id):
+        encoded = rle.encode(np.asfortranarray(mask.astype(np.uint8)))
+        yield {
+            "id": number,
+            "image_id": seed,
+            "category_id": label + 1,
+            "bbox": _xywh(box),
+            "area": int(mask.sum()),
+            "segmentation": {"size": encoded["size"], "counts": encoded["counts"].decode("ascii")},
+            "iscrowd": 0,
+        }
+
+
+def _xywh(box: list[float]) -> list[float]:
+    return [box[0], box[1], box[2] - box[0], box[3] - box[1]]
+
+
+def average_precision(detector: Detector, seeds: Iterable[int], *, progress: bool = True) -> dict[str, float]:
+    """COCO's average precision of a detector on planted scenes.
+
+    Parameters
+    ----------
+    detector : Detector
+        Of the classes of planted scenes. Its boxes count from a confidence of 0.001, after
+        suppression at an IoU of 0.65 within classes.
+    seeds : iterable of int
+        Scene numbers.
+    progress : bool
+
+    Returns
+    -------
+    dict
+        AP (over IoU 0.50 to 0.95), AP50, AP75, and AP of small, medium and large objects (up to
+        32 ** 2 and 96 ** 2 visible pixels), in [0, 1]; -1 where there is no object.
+    """
+    truth, found = COCO(), []
+    truth.dataset = {"images": [], "annotations": [], "categories": CATEGORIES}
+    for seed in tqdm(list(seeds), unit="scene", desc="scoring", disable=not progress):
+        drawn = scene(seed)
+        truth.dataset["images"].append({"id": seed})
+        annotations = truth.dataset["annotations"]
+        annotations += _annotations(seed, drawn, len(annotations) + 1)
+        best = detector.detect(drawn.image, confidence=0.001, iou=0.65)
+        for box, label, score in zip(best.boxes.tolist(), best.labels.tolist(), best.scores.tolist()):
+            found.append({"image_id": seed, "category_id": label + 1, "bbox": _xywh(box), "score": score})
+    with redirect_stdout(StringIO()):  # pycocotools reports to the terminal
+        truth.createIndex()
+        evaluation = COCOeval(truth, truth.loadRes(found) if found else COCO(), "bbox")
+        evaluation.evaluate()
+        evaluation.accumulate()
+        evaluation.summarize()
+    names = ("AP", "AP50", "AP75", "AP_small", "AP_medium", "AP_large")
+    return {name: round(float(value), 4) for name, value in zip(names, evaluation.stats)}

@@ -22,7 +22,7 @@ GROUNDS = {
     "water": (58, 104, 140),
 }
 SKIES = ((150, 190, 230), (196, 208, 220), (228, 190, 160), (110, 130, 160))
-LAYOUTS = ("mixed", "decoy", "overlap", "out of place")
+LAYOUTS = ("mixed", "decoy", "overlap", "inside", "out of place")
 
 SMALLEST, LARGEST = 0.09, 0.55  # an object's longer side as a share of the image's
 OFF_CONTEXT = 0.05  # how often a cow stands elsewhere than on a meadow
@@ -122,9 +122,9 @@ def scene(seed: int, *, n_objects: int | None = None, size: int = 320, layout: s
         Height and width in pixels, at least 64.
     layout : str
         "mixed": what detectors are trained on. "decoy": two objects of one class, apart.
-        "overlap": two of one class, one in front of the other. "out of place": a cow away from
-        its meadow. The last three have two, two and one object unless `n_objects` asks for more;
-        the rest is mixed.
+        "overlap": two of one class, one in front of the other. "inside": a person at the foot of
+        a house. "out of place": a cow away from its meadow. The last four have two, two, two and
+        one object unless `n_objects` asks for more; the rest is mixed.
 
     Returns
     -------
@@ -143,7 +143,7 @@ def scene(seed: int, *, n_objects: int | None = None, size: int = 320, layout: s
     rng = np.random.default_rng(checks.at_least("seed", seed, 0))
     checks.at_least("size", size, 64)
     checks.choice("layout", layout, LAYOUTS)
-    planned = {"mixed": 0, "decoy": 2, "overlap": 2, "out of place": 1}[layout]
+    planned = {"mixed": 0, "decoy": 2, "overlap": 2, "inside": 2, "out of place": 1}[layout]
     if n_objects is None:
         n_objects = planned or int(rng.integers(1, 6))
     checks.at_least("n_objects", n_objects, max(planned, 1))
@@ -203,11 +203,11 @@ class _Stage:
     def _place(self, n_objects: int) -> list[_Object]:
         placed: list[_Object] = []
         for tried in range(1, 60 * n_objects + 1):
-            if len(placed) == n_objects:
-                return placed
             new = self._candidate(placed)
             if new is not None:
                 placed.append(new)
+                if len(placed) == n_objects:
+                    return placed
             elif len(placed) == 1 and tried % 20 == 0:
                 placed.clear()  # no room for a twin beside this one
         raise InputError(
@@ -218,8 +218,11 @@ class _Stage:
         """An object at a random place, or None where it would hide or be hidden too much."""
         rng, size = self.rng, self.size
         twin = self.layout in ("decoy", "overlap") and len(placed) == 1
+        inside = self.layout == "inside" and len(placed) == 1
         if self.layout == "out of place" and not placed:
             name = CONTEXT_CLASS
+        elif self.layout == "inside" and len(placed) < 2:
+            name = "person" if inside else "house"
         elif twin:
             name = placed[0].name
         else:
@@ -228,13 +231,20 @@ class _Stage:
         longer = size * np.exp(rng.uniform(np.log(SMALLEST), np.log(LARGEST)))
         if twin:
             longer = max(placed[0].width, placed[0].height) * rng.uniform(0.8, 1.25)
+        elif inside:
+            longer = placed[0].height * rng.uniform(0.5, 0.7)
         elif self.layout in ("decoy", "overlap") and not placed:
             longer = size * rng.uniform(0.18, 0.34)
+        elif self.layout == "inside" and not placed:
+            longer = size * rng.uniform(0.35, LARGEST)
         width = longer * min(1, recipe.aspect)
         height = longer / max(1, recipe.aspect)
         if twin and self.layout == "overlap":
             x = placed[0].x + placed[0].width * rng.choice([-1, 1]) * rng.uniform(0.45, 0.65)
             bottom = placed[0].bottom + rng.uniform(0.02, 0.1) * size
+        elif inside:
+            x = placed[0].x + rng.uniform(0.15, 0.85) * (placed[0].width - width)
+            bottom = placed[0].bottom + 0.01  # drawn after the house
         else:
             x = rng.uniform(0, size - width)
             bottom = (
@@ -243,9 +253,8 @@ class _Stage:
         new = _Object(name, x, bottom - height, width, height)
         if x < 0 or x + width > size or new.y < 0 or bottom > size:
             return None
-        allowed = 0.5 if twin and self.layout == "overlap" else MOST_COVERED
-        if self.layout == "decoy" and len(placed) < 2:
-            allowed = 0.0
+        planned = {"decoy": 0.0, "overlap": 0.5, "inside": 1.0} if len(placed) == 1 else {}
+        allowed = planned.get(self.layout, MOST_COVERED)
         if any(_covered(new, old) > allowed for old in placed):
             return None
         return new

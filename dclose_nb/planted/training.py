@@ -1,23 +1,26 @@
-"""Train YOLOX-Nano from scratch on planted scenes: ``python -m dclose_nb.planted.training OUT``.
+"""Train a detector from scratch on planted scenes: ``python -m dclose_nb.planted.training planted OUT``.
 
 Scenes are drawn as they are needed and never come twice. A run that was stopped, however it was,
-goes on from its last checkpoint and draws the scenes that it would have drawn.
+goes on from its last checkpoint and draws the scenes that it would have drawn. It ends with the
+weights and their manifest in OUT, named as they ship under ``data/weights``.
 """
 
 from __future__ import annotations
 
 import argparse
+import hashlib
 import json
 import math
 import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import safetensors.torch
 import torch
 from torch.utils.data import DataLoader, Dataset
 from tqdm.auto import tqdm
@@ -25,10 +28,15 @@ from tqdm.auto import tqdm
 from .. import checks
 from ..checks import InputError
 from ..detectors import pick_device
+from ..explanation import versions
 from ..files import whole
-from .scene import CLASS_NAMES, scene
+from . import networks
+from .dataset import average_precision
+from .networks import NETWORKS
+from .scene import scene
 
 FIRST_TRAINING_SEED = 1_000_000  # scenes below are held out
+HELD_OUT = 1000  # scenes that the finished network is scored on
 MOST_OBJECTS = 12  # rows of a label table; scenes have five objects at most
 
 
@@ -36,7 +44,8 @@ MOST_OBJECTS = 12  # rows of a label table; scenes have five objects at most
 class Settings:
     """Everything that decides what is learned."""
 
-    steps: int = 12_000
+    network: str = "planted"
+    steps: int = 4500
     batch: int = 16
     size: int = 320
     peak_rate: float = 2e-3
@@ -46,8 +55,14 @@ class Settings:
     seed: int = 0
 
 
+SETTINGS = {
+    "planted": Settings(),
+    "planted_two_stage": Settings("planted_two_stage", steps=4000, batch=8, peak_rate=1e-3),
+}
+
+
 class Scenes(Dataset):
-    """Training images (3, size, size) BGR 0-255 and label tables (MOST_OBJECTS, 5)."""
+    """Training images (3, size, size) RGB 0-255 and label tables (MOST_OBJECTS, 5)."""
 
     def __init__(self, settings: Settings, first_step: int) -> None:
         self.size = settings.size
@@ -64,22 +79,12 @@ class Scenes(Dataset):
         table[: len(corners), 0] = drawn.labels
         table[: len(corners), 1:3] = corners.mean(1)
         table[: len(corners), 3:] = np.diff(corners, axis=1)[:, 0]
-        bgr = torch.from_numpy(drawn.image[..., ::-1].copy()).permute(2, 0, 1).float()
-        return bgr, torch.from_numpy(table)
-
-
-def yolox_nano() -> Any:
-    """An untrained YOLOX-Nano for planted scenes, as the `yolox` package builds it."""
-    from yolox.config import YoloxConfig
-
-    config = YoloxConfig.get_named_config("yolox_nano")
-    config.num_classes = len(CLASS_NAMES)
-    return config.get_model()
+        return torch.from_numpy(drawn.image).permute(2, 0, 1).float(), torch.from_numpy(table)
 
 
 def train(
     folder: str | Path,
-    settings: Settings | None = None,
+    settings: Settings,
     *,
     checkpoint_every: int = 200,
     device: Any = None,
@@ -91,8 +96,8 @@ def train(
     ----------
     folder : path
         ``checkpoint.pt`` and ``log.jsonl`` (a line every 50 steps) are kept there.
-    settings : Settings, optional
-        With a checkpoint in `folder` they must be its own.
+    settings : Settings
+        With a checkpoint in `folder` they must be its own. Those of what ships are in `SETTINGS`.
     checkpoint_every : int
         Steps between two checkpoints.
     device : torch.device or str, optional
@@ -105,11 +110,11 @@ def train(
         A checkpoint that is damaged or has other settings, a folder that cannot be written, or a
         disk that is full. The last good checkpoint stays.
     """
-    settings = settings or Settings()
+    network = NETWORKS[checks.choice("network", settings.network, NETWORKS)]
     folder = checks.path(folder)
     device = pick_device(device)
     torch.manual_seed(settings.seed)
-    module = yolox_nano().to(device).to(memory_format=torch.channels_last)
+    module = network.build().to(device).to(memory_format=torch.channels_last)
     averaged = torch.optim.swa_utils.AveragedModel(module, avg_fn=_average(settings), use_buffers=True)
     optimiser = torch.optim.AdamW(module.parameters(), settings.peak_rate, weight_decay=settings.weight_decay)
     schedule = torch.optim.lr_scheduler.LambdaLR(optimiser, _rate(settings))
@@ -123,25 +128,25 @@ def train(
     start = time.perf_counter()
     with tqdm(total=settings.steps, initial=done, unit="step", disable=not progress) as bar:
         for step, (images, tables) in enumerate(batches, start=done + 1):
+            torch.manual_seed(settings.seed + step)  # a network may draw samples: alike after a stop
             images = images.to(device, memory_format=torch.channels_last)
-            losses = module(images, tables.to(device))
+            loss = network.loss(module, images, tables.to(device))
             optimiser.zero_grad()
-            losses["total_loss"].backward()
+            loss.backward()
             torch.nn.utils.clip_grad_norm_(module.parameters(), 10)
             optimiser.step()
             averaged.update_parameters(module)
             schedule.step()
             bar.update()
             if step % 50 == 0 or step == settings.steps:
-                loss = float(losses["total_loss"].detach())
-                bar.set_postfix(loss=f"{loss:.2f}")
+                bar.set_postfix(loss=f"{loss.item():.2f}")
                 seconds = round(time.perf_counter() - start, 1)
                 with _on_disk(folder):
-                    _log(folder, {"step": step, "loss": loss, "seconds": seconds})
+                    _log(folder, {"step": step, "loss": loss.item(), "seconds": seconds})
             if step % checkpoint_every == 0 or step == settings.steps:
                 with _on_disk(folder):
                     _save(folder / "checkpoint.pt", settings, step, learning)
-    return averaged.module
+    return averaged.module.to(memory_format=torch.contiguous_format)
 
 
 def _average(settings: Settings) -> Callable[..., torch.Tensor]:
@@ -203,13 +208,77 @@ def _on_disk(folder: Path) -> Iterator[None]:
         raise InputError(f"cannot write to {str(folder)!r}: {error}; the last checkpoint is kept") from error
 
 
+def export(folder: str | Path, module: Any, settings: Settings, *, n_scenes: int) -> Path:
+    """Write a trained network as it ships, and score on held-out scenes what was written.
+
+    Parameters
+    ----------
+    folder : path
+        Where it was trained: its ``log.jsonl`` goes into the manifest.
+    module : torch.nn.Module
+        Parameters become float16; statistics of batch-norm stay float32.
+    settings : Settings
+    n_scenes : int
+        Scenes 0, 1, ... to score.
+
+    Returns
+    -------
+    Path
+        ``NAME.safetensors``, beside its manifest ``NAME.json``: sha256, settings, loss at each
+        logged step, average precision, versions.
+
+    Raises
+    ------
+    InputError
+        A folder that cannot be written.
+    """
+    folder = checks.path(folder)
+    path = folder / f"{settings.network}.safetensors"
+    small = {name for name, _ in module.named_parameters()}
+    state = {
+        name: (value.half() if name in small else value).cpu().contiguous()
+        for name, value in module.state_dict().items()
+    }
+    content = safetensors.torch.save(state)
+    log = [json.loads(line) for line in (folder / "log.jsonl").read_text(encoding="utf-8").splitlines()]
+    manifest = {
+        "sha256": hashlib.sha256(content).hexdigest(),
+        "bytes": len(content),
+        "parameters": sum(value.numel() for value in module.parameters()),
+        "settings": asdict(settings),
+        "first_training_seed": FIRST_TRAINING_SEED,
+        "loss": {line["step"]: round(line["loss"], 3) for line in log},
+        "versions": versions(),
+    }
+
+    def describe(**more: Any) -> None:
+        with whole(path.with_suffix(".json")) as unfinished:
+            unfinished.write_text(json.dumps(manifest | more, indent=1) + "\n", encoding="utf-8")
+
+    with _on_disk(folder):
+        with whole(path) as unfinished:
+            unfinished.write_bytes(content)
+        describe()
+    detector = networks.load(settings.network, device=pick_device("cpu"), folder=folder)
+    scores = average_precision(detector, range(n_scenes))
+    with _on_disk(folder):
+        describe(held_out={"scenes": n_scenes, **scores})
+    return path
+
+
 def main() -> int:
-    parser = argparse.ArgumentParser(description="Train YOLOX-Nano from scratch on planted scenes.")
-    parser.add_argument("folder", metavar="OUT", help="checkpoint and log; a stopped run goes on from there")
-    parser.add_argument("--steps", type=int, default=Settings.steps, help="default: %(default)s")
+    parser = argparse.ArgumentParser(description="Train a detector from scratch on planted scenes.")
+    parser.add_argument("network", choices=NETWORKS)
+    parser.add_argument(
+        "folder", metavar="OUT", help="checkpoint, log, weights; a stopped run goes on from there"
+    )
+    parser.add_argument("--steps", type=int, help="default: those of the network that ships")
     args = parser.parse_args()
+    settings = SETTINGS[args.network]
     try:
-        train(args.folder, Settings(steps=checks.at_least("--steps", args.steps, 1)))
+        if args.steps is not None:
+            settings = replace(settings, steps=checks.at_least("--steps", args.steps, 1))
+        print(export(args.folder, train(args.folder, settings), settings, n_scenes=HELD_OUT))
     except KeyboardInterrupt:
         print("\nstopped; the same command goes on from the last checkpoint", file=sys.stderr)
         return 130
