@@ -17,12 +17,12 @@ help:
 	@echo "make clean      remove .venv and demo/"
 
 demo: $(READY)
-	@$(BIN)/dclose-nb explain coffee --n-masks 1000 --out demo
+	@$(BIN)/dclose-nb demo
 	@echo "Next: look at demo/sheet.png, explain a photo of yours with"
 	@echo "      $(BIN)/dclose-nb explain PHOTO, or open the notebooks with: make lab"
 
 test: $(READY)
-	@$(BIN)/dclose-nb fetch yolox_nano || echo "Without these weights, the tests and notebooks that need them are skipped."
+	@$(BIN)/dclose-nb fetch yolox_nano || echo "Without these weights, notebooks run on drawn scenes, and tests that need them are skipped."
 	@$(BIN)/python -m pytest tests notebooks
 	@echo "The tests passed. Next: make demo, or open the notebooks with: make lab"
 

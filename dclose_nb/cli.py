@@ -6,13 +6,14 @@ import argparse
 import io
 import sys
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from .explanation import Explanation
+    from .photos import Example
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -51,14 +52,27 @@ def _parser() -> argparse.ArgumentParser:
         help="explain the detections in a photo",
         description="Write an overlay for each detection, a sheet with all, the maps and a manifest.",
     )
-    explain.add_argument("photo", metavar="PHOTO", help="an image file, or a photo that ships: coffee, ...")
-    explain.add_argument("--detector", default="yolox_nano", help="default: %(default)s")
+    explain.add_argument(
+        "photo", metavar="PHOTO", help="an image file, a photo that ships (coffee, ...), or scene_7, ..."
+    )
+    explain.add_argument(
+        "--detector",
+        default="yolox_nano",
+        help="yolox_nano (default) to yolox_x; planted or planted_two_stage for scenes",
+    )
     explain.add_argument("--method", default="dclose", help="dclose (default) or drise")
     explain.add_argument("--n-masks", type=int, metavar="N", help="masked images; default: the method's own")
     explain.add_argument("--seed", type=int, default=0, metavar="S", help="default: %(default)s")
     explain.add_argument("--top", type=int, metavar="K", help="only the K best detections")
     explain.add_argument("--out", type=Path, metavar="DIR", help="default: explanations/PHOTO_METHOD")
     explain.set_defaults(run=_explain)
+    demo = commands.add_parser(
+        "demo",
+        help="explain a photo that ships, or a drawn scene where no weights can be had",
+        description="As explain, with a photo that ships, or with a scene where weights are missing.",
+    )
+    demo.add_argument("--out", type=Path, metavar="DIR", default=Path("demo"), help="default: %(default)s")
+    demo.set_defaults(run=_demo)
     fetch = commands.add_parser("fetch", help="fetch a detector's weights, for use without a network")
     fetch.add_argument("detector", metavar="NAME", help="yolox_nano to yolox_x")
     fetch.set_defaults(run=_fetch)
@@ -76,30 +90,49 @@ def _fetch(args: argparse.Namespace) -> int:
 
 
 def _explain(args: argparse.Namespace) -> int:
+    import dclose_nb as dc
+
+    from . import checks
+    from .explanation import parameters
+    from .photos import Example
+
+    if args.top is not None:
+        checks.at_least("--top", args.top, 1)
+    options = {"method": args.method, "n_masks": args.n_masks, "seed": args.seed}
+    parameters(**options)
+    image = dc.load_photo(args.photo)
+
+    def situation() -> Example:
+        detector = dc.load_detector(args.detector)
+        return Example(detector, image, detector.detect(image)[: args.top])
+
+    out = args.out or Path("explanations") / f"{Path(args.photo).stem}_{args.method}"
+    return _write(out, situation, args.photo, **options)
+
+
+def _demo(args: argparse.Namespace) -> int:
+    import dclose_nb as dc
+
+    return _write(args.out, lambda: dc.load_example("overlap"), "the example 'overlap'", n_masks=1000)
+
+
+def _write(out: Path, situation: Callable[[], Example], photo: str, **options: Any) -> int:
+    """Explain what `situation` gives, into a folder that is known to be writable before."""
     import matplotlib
 
     matplotlib.use("agg")
     import dclose_nb as dc
 
-    from . import checks, report
-    from .explanation import parameters
+    from . import report
 
     warnings.showwarning = lambda message, *_: print(f"note: {message}", file=sys.stderr)
-    if args.top is not None:
-        checks.at_least("--top", args.top, 1)
-    parameters(args.method, n_masks=args.n_masks, seed=args.seed)
-    image = dc.load_photo(args.photo)
-    out = args.out or Path("explanations") / f"{Path(args.photo).stem}_{args.method}"
     with report.staged(out) as stage:
-        detector = dc.load_detector(args.detector)
-        found = detector.detect(image)
-        explanation = dc.explain(
-            detector, image, found[: args.top], method=args.method, n_masks=args.n_masks, seed=args.seed
-        )
-        explanation = replace(explanation, n_forward=explanation.n_forward + 1)  # the detection above
-        report.fill(stage, explanation, photo=args.photo)
+        detector, image, targets = situation()
+        explanation = dc.explain(detector, image, targets, **options)
+        explanation = replace(explanation, n_forward=explanation.n_forward + 1)  # the detection before
+        report.fill(stage, explanation, photo=photo)
     _print_table(explanation)
-    if not len(found):
+    if not len(explanation):
         print("no object was found (confidence 0.25 or more), so there is nothing to explain")
     print(f"\n{out}/  sheet.png, overlays, maps.npz, manifest.json")
     return 0

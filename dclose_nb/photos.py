@@ -1,8 +1,11 @@
-"""Photographs that ship with the dependencies, and situations to explain."""
+"""Photographs that ship with the dependencies, drawn scenes, and situations to explain."""
 
 from __future__ import annotations
 
+import re
+import warnings
 from collections.abc import Callable
+from functools import lru_cache
 from pathlib import Path
 from typing import NamedTuple
 
@@ -12,7 +15,8 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from . import checks
 from .checks import InputError
 from .detection import Detections, Detector, Targets
-from .detectors import load_detector
+from .detectors import MissingWeights, load_detector, weights
+from .planted.scene import scene
 
 
 def _skimage(file: str) -> Callable[[], Path]:
@@ -61,14 +65,14 @@ FORMATS = ("AVIF", "BMP", "GIF", "JPEG", "JPEG2000", "MPO", "PNG", "PPM", "TIFF"
 
 
 def load_photo(name: str | Path) -> np.ndarray:
-    """Read a photograph that ships, by name, or any image file, by path.
+    """Read a photograph that ships or draw a scene, by name, or read any image file, by path.
 
     Parameters
     ----------
     name : str or path
-        A name in `PHOTOS`, or the path of a file in one of `FORMATS`. Turned upright as its EXIF
-        entry says; greyscale is repeated over the channels, transparency laid over white, 16-bit
-        values brought to 8, floats taken from 0 to 1.
+        A name in `PHOTOS`, "scene_7" for planted scene number 7, or the path of a file in one of
+        `FORMATS`. A file is turned upright as its EXIF entry says; greyscale is repeated over the
+        channels, transparency laid over white, 16-bit values brought to 8, floats taken from 0 to 1.
 
     Returns
     -------
@@ -85,9 +89,14 @@ def load_photo(name: str | Path) -> np.ndarray:
     >>> load_photo("coffee").shape
     (400, 600, 3)
     """
+    if isinstance(name, str) and (numbered := re.fullmatch(r"scene_(\d{1,9})", name)):
+        return scene(int(numbered[1])).image
     path = PHOTOS[name]() if isinstance(name, str) and name in PHOTOS else checks.path(name)
     if not path.is_file():
-        raise InputError(f"{str(name)!r} is neither a file nor a photo that ships: {', '.join(PHOTOS)}")
+        raise InputError(
+            f"{str(name)!r} is neither a file, nor scene_0, scene_1, ..., nor a photo that ships: "
+            f"{', '.join(PHOTOS)}"
+        )
     try:
         Image.init()  # Pillow learns of most formats only when asked to
         with Image.open(path, formats=[name for name in FORMATS if name in Image.OPEN]) as file:
@@ -118,39 +127,88 @@ class Example(NamedTuple):
     targets: Detections | Targets
 
 
-# Situation: photo, and the rows of its detections that show it.
-_SITUATIONS: dict[str, tuple[str, tuple[str, ...]]] = {
-    "one object": ("chelsea", ("cat",)),
-    "overlap": ("coffee", ("cup", "dining table")),
-    "inside another": ("grace_hopper", ("person", "tie")),
+class _Situation(NamedTuple):
+    """What shows it on a photo to YOLOX-Nano, and on a scene to the planted detector."""
+
+    seed: int
+    layout: str
+    n_objects: int | None = None
+    missed: int | None = None  # object of the scene that is not found
+    photo: str | None = None
+    wanted: tuple[str, ...] | Targets = ()  # labels of the photo's detections, or what is not found
+
+
+_SITUATIONS = {
+    "one object": _Situation(4, "mixed", 1, photo="chelsea", wanted=("cat",)),
+    "overlap": _Situation(5, "overlap", photo="coffee", wanted=("cup", "dining table")),
+    "inside another": _Situation(42, "inside", photo="grace_hopper", wanted=("person", "tie")),
+    "many": _Situation(0, "mixed", 8),
+    "missed": _Situation(
+        11, "inside", missed=1, photo="motorcycle", wanted=Targets([[0, 125, 45, 228]], ["motorcycle"])
+    ),
 }
 
 
 def load_example(name: str) -> Example:
     """A situation to explain: a detector, an image and its targets.
 
+    The detector is YOLOX-Nano and the image a photo, where the weights are at hand or can be
+    fetched and a photo that ships shows the situation; elsewhere it is the planted detector and a
+    drawn scene.
+
     Parameters
     ----------
     name : str
-        "one object"; "overlap", one object on another; "inside another", a small object within a
-        large one.
+        "one object"; "overlap", one object on another; "inside another", a large object and a
+        small one within it; "many" objects; "missed", an object that the detector does not find,
+        as `Targets`.
 
     Returns
     -------
     Example
+
+    Warns
+    -----
+    UserWarning
+        Weights that are missing, so that a scene takes the photo's place.
 
     Raises
     ------
     InputError
         An unknown situation.
     WeightsError
-        The detector's weights are neither at hand nor to be fetched.
+        Weights that are damaged.
 
     Examples
     --------
     >>> detector, image, targets = load_example("one object")  # doctest: +SKIP
     """
-    photo, wanted = _SITUATIONS[checks.choice("name", name, _SITUATIONS)]
+    it = _SITUATIONS[checks.choice("name", name, _SITUATIONS)]
+    if it.photo is not None:
+        if weights.path_of("yolox_nano").exists() or not (why := _no_weights()):
+            return _on_photo(it.photo, it.wanted)
+        warnings.warn(f"{why} Until then the planted detector explains a drawn scene.", stacklevel=2)
+    detector = load_detector("planted")
+    drawn = scene(it.seed, n_objects=it.n_objects, layout=it.layout)
+    if it.missed is None:
+        return Example(detector, drawn.image, detector.detect(drawn.image))
+    missed = Targets(drawn.boxes[[it.missed]], drawn.labels[[it.missed]].tolist())
+    return Example(detector, drawn.image, missed)
+
+
+def _on_photo(photo: str, wanted: tuple[str, ...] | Targets) -> Example:
     detector, image = load_detector("yolox_nano"), load_photo(photo)
+    if isinstance(wanted, Targets):
+        return Example(detector, image, wanted)
     found = detector.detect(image)
     return Example(detector, image, found[[found.names.index(label) for label in wanted]])
+
+
+@lru_cache(maxsize=1)
+def _no_weights() -> str:
+    """Why YOLOX-Nano cannot be had, asked of the network once; empty where it was fetched."""
+    try:
+        weights.load("yolox_nano")
+    except MissingWeights as error:
+        return str(error)
+    return ""

@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+import warnings
 
 import numpy as np
 import pytest
@@ -13,6 +14,7 @@ from PIL import Image
 from toys import NO_WEIGHTS, weights_at_hand
 
 import dclose_nb as dc
+from dclose_nb import photos
 from dclose_nb.cli import main
 from dclose_nb.detectors import weights
 
@@ -67,7 +69,7 @@ def test_a_photo_without_objects_is_no_error(tmp_path, capsys):
 @pytest.mark.parametrize(
     ("arguments", "word"),
     [
-        (["no_such_photo"], "neither a file nor a photo"),
+        (["no_such_photo"], "neither a file, nor scene_0"),
         (["PHOTO", "--method", "magic"], "method must be one of"),
         (["PHOTO", "--n-masks", "3"], "each of 5 levels"),
         (["PHOTO", "--seed", "-1"], "seed"),
@@ -98,6 +100,23 @@ def test_ctrl_c_leaves_nothing_behind(tmp_path):
         assert process.wait(30) == 130
     assert "stopped; nothing was written" in rest
     assert not list(tmp_path.iterdir())
+
+
+def test_the_demo_needs_no_weights(tmp_path, monkeypatch, capsys):
+    """Where they cannot be fetched it says so in one line and explains a scene, as it would a photo."""
+    monkeypatch.setenv("YOLOX_HOME", str(tmp_path / "none"))
+    monkeypatch.setattr(weights, "RELEASE", "http://127.0.0.1:9")
+    monkeypatch.setattr(warnings, "showwarning", warnings.showwarning)
+    photos._no_weights.cache_clear()
+    assert main(["demo", "--out", str(tmp_path / "out")]) == 0
+    printed = capsys.readouterr()
+    notes = [line for line in printed.err.splitlines() if "planted" in line]
+    assert len(notes) == 1 and "could not be fetched" in notes[0]
+    manifest = json.loads((tmp_path / "out" / "manifest.json").read_text())
+    assert manifest["detector"]["name"] == "planted" and manifest["n_forward"] == 1001
+    assert len(manifest["objects"]) == len(list((tmp_path / "out").glob("overlay_*.png"))) == 2
+    assert all(word in printed.out for word in ("sheet.png", manifest["objects"][0]["label"]))
+    photos._no_weights.cache_clear()
 
 
 def test_weights_are_fetched_ahead(tmp_path, monkeypatch, capsys):

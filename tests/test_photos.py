@@ -1,8 +1,12 @@
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 import dclose_nb as dc
+from dclose_nb import photos
+from dclose_nb.detection import box_iou
+from dclose_nb.detectors import weights
 from dclose_nb.photos import PHOTOS, load_example
 
 
@@ -71,7 +75,7 @@ def test_what_cannot_be_read_is_refused(tmp_path):
         ("torn.jpg", "cannot be read as an image"),
         ("text.png", "not an image"),
         ("empty.png", "not an image"),
-        ("missing.png", "neither a file nor a photo that ships: astronaut"),
+        ("missing.png", "neither a file, nor scene_0, scene_1, ..., nor a photo that ships: astronaut"),
         (".", "neither a file"),
         ("x" * 300, "cannot be used as a path"),
         ("a\0b", "cannot be used as a path"),
@@ -81,14 +85,84 @@ def test_what_cannot_be_read_is_refused(tmp_path):
 
 
 def test_an_unknown_situation_lists_the_known():
-    with pytest.raises(dc.InputError, match="'one object', 'overlap', 'inside another'"):
+    with pytest.raises(dc.InputError, match="'one object', 'overlap', 'inside another', 'many', 'missed'"):
         load_example("seven elephants")
 
 
+def test_a_scene_is_loaded_by_its_number():
+    assert np.array_equal(dc.load_photo("scene_7"), dc.planted.scene(7).image)
+    for name in ("scene_", "scene_x", "scene_-1", "scene_7.png", "scene_" + "9" * 40):
+        with pytest.raises(dc.InputError, match="neither a file"):
+            dc.load_photo(name)
+
+
+def inside(inner, outer):
+    return (inner[:2] >= outer[:2]).all() and (inner[2:] <= outer[2:]).all()
+
+
+def is_missed(detector, image, target):
+    """Whether nothing of the target's class overlaps it by half or more."""
+    found, wanted = detector.detect(image), target.detections(detector.class_names)
+    overlap = box_iou(torch.tensor(found.boxes), torch.tensor(wanted.boxes))[:, 0].numpy()
+    return not (overlap[found.labels == wanted.labels[0]] >= 0.5).any()
+
+
 @pytest.mark.filterwarnings("ignore:.*not the official")
-def test_situations_are_what_they_say(yolox):
+def test_situations_on_photos_are_what_they_say(yolox):
     assert load_example("one object").targets.names == ["cat"]
     assert load_example("overlap").targets.names == ["cup", "dining table"]
     targets = load_example("inside another").targets
-    (px1, py1, px2, py2), (tx1, ty1, tx2, ty2) = targets.boxes
-    assert targets.names == ["person", "tie"] and px1 < tx1 and py1 < ty1 and tx2 < px2 and ty2 < py2
+    assert targets.names == ["person", "tie"] and inside(targets.boxes[1], targets.boxes[0])
+    detector, image, targets = load_example("missed")
+    assert detector.name == "yolox_nano" and is_missed(detector, image, targets)
+
+
+@pytest.fixture
+def no_weights(tmp_path, monkeypatch):
+    """No weights, and nobody who sends them."""
+    monkeypatch.setenv("YOLOX_HOME", str(tmp_path))
+    monkeypatch.setattr(weights, "RELEASE", "http://127.0.0.1:9")
+    photos._no_weights.cache_clear()
+    yield
+    photos._no_weights.cache_clear()
+
+
+def test_situations_on_scenes_are_what_they_say(no_weights):
+    examples = {}
+    for name in ("one object", "overlap", "inside another", "missed"):
+        with pytest.warns(
+            UserWarning, match="not at .* could not be fetched .* the planted detector explains"
+        ):
+            examples[name] = load_example(name)
+    examples["many"] = load_example("many")  # no photo that ships shows it, so nothing is missing
+    assert all(
+        one.detector.name == "planted" and one.image.shape == (320, 320, 3) for one in examples.values()
+    )
+    assert len(examples["one object"].targets) == 1
+    first, second = examples["overlap"].targets
+    assert (
+        first.names == second.names and box_iou(torch.tensor(first.boxes), torch.tensor(second.boxes)) > 0.05
+    )
+    house, person = examples["inside another"].targets
+    assert (house.names, person.names) == (["house"], ["person"])
+    assert inside(person.boxes[0], house.boxes[0] + np.array([-5, -5, 5, 5]))  # to a few pixels
+    assert len(examples["many"].targets) >= 6
+    detector, image, targets = examples["missed"]
+    assert len(targets.boxes) == 1 and is_missed(detector, image, targets)
+
+
+def test_the_network_is_asked_once(no_weights, monkeypatch):
+    asked = []
+    load = weights.load
+    monkeypatch.setattr(weights, "load", lambda name: asked.append(name) or load(name))
+    for _ in range(3):
+        with pytest.warns(UserWarning, match="planted"):
+            load_example("one object")
+    assert asked == ["yolox_nano"]
+
+
+def test_damaged_weights_are_not_passed_over(no_weights, tmp_path):
+    (tmp_path / "weights").mkdir()
+    (tmp_path / "weights" / "yolox_nano.pth").write_bytes(b"torn")
+    with pytest.raises(dc.WeightsError, match="cannot be read"):
+        load_example("overlap")
