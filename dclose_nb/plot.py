@@ -6,7 +6,7 @@ the array of axes that it drew on; ``axes[0].figure.savefig("name.pdf")`` keeps 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import cv2
@@ -14,17 +14,19 @@ import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.cm import ScalarMappable
-from matplotlib.colors import Normalize
-from matplotlib.patches import Rectangle
+from matplotlib.colors import Normalize, to_rgb
+from matplotlib.patches import Patch, Rectangle
 from skimage.segmentation import find_boundaries
 
 from .checks import InputError
 from .detection import Detections
 from .explanation import Explanation
 from .fusion import cascade_steps, scale
+from .planted.scene import Scene
 
 CMAP = "inferno"  # perceptually even, and it prints in grey
 OPACITY = 0.75  # of an overlay's highest value
+ROLE_COLOURS = {"class": "tab:red", "body": "tab:blue", "edge": "gold", "inert": "tab:gray"}
 _LARGEST = 1600  # pixels of a drawn image's longer side; more cannot be seen
 
 
@@ -145,6 +147,39 @@ def superpixels(image: np.ndarray, labels: np.ndarray, *, ax: Any = None) -> np.
     drawn[find_boundaries(labels, mode="inner")] = (255, 220, 0)
     axes[0].imshow(drawn)
     axes[0].set_title(f"{labels.max() + 1} superpixels")
+    return axes
+
+
+def maps(maps: Mapping[str, np.ndarray], *, box: np.ndarray | None = None, ax: Any = None) -> np.ndarray:
+    """Named maps (H, W) side by side, each scaled to [0, 1], and a box (x1, y1, x2, y2) in each."""
+    axes = _panels(ax, len(maps), next(iter(maps.values())).shape, columns=min(len(maps), 6))
+    for panel, (name, one) in zip(axes, maps.items()):
+        picture = scale(_fit(np.asarray(one, dtype=np.float64)))
+        panel.imshow(picture, cmap=CMAP, vmin=0, vmax=1)
+        panel.set_title(name)
+        if box is not None:
+            _draw_box(panel, box * _factor(one, picture), "cyan")
+    return axes
+
+
+def parts(scene: Scene, *, ax: Any = None) -> np.ndarray:
+    """A planted scene, greyed, with each part in the colour of its role."""
+    axes = _panels(ax, 1, scene.image.shape)
+    picture = np.repeat(scene.image.mean(axis=2, keepdims=True) / 255, 3, axis=2)
+    everything = [*scene.distractors, *(part for own in scene.parts for part in own)]
+    for part in everything:
+        colour = np.array(to_rgb(ROLE_COLOURS[part.role]))
+        picture[part.mask] = (0.35 + 0.65 * picture[part.mask]) * colour
+        picture[find_boundaries(part.mask, mode="inner")] = 1
+    axes[0].imshow(picture)
+    shown = [role for role in ROLE_COLOURS if any(part.role == role for part in everything)]
+    axes[0].legend(
+        handles=[Patch(facecolor=ROLE_COLOURS[role], label=role) for role in shown],
+        loc="lower left",
+        fontsize="small",
+        handlelength=1,
+        labelspacing=0.2,
+    )
     return axes
 
 

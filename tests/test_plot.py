@@ -83,6 +83,25 @@ def test_large_photos_are_shrunk_with_their_boxes(lamps):
     assert panel.patches[-1].get_width() == pytest.approx(6 * 1600 / 3000, rel=1e-3)
 
 
+def test_maps_are_scaled_and_named():
+    first, second = plot.maps(
+        {"one": np.arange(12.0).reshape(3, 4), "two": np.ones((3, 4))}, box=np.array([0, 0, 2, 1])
+    )
+    assert (first.get_title(), second.get_title()) == ("one", "two")
+    assert first.images[0].get_array().max() == 1 and second.images[0].get_array().max() == 0
+    assert first.patches[-1].get_width() == 2
+
+
+def test_parts_are_coloured_by_their_role():
+    drawn = dc.planted.scene(1)
+    (panel,) = plot.parts(drawn)
+    picture = panel.images[0].get_array()
+    roles = {part.role for own in drawn.parts for part in own} | {part.role for part in drawn.distractors}
+    assert {text.get_text() for text in panel.get_legend().get_texts()} == roles
+    nothing = (drawn.owner == 0)[..., None] & (np.ptp(picture, axis=2, keepdims=True) > 1e-6)
+    assert not nothing.any()  # the background stays grey
+
+
 def test_what_cannot_be_drawn_is_refused(lamps, lit, found):
     nothing = dc.explain(lamps, np.zeros_like(lit), n_masks=10, progress=False)
     with pytest.raises(dc.InputError, match="nothing to draw"):
