@@ -1,0 +1,277 @@
+"""Section 5.2: how good is a map? Sparsity, energy in the box, pointing game, deletion and insertion."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import cv2
+import numpy as np
+import torch
+
+from . import checks
+from .checks import InputError
+from .detection import Canvas, Detections, Detector, Proposals, box_iou, suppress
+from .engine import default_batch_size
+from .fusion import scale
+
+STEPS = 205  # the authors' 2000 of 640 x 640 pixels a step
+BLUR = 51 / 640  # width of the Gaussian kernel that insertion begins with, of the longer side
+KERNEL_WIDTH = 0.25  # section 4.2; the authors' program uses it in the score of a step
+
+
+def sparsity(saliency: np.ndarray) -> float:
+    """Highest value over mean of the map scaled to [0, 1] (Gomez et al. 2022).
+
+    Parameters
+    ----------
+    saliency : (H, W) array
+        Any finite range.
+
+    Returns
+    -------
+    float
+        From 1 to the number of pixels, which a map of one bright pixel has; the higher, the fewer
+        pixels stand out. A constant map, which nothing stands out of, has 1.
+    """
+    scaled = scale(_map(saliency))
+    mean = scaled.mean()
+    return float(scaled.max() / mean) if mean > 0 else 1.0
+
+
+def ebpg(saliency: np.ndarray, box: Any) -> float:
+    """Energy-based pointing game: share of the map's sum that lies in the box (Wang et al. 2020).
+
+    Parameters
+    ----------
+    saliency : (H, W) array
+        Negative values count as 0.
+    box : (4,) array
+        x1, y1, x2, y2 in pixels of the map; its edges are rounded.
+
+    Returns
+    -------
+    float
+        In [0, 1]; 0 for a map that is 0 everywhere.
+    """
+    energy = _map(saliency).clip(0)
+    total = energy.sum()
+    return float(energy[_window(box, energy.shape)].sum() / total) if total > 0 else 0.0
+
+
+def pointing_game(saliency: np.ndarray, box: Any) -> float:
+    """Whether the highest pixel lies in the box, 0 or 1 (Zhang et al. 2018); box as in `ebpg`.
+
+    Where several pixels are highest, the share of them.
+    """
+    values = _map(saliency)
+    highest = values == values.max()
+    return float(highest[_window(box, values.shape)].sum() / highest.sum())
+
+
+def _map(saliency: Any) -> np.ndarray:
+    values = np.asarray(saliency, dtype=np.float64)
+    if values.ndim != 2 or not values.size or not np.isfinite(values).all():
+        raise InputError(f"a map must be finite numbers (H, W), got an array of shape {values.shape}")
+    return values
+
+
+def _window(box: Any, shape: tuple[int, ...]) -> tuple[slice, slice]:
+    try:
+        x1, y1, x2, y2 = np.round(np.asarray(box, dtype=np.float64)).astype(int).clip(0)
+    except (TypeError, ValueError) as error:
+        raise InputError(f"a box must be x1, y1, x2, y2, got {box!r}") from error
+    if x1 >= min(x2, shape[1]) or y1 >= min(y2, shape[0]):
+        raise InputError(f"box {np.asarray(box).tolist()} holds no pixel of a map of {shape}")
+    return slice(y1, y2), slice(x1, x2)
+
+
+class Curve(NamedTuple):
+    """A detection's score while pixels are changed, and the area under it."""
+
+    score: float  # trapezoid rule over [0, 1]
+    curve: np.ndarray  # (steps + 1,) float32, from no pixel changed to all
+
+
+class OverAll(NamedTuple):
+    """Insertion less deletion."""
+
+    score: float  # in [-1, 1]
+    deletion: Curve
+    insertion: Curve
+
+    @classmethod
+    def of(cls, deletion: Curve, insertion: Curve) -> OverAll:
+        return cls(insertion.score - deletion.score, deletion, insertion)
+
+
+def deletion(
+    detector: Detector, image: Any, detection: Detections, saliency: np.ndarray, *, steps: int = STEPS
+) -> Curve:
+    """How soon the detection goes when pixels turn black, the most salient first: lower is better.
+
+    (Petsiuk et al. 2018, 2021.) A step's score is that of `step_scores`.
+
+    Parameters
+    ----------
+    detector : Detector
+    image : array
+        As `Detector.detect` takes it.
+    detection : Detections
+        One row.
+    saliency : (H, W) array
+        Its map, in the image's frame. Pixels of equal value follow each other at random.
+    steps : int
+        Each changes an equal share of the pixels.
+
+    Returns
+    -------
+    Curve
+
+    Raises
+    ------
+    InputError
+        More than one detection, a map of another size than the image's, or `steps` below 1.
+    """
+    return _one(detector, image, detection, saliency, steps, ("deletion",))[0]
+
+
+def insertion(
+    detector: Detector, image: Any, detection: Detections, saliency: np.ndarray, *, steps: int = STEPS
+) -> Curve:
+    """How soon the detection comes when a blurred image's pixels turn sharp: higher is better.
+
+    As `deletion`.
+    """
+    return _one(detector, image, detection, saliency, steps, ("insertion",))[0]
+
+
+def over_all(
+    detector: Detector, image: Any, detection: Detections, saliency: np.ndarray, *, steps: int = STEPS
+) -> OverAll:
+    """Insertion less deletion, in [-1, 1], with both curves; as `deletion`."""
+    return OverAll.of(*_one(detector, image, detection, saliency, steps, ("deletion", "insertion")))
+
+
+def _one(
+    detector: Detector,
+    image: Any,
+    detection: Detections,
+    saliency: np.ndarray,
+    steps: int,
+    kinds: tuple[str, ...],
+) -> list[Curve]:
+    if len(detection) != 1:
+        raise InputError(f"pass one detection, d[i], not {len(detection)}")
+    canvas = detector.prepare(checks.image(image))
+    maps = _map(saliency)[None]
+    return [
+        found[0] for found in curves(detector, canvas, detection, maps, steps=steps, kinds=kinds).values()
+    ]
+
+
+@torch.inference_mode()
+def curves(
+    detector: Detector,
+    canvas: Canvas,
+    detections: Detections,
+    maps: np.ndarray,
+    *,
+    steps: int = STEPS,
+    kinds: tuple[str, ...] = ("deletion", "insertion"),
+    batch_size: int | None = None,
+) -> dict[str, list[Curve]]:
+    """Curves of all detections of an image, every batch filled with steps of any of them.
+
+    Parameters
+    ----------
+    detector, canvas
+        A detector and the image as it prepared it.
+    detections : Detections
+        n rows.
+    maps : (n, H, W) array
+        In the image's frame.
+    steps : int
+    kinds : tuple
+        "deletion", from the image to black; "insertion", from the blurred image to the image.
+    batch_size : int, optional
+
+    Returns
+    -------
+    dict
+        For each kind a `Curve` a detection.
+
+    Raises
+    ------
+    InputError
+        Maps that do not fit, or `steps` below 1.
+    """
+    checks.at_least("steps", steps, 1)
+    if np.shape(maps) != (len(detections), *canvas.image_size):
+        wanted = (len(detections), *canvas.image_size)
+        raise InputError(f"the maps must be {wanted}, one a detection, got {np.shape(maps)}")
+    content = canvas.pixels[:, *canvas.window]  # (3, h, w)
+    ends = {"deletion": (content, torch.zeros_like(content)), "insertion": (_blurred(content), content)}
+    ranks = [_ranks(one, canvas) for one in maps]  # n times (h, w), 0 the most salient
+    boxes = canvas.boxes_to_canvas(detections.boxes)
+    probs = torch.tensor(detections.class_probs, device=content.device)
+    size = batch_size or default_batch_size(content.device)
+    batch = canvas.pixels.repeat(size, 1, 1, 1).contiguous(memory_format=torch.channels_last)
+
+    todo = [(kind, k, step) for kind in kinds for k in range(len(detections)) for step in range(steps + 1)]
+    scores: list[float] = []
+    for first in range(0, len(todo), size):
+        part = todo[first : first + size]
+        for row, (kind, k, step) in zip(batch, part):
+            before, after = ends[kind]
+            changed = ranks[k] < round(step * ranks[k].numel() / steps)
+            torch.where(changed, after, before, out=row[:, *canvas.window])
+        targets = [k for _, k, _ in part]
+        scores += step_scores(detector.predict(batch[: len(part)]), boxes[targets], probs[targets]).tolist()
+    table = np.array(scores, dtype=np.float32).reshape(len(kinds), len(detections), steps + 1)
+    return {
+        kind: [Curve(float(np.trapezoid(curve, dx=1 / steps)), curve) for curve in of_kind]
+        for kind, of_kind in zip(kinds, table)
+    }
+
+
+def step_scores(proposals: Proposals, boxes: torch.Tensor, probs: torch.Tensor) -> torch.Tensor:
+    """How much of one target is left in each of B images, (B,) in [0, 1], as the authors score it.
+
+    Of the detections that survive (confidence 0.25, suppression at 0.45 over all classes) and have
+    the target's class, the one of highest IoU counts: ``IoU sqrt(exp(-d^2 / 0.25^2))``, d being the
+    cosine distance of the class vectors. Where there is none the score is 0.
+
+    Parameters
+    ----------
+    proposals : Proposals
+    boxes : (B, 4) tensor
+        The target of each image, in canvas pixels.
+    probs : (B, C) tensor
+    """
+    scores = boxes.new_zeros(len(boxes))
+    for b, kept in enumerate(suppress(proposals, confidence=0.25, iou=0.45, class_agnostic=True)):
+        same = kept[proposals.class_probs[b, kept].argmax(-1) == probs[b].argmax()]
+        if len(same):
+            overlap, best = box_iou(proposals.boxes[b, same], boxes[b, None])[:, 0].max(0)
+            distance = 1 - torch.cosine_similarity(proposals.class_probs[b, same[best]], probs[b], dim=0)
+            scores[b] = overlap * torch.exp(-((distance / KERNEL_WIDTH) ** 2) / 2)
+    return scores
+
+
+def _ranks(saliency: np.ndarray, canvas: Canvas) -> torch.Tensor:
+    """Place of each pixel of the canvas's content when the highest comes first, (h, w) int."""
+    height, width = canvas.content[2:]
+    values = cv2.resize(np.asarray(saliency, np.float32), (width, height), interpolation=cv2.INTER_LINEAR)
+    shuffled = np.random.default_rng(0).permutation(values.size)
+    order = shuffled[np.argsort(-values.ravel()[shuffled], kind="stable")]
+    places = np.empty(values.size, dtype=np.int64)
+    places[order] = np.arange(values.size)
+    return torch.from_numpy(places.reshape(height, width)).to(canvas.pixels.device)
+
+
+def _blurred(content: torch.Tensor) -> torch.Tensor:
+    """The content (3, h, w) after the authors' Gaussian blur, which leaves nothing to detect."""
+    image = content.permute(1, 2, 0).cpu().numpy()
+    width = max(round(BLUR * max(image.shape[:2])) // 2 * 2 + 1, 3)  # odd
+    blurred = cv2.GaussianBlur(image, (width, width), 0)  # OpenCV takes sigma from the width
+    return torch.from_numpy(blurred).permute(2, 0, 1).to(content.device)

@@ -1,0 +1,156 @@
+"""Metrics against closed forms and a loop over the steps."""
+
+import cv2
+import numpy as np
+import pytest
+import torch
+
+import dclose_nb as dc
+from dclose_nb import metrics
+from dclose_nb.detection import box_iou
+
+BOX = np.array([2, 1, 5, 4])
+
+
+def one_pixel(shape=(6, 8), at=(2, 3)):
+    heat = np.zeros(shape)
+    heat[at] = 7
+    return heat
+
+
+def test_sparsity_in_closed_form():
+    assert metrics.sparsity(one_pixel()) == pytest.approx(48)
+    assert metrics.sparsity(np.full((6, 8), 3.0)) == 1
+    ramp = np.linspace(5, 9, 48).reshape(6, 8)
+    assert metrics.sparsity(ramp) == pytest.approx(2)  # the mean of 0 to 1 is one half
+    assert metrics.sparsity(-3 + 2 * ramp) == pytest.approx(2)
+
+
+def test_energy_in_closed_form():
+    assert metrics.ebpg(np.ones((6, 8)), BOX) == pytest.approx(9 / 48)  # the box's share of the area
+    assert metrics.ebpg(one_pixel(), BOX) == 1
+    assert metrics.ebpg(one_pixel(at=(0, 0)), BOX) == 0
+    assert metrics.ebpg(np.zeros((6, 8)), BOX) == 0
+    below = one_pixel() - 1  # what is negative counts as 0
+    assert metrics.ebpg(below, BOX) == 1
+    assert metrics.ebpg(np.ones((6, 8)), BOX + 0.4) == pytest.approx(9 / 48)  # edges are rounded
+    assert metrics.ebpg(np.ones((6, 8)), [-3, -3, 4, 3]) == pytest.approx(12 / 48)
+
+
+def test_energy_by_the_loop():
+    heat = np.random.default_rng(0).normal(size=(6, 8))
+    inside = total = 0.0
+    for y in range(6):
+        for x in range(8):
+            value = max(heat[y, x], 0)
+            total += value
+            if BOX[0] <= x < BOX[2] and BOX[1] <= y < BOX[3]:
+                inside += value
+    assert metrics.ebpg(heat, BOX) == pytest.approx(inside / total)
+
+
+def test_pointing():
+    assert metrics.pointing_game(one_pixel(), BOX) == 1
+    assert metrics.pointing_game(one_pixel(at=(0, 0)), BOX) == 0
+    assert metrics.pointing_game(one_pixel() + one_pixel(at=(0, 0)), BOX) == 0.5
+    assert metrics.pointing_game(np.ones((6, 8)), BOX) == pytest.approx(9 / 48)
+
+
+def test_deletion_in_closed_form(lamps, lit):
+    """A lamp is found until too little of it shines: objectness b (1 - removed share), p = 0.9."""
+    found = lamps.detect(lit)[0]
+    x1, y1, x2, y2 = found.boxes[0].astype(int)
+    perfect = np.zeros(lit.shape[:2])
+    perfect[y1:y2, x1:x2] = np.linspace(2, 1, (y2 - y1) * (x2 - x1)).reshape(y2 - y1, x2 - x1)
+    steps = lit[..., 0].size  # a pixel a step
+    area = (y2 - y1) * (x2 - x1)
+    left = 1 - np.arange(steps + 1) / area
+    expected = (250 / 255 * left * 0.9 >= 0.25).astype(float)
+    got = metrics.deletion(lamps, lit, found, perfect, steps=steps)
+    assert np.allclose(got.curve, expected, atol=1e-5)
+    assert got.score == pytest.approx(np.trapezoid(expected, dx=1 / steps))
+    worst = metrics.deletion(lamps, lit, found, -perfect, steps=steps)
+    assert worst.score > got.score + 0.3
+
+
+def test_the_ends_of_the_curves(lamps, lit):
+    found = lamps.detect(lit)[1]
+    whole = metrics.over_all(lamps, lit, found, np.random.default_rng(0).random(lit.shape[:2]), steps=7)
+    assert whole.deletion.curve[0] == pytest.approx(1) and whole.deletion.curve[-1] == 0
+    assert whole.insertion.curve[-1] == pytest.approx(1)
+    assert whole.score == pytest.approx(whole.insertion.score - whole.deletion.score)
+    assert len(whole.deletion.curve) == 8
+
+
+def by_the_loop(detector, image, target, heat, steps, kind):
+    """Step by step, with the detector's own `detect`, on an image that the canvas holds unscaled."""
+    width = max(round(51 / 640 * max(image.shape[:2])) // 2 * 2 + 1, 3)
+    blurred = cv2.GaussianBlur(image.astype(np.float32), (width, width), 0)
+    before, after = (image, image * 0) if kind == "deletion" else (blurred, image)
+    order = np.argsort(-heat.ravel())
+    curve = []
+    for step in range(steps + 1):
+        now = before.astype(np.float32).reshape(-1, 3).copy()
+        changed = order[: round(step * heat.size / steps)]
+        now[changed] = after.reshape(-1, 3)[changed]
+        canvas = detector.prepare(image)
+        canvas.pixels[:, *canvas.window] = torch.tensor(now.reshape(image.shape)).permute(2, 0, 1)
+        found = detector.detect_on(canvas, confidence=0.25, iou=0.45, class_agnostic=True)
+        found = found[found.labels == target.labels[0]]
+        score = 0.0
+        if len(found):
+            overlap = box_iou(torch.tensor(found.boxes), torch.tensor(target.boxes))[:, 0].numpy()
+            a, b = found.class_probs[overlap.argmax()], target.class_probs[0]
+            distance = 1 - a @ b / np.sqrt((a @ a) * (b @ b))
+            score = overlap.max() * np.sqrt(np.exp(-(distance**2) / 0.25**2))
+        curve.append(score)
+    return curve
+
+
+@pytest.mark.parametrize("kind", ["deletion", "insertion"])
+def test_curves_by_the_loop_on_a_real_network(kind):
+    detector, drawn = dc.load_detector("planted", device="cpu"), dc.planted.scene(58)
+    targets = detector.detect(drawn.image)[:2]
+    heat = np.stack(np.indices((320, 320))).astype(float)  # from the bottom up, and from right to left
+    heat += np.random.default_rng(2).random(heat.shape) / 4  # no two pixels are equal
+    canvas = detector.prepare(drawn.image)
+    got = metrics.curves(detector, canvas, targets, heat, steps=16, kinds=(kind,), batch_size=4)[kind]
+    for k in (0, 1):
+        expected = by_the_loop(detector, drawn.image, targets[k], heat[k], 16, kind)
+        assert np.allclose(got[k].curve, expected, atol=1e-3)
+        assert len(set(np.round(expected, 3))) >= 4  # the case shows something
+
+
+def test_batches_and_company_do_not_matter(lamps, lit):
+    found = lamps.detect(lit)
+    maps = np.random.default_rng(3).random((2, *lit.shape[:2]))
+    canvas = lamps.prepare(lit)
+    one = metrics.curves(lamps, canvas, found, maps, steps=10, batch_size=1)
+    many = metrics.curves(lamps, canvas, found, maps, steps=10, batch_size=7)
+    for k in (0, 1):
+        alone = metrics.over_all(lamps, lit, found[k], maps[k], steps=10)
+        for kind in ("deletion", "insertion"):
+            assert np.allclose(one[kind][k].curve, many[kind][k].curve, atol=1e-6)
+            assert np.allclose(one[kind][k].curve, getattr(alone, kind).curve, atol=1e-6)
+
+
+def test_equal_pixels_follow_at_random(lamps, lit):
+    """A map that says nothing must not be scored by where an object happens to stand."""
+    ranks = metrics._ranks(np.ones(lit.shape[:2]), lamps.prepare(lit)).numpy()
+    assert sorted(ranks.ravel()) == list(range(ranks.size))
+    assert abs(np.corrcoef(ranks.ravel(), np.arange(ranks.size))[0, 1]) < 0.2
+
+
+def test_bad_input(lamps, lit):
+    found, heat = lamps.detect(lit), np.ones(lit.shape[:2])
+    for call, word in (
+        (lambda: metrics.deletion(lamps, lit, found, heat), "not 2"),
+        (lambda: metrics.deletion(lamps, lit, found[0], heat[:3]), "maps must be"),
+        (lambda: metrics.insertion(lamps, lit, found[0], heat, steps=0), "steps"),
+        (lambda: metrics.sparsity(np.array([np.nan, 1])[None]), "finite"),
+        (lambda: metrics.sparsity(np.ones(3)), r"\(H, W\)"),
+        (lambda: metrics.ebpg(heat, [1, 2, 3]), "x1, y1, x2, y2"),
+        (lambda: metrics.ebpg(heat, [100, 100, 120, 120]), "holds no pixel"),
+    ):
+        with pytest.raises(dc.InputError, match=word):
+            call()
