@@ -287,6 +287,11 @@ class Detector(ABC):
         self.class_names = tuple(self.class_names)
         self.device = torch.device(self.device)
 
+    @property
+    def feature_layers(self) -> tuple[str, ...]:
+        """Layers of the `module` whose outputs boxes are made from, finest first; Grad-CAM's."""
+        return ()
+
     @abstractmethod
     def prepare(self, image: np.ndarray) -> Canvas:
         """Bring an (H, W, 3) uint8 RGB image to the network's input size."""

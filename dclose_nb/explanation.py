@@ -119,7 +119,8 @@ def explain(
     method : str
         A name in `dclose_nb.methods.METHODS`.
     n_masks : int, optional
-        Budget of masked images; by default the method's own (``dclose`` 4000, ``drise`` 5000).
+        Budget of masked images; by default the method's own (``dclose`` and ``mfpp`` 4000, ``drise``
+        5000, ``sodex`` 1000). ``gradcam`` masks nothing and takes none.
     seed : int
         The same seed gives the same masks to the bit, whatever the batch size.
     batch_size : int, optional
@@ -150,7 +151,7 @@ def explain(
         raise InputError(f"detector must be a Detector, got {detector!r}: use load_detector(...)")
     image = checks.image(image).copy()  # the record keeps it
     params = parameters(method, n_masks=n_masks, seed=seed, batch_size=batch_size, **options)
-    if params["batch_size"] is None:
+    if params.get("batch_size", 0) is None:
         params["batch_size"] = default_batch_size(detector.device)
 
     canvas = detector.prepare(image)
@@ -204,15 +205,16 @@ def parameters(
         for name, parameter in inspect.signature(run).parameters.items()
         if parameter.kind is parameter.KEYWORD_ONLY and name != "progress"
     }
+    seed = checks.at_least("seed", seed, 0)
+    if batch_size is not None:
+        batch_size = checks.at_least("batch_size", batch_size, 1)
+    if n_masks is not None:
+        options["n_masks"] = n_masks
     for name in options:
         if name not in found:
             raise InputError(f"method {method!r} has no option {name!r}; it has: {', '.join(found)}")
-    found |= options
-    if n_masks is not None:
-        found["n_masks"] = n_masks
-    found["seed"] = checks.at_least("seed", seed, 0)
-    if batch_size is not None:
-        found["batch_size"] = checks.at_least("batch_size", batch_size, 1)
+    everywhere = {"seed": seed, "batch_size": batch_size}  # may be given to methods that need none
+    found |= options | {name: value for name, value in everywhere.items() if name in found}
     found = {name: _plain(value) for name, value in found.items()}
     check(**{name: value for name, value in found.items() if name not in ("seed", "batch_size")})
     return found

@@ -49,6 +49,11 @@ class FasterRcnnDetector(Detector):
     _mean: torch.Tensor
     _std: torch.Tensor
 
+    @property
+    def feature_layers(self) -> tuple[str, ...]:
+        pyramid = self.module.backbone.fpn.layer_blocks
+        return tuple(f"backbone.fpn.layer_blocks.{k}" for k in range(len(pyramid)))
+
     def prepare(self, image: np.ndarray) -> Canvas:
         pixels = torch.from_numpy(image).permute(2, 0, 1).to(self.device, torch.float32) / 255
         images, _ = self.module.transform([pixels])  # resized, standardised and padded with 0

@@ -45,6 +45,10 @@ class YoloxDetector(Detector):
         self.input_size = input_size
         self.module = ready(module).to(device).to(memory_format=torch.channels_last)
 
+    @property
+    def feature_layers(self) -> tuple[str, ...]:
+        return "backbone.C3_p3", "backbone.C3_n3", "backbone.C3_n4"  # of the strides 8, 16 and 32
+
     def prepare(self, image: np.ndarray) -> Canvas:
         height, width = image.shape[:2]
         h, w = self.input_size

@@ -1,8 +1,9 @@
 """The methods that `explain` knows, by name.
 
-A method is a function ``(detector, canvas, targets, *, n_masks, seed, batch_size, progress, **own)``
-that returns `Maps`, and a function that refuses its own options where they are out of range. To add
-one, write the two and name them in `METHODS`.
+A method is a function ``(detector, canvas, targets, *, progress, **own)`` that returns `Maps`, and a
+function that refuses its own options where they are out of range. Of `n_masks`, `seed` and
+`batch_size` it names those that it has a use for. To add one, write the two and name them in
+`METHODS`.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import NamedTuple
 
-from . import dclose, drise
+from . import dclose, drise, gradcam, mfpp, sodex
 from .maps import Maps
 
 
@@ -24,6 +25,9 @@ class Method(NamedTuple):
 METHODS = {
     "dclose": Method(dclose.dclose, dclose.check),
     "drise": Method(drise.drise, drise.check),
+    "mfpp": Method(mfpp.mfpp, mfpp.check),
+    "gradcam": Method(gradcam.gradcam, gradcam.check),
+    "sodex": Method(sodex.sodex, sodex.check),
 }
 
 __all__ = ["METHODS", "Maps", "Method"]

@@ -25,6 +25,8 @@ def dclose(
     r: float = 2.2,
     crops_per_draw: int = 1,
     proposals: str = "all",
+    density: bool = True,
+    fusion: str = "cascade",
     order: str = "fine_to_coarse",
     seed: int = 0,
     batch_size: int | None = None,
@@ -48,6 +50,11 @@ def dclose(
     proposals : {"all", "filtered"}
         Which proposals Eq. 6 looks at: all, as the paper says, or the authors' program's choice;
         see `similarity.mask_weights`.
+    density : bool
+        Whether a level is divided by its density map (Eq. 7), or by the density that is expected,
+        N p, which is the map without it in Table 1.
+    fusion : {"cascade", "mean"}
+        Eq. 8, or the mean of the levels, which is the map without it in Table 1.
     order : {"fine_to_coarse", "coarse_to_fine"}
         Order of the cascade. The authors' program goes from fine to coarse.
     seed : int
@@ -71,6 +78,8 @@ def dclose(
         r=r,
         crops_per_draw=crops_per_draw,
         proposals=proposals,
+        density=density,
+        fusion=fusion,
         order=order,
     )
     finest_first = sorted(segments, reverse=True)
@@ -102,14 +111,40 @@ def dclose(
         progress=progress,
     )
     levels = np.stack([result.saliency for result in results])  # (L, n, h, w)
+    densities = np.stack([result.density.astype(np.float32) for result in results])  # (L, h, w)
+    if not density:
+        levels = without_density(levels, densities, n_masks, p)
     # Step 7: the cascade.
-    saliency = cascade(levels if order == "fine_to_coarse" else levels[::-1])
     return Maps(
-        saliency,
+        fuse(levels, fusion=fusion, order=order),
         n_forward=sum(len(result.weights) for result in results),
         levels=levels,
-        density=np.stack([result.density.astype(np.float32) for result in results]),
+        density=densities,
     )
+
+
+def without_density(levels: np.ndarray, densities: np.ndarray, n_masks: int, p: float) -> np.ndarray:
+    """Levels divided by the density that is expected in place of the one that was counted.
+
+    Parameters
+    ----------
+    levels : (L, n, h, w) array
+        S_k of Eq. 7, finest first.
+    densities : (L, h, w) array
+        P_k of Eq. 3.
+    n_masks : int
+        Of all levels.
+    p : float
+    """
+    expected = p * np.array(split(n_masks, len(levels)), dtype=np.float32)  # (L,)
+    return levels * (densities / expected[:, None, None])[:, None]
+
+
+def fuse(levels: np.ndarray, *, fusion: str = "cascade", order: str = "fine_to_coarse") -> np.ndarray:
+    """One map (n, h, w) of the levels (L, n, h, w), finest first; see `dclose` for the options."""
+    if fusion == "mean":
+        return levels.mean(axis=0)
+    return cascade(levels if order == "fine_to_coarse" else levels[::-1])
 
 
 def check(
@@ -120,9 +155,22 @@ def check(
     r: float,
     crops_per_draw: int,
     proposals: str,
+    density: bool,
+    fusion: str,
     order: str,
 ) -> None:
     """Refuse options out of their range; see `dclose`."""
+    check_masks(n_masks=n_masks, segments=segments, p=p, r=r)
+    checks.at_least("crops_per_draw", crops_per_draw, 1)
+    checks.choice("proposals", proposals, ("all", "filtered"))
+    if not isinstance(density, bool):
+        raise InputError(f"density must be True or False, got {density!r}")
+    checks.choice("fusion", fusion, ("cascade", "mean"))
+    checks.choice("order", order, ("fine_to_coarse", "coarse_to_fine"))
+
+
+def check_masks(*, n_masks: int, segments: Sequence[int], p: float, r: float) -> None:
+    """Refuse what masks cannot be made from."""
     if np.ndim(segments) != 1 or not len(segments):
         raise InputError(f"segments must be a list of integers, got {segments!r}")
     for n_segments in segments:
@@ -130,9 +178,6 @@ def check(
     split(n_masks, len(segments))
     checks.probability("p", p)
     checks.at_least("r", r, 0, integer=False)
-    checks.at_least("crops_per_draw", crops_per_draw, 1)
-    checks.choice("proposals", proposals, ("all", "filtered"))
-    checks.choice("order", order, ("fine_to_coarse", "coarse_to_fine"))
 
 
 def split(n_masks: int, n_levels: int) -> list[int]:

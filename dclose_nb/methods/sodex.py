@@ -1,0 +1,81 @@
+"""SODEx (Sejr et al. 2021): LIME on a surrogate that turns the detector into a number for one box."""
+
+from __future__ import annotations
+
+import numpy as np
+from sklearn.linear_model import Ridge
+
+from .. import checks, engine
+from ..detection import Canvas, Detections, Detector
+from ..masks import superpixel_masks, superpixels
+from .maps import Maps
+
+KERNEL_WIDTH = 0.25  # LIME's, of the cosine distance from the whole image
+
+
+def sodex(
+    detector: Detector,
+    canvas: Canvas,
+    targets: Detections,
+    *,
+    n_masks: int = 1000,
+    segments: int = 100,
+    p: float = 0.5,
+    seed: int = 0,
+    batch_size: int | None = None,
+    progress: bool = True,
+) -> Maps:
+    """Explain each target by a linear model of its weight over superpixels that are kept or hidden.
+
+    LIME's recipe (Ribeiro et al. 2016): ridge regression (alpha 1) of the weight (Eq. 6) on which
+    superpixels were kept, samples weighed by ``sqrt(exp(-d^2 / 0.25^2))`` with the cosine distance
+    d from the whole image. A pixel's value is its superpixel's coefficient, and can be negative.
+
+    Parameters
+    ----------
+    detector, canvas, targets
+        A detector, the image as it prepared it, and n boxes in image pixels.
+    n_masks : int
+        Masked images, at least 1.
+    segments : int
+        Superpixels.
+    p : float
+        Probability that a superpixel is kept, in (0, 1).
+    seed : int
+        0 or more.
+    batch_size : int, optional
+    progress : bool
+
+    Returns
+    -------
+    Maps
+
+    Raises
+    ------
+    InputError
+        An option out of its range.
+    """
+    check(n_masks=n_masks, segments=segments, p=p)
+    content = canvas.pixels[:, *canvas.window].permute(1, 2, 0).round().byte().cpu().numpy()
+    labels = superpixels(content, segments)
+    sampler = superpixel_masks(labels, p=p, r=0, seed=seed, device=canvas.pixels.device)
+    (result,) = engine.run(
+        detector, canvas, targets, [sampler], [n_masks], batch_size=batch_size, progress=progress
+    )
+    maps = np.zeros((len(targets), *labels.shape), dtype=np.float32)
+    if len(targets):
+        # which superpixels each mask kept, (N, S): with r = 0 a mask is its pattern
+        _, first, column = np.unique(labels, return_index=True, return_inverse=True)
+        kept = np.stack([sampler.pattern(i).cpu().numpy().ravel()[first] for i in range(n_masks)])
+        distance = 1 - np.sqrt(kept.mean(axis=1))  # cosine distance from all ones
+        near = np.sqrt(np.exp(-((distance / KERNEL_WIDTH) ** 2)))
+        model = Ridge(alpha=1).fit(kept, result.weights, sample_weight=near)
+        maps[:] = np.atleast_2d(model.coef_)[:, column.reshape(labels.shape)]
+    return Maps(maps, n_forward=len(result.weights))
+
+
+def check(*, n_masks: int, segments: int, p: float) -> None:
+    """Refuse options out of their range; see `sodex`."""
+    checks.at_least("n_masks", n_masks, 1)
+    checks.at_least("segments", segments, 1)
+    checks.probability("p", p)
