@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     from .explanation import Explanation
     from .photos import Example
 
+NOTHING = "nothing was written"  # what a stopped command leaves
+
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; returns its exit status: 0, 2 for bad input, 130 for Ctrl-C."""
@@ -25,7 +27,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         return _run(args)
     except KeyboardInterrupt:
-        print("\ndclose-nb: stopped; nothing was written", file=sys.stderr)
+        print(f"\ndclose-nb: stopped; {args.left}", file=sys.stderr)
         return 130
     except ImportError as error:
         print(f"dclose-nb: {error}", file=sys.stderr)
@@ -60,22 +62,47 @@ def _parser() -> argparse.ArgumentParser:
         default="yolox_nano",
         help="yolox_nano (default) to yolox_x; planted or planted_two_stage for scenes",
     )
-    explain.add_argument("--method", default="dclose", help="dclose (default) or drise")
+    explain.add_argument("--method", default="dclose", help="dclose (default), drise, mfpp, gradcam or sodex")
     explain.add_argument("--n-masks", type=int, metavar="N", help="masked images; default: the method's own")
     explain.add_argument("--seed", type=int, default=0, metavar="S", help="default: %(default)s")
     explain.add_argument("--top", type=int, metavar="K", help="only the K best detections")
     explain.add_argument("--out", type=Path, metavar="DIR", help="default: explanations/PHOTO_METHOD")
-    explain.set_defaults(run=_explain)
+    explain.set_defaults(run=_explain, left=NOTHING)
     demo = commands.add_parser(
         "demo",
         help="explain a photo that ships, or a drawn scene where no weights can be had",
         description="As explain, with a photo that ships, or with a scene where weights are missing.",
     )
     demo.add_argument("--out", type=Path, metavar="DIR", default=Path("demo"), help="default: %(default)s")
-    demo.set_defaults(run=_demo)
+    demo.set_defaults(run=_demo, left=NOTHING)
+    evaluate = commands.add_parser(
+        "evaluate",
+        help="score methods on a data set in COCO format",
+        description="Score methods on a data set; a run that was stopped goes on with the same command.",
+    )
+    evaluate.add_argument(
+        "--coco", type=Path, metavar="DIR", required=True, help="holds val2017/ and annotations/"
+    )
+    evaluate.add_argument("--detector", default="yolox_nano", help="default: %(default)s")
+    evaluate.add_argument(
+        "--methods",
+        default="dclose,drise,gradcam",
+        help="of dclose, drise, mfpp, gradcam, sodex, segments+density, segments+fusion (%(default)s)",
+    )
+    evaluate.add_argument("--n-masks", type=int, metavar="N", help="default: each method's own")
+    evaluate.add_argument("--steps", type=int, metavar="N", default=205, help="of deletion and insertion")
+    evaluate.add_argument("--limit", type=int, metavar="N", help="only the first N images, in random order")
+    evaluate.add_argument("--seed", type=int, default=0, metavar="S", help="default: %(default)s")
+    evaluate.add_argument("--workers", type=int, default=1, metavar="K", help="processes; default: 1")
+    evaluate.add_argument("--skip-missing", action="store_true", help="go on without images that are missing")
+    evaluate.add_argument("--out", type=Path, metavar="DIR", required=True, help="records and tables")
+    evaluate.set_defaults(run=_evaluate, left="the same command goes on from there")
+    tables = commands.add_parser("tables", help="print and write the tables of an evaluation")
+    tables.add_argument("folder", type=Path, metavar="DIR", help="what evaluate wrote to")
+    tables.set_defaults(run=_tables, left=NOTHING)
     fetch = commands.add_parser("fetch", help="fetch a detector's weights, for use without a network")
     fetch.add_argument("detector", metavar="NAME", help="yolox_nano to yolox_x")
-    fetch.set_defaults(run=_fetch)
+    fetch.set_defaults(run=_fetch, left=NOTHING)
     return parser
 
 
@@ -116,6 +143,40 @@ def _demo(args: argparse.Namespace) -> int:
     return _write(args.out, lambda: dc.load_example("overlap"), "the example 'overlap'", n_masks=1000)
 
 
+def _evaluate(args: argparse.Namespace) -> int:
+    from .evaluation import evaluate, read_coco
+
+    _show_warnings()
+    data = read_coco(args.coco, missing="skip" if args.skip_missing else "stop")
+    if data.missing:
+        print(f"{len(data.missing)} images are missing and left out", file=sys.stderr)
+    evaluate(
+        args.detector,
+        data,
+        args.out,
+        methods=args.methods.split(","),
+        n_masks=args.n_masks,
+        steps=args.steps,
+        seed=args.seed,
+        limit=args.limit,
+        workers=args.workers,
+    )
+    return _tables(argparse.Namespace(folder=args.out))
+
+
+def _tables(args: argparse.Namespace) -> int:
+    from . import tables
+
+    _show_warnings()
+    print(tables.write(args.folder))
+    print(f"{args.folder}/  tables.md, tables.tex, table_1.csv to table_3.csv")
+    return 0
+
+
+def _show_warnings() -> None:
+    warnings.showwarning = lambda message, *_: print(f"note: {message}", file=sys.stderr)
+
+
 def _write(out: Path, situation: Callable[[], Example], photo: str, **options: Any) -> int:
     """Explain what `situation` gives, into a folder that is known to be writable before."""
     import matplotlib
@@ -125,7 +186,7 @@ def _write(out: Path, situation: Callable[[], Example], photo: str, **options: A
 
     from . import report
 
-    warnings.showwarning = lambda message, *_: print(f"note: {message}", file=sys.stderr)
+    _show_warnings()
     with report.staged(out) as stage:
         detector, image, targets = situation()
         explanation = dc.explain(detector, image, targets, **options)

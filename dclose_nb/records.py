@@ -26,8 +26,9 @@ class Records:
     ----------
     path : path
         Read where it exists, else begun; its folder is made.
-    settings : dict
-        What decides the records. They must be those of the file.
+    settings : dict, optional
+        What decides the records. They must be those of the file. Without them a file that is there
+        is read as it is.
 
     Raises
     ------
@@ -35,14 +36,14 @@ class Records:
         A file that is damaged, has other settings (the message says which) or cannot be written.
     """
 
-    def __init__(self, path: str | Path, settings: Record) -> None:
+    def __init__(self, path: str | Path, settings: Record | None = None) -> None:
         self.path = checks.path(path)
         self.lines: list[Record] = []
-        settings = json.loads(json.dumps(settings))  # as they will be read again
-        if self.path.exists():
-            self._read(settings)
+        self.settings: Record = json.loads(json.dumps(settings or {}))  # as they will be read again
+        if settings is None or self.path.exists():
+            self._read(any_settings=settings is None)
         else:
-            self._write({"settings": settings}, "x")
+            self._write({"settings": self.settings}, "x")
 
     def append(self, line: Record) -> None:
         """Keep one finished piece of work."""
@@ -63,7 +64,7 @@ class Records:
                 "command goes on from there"
             ) from error
 
-    def _read(self, settings: Record) -> None:
+    def _read(self, *, any_settings: bool) -> None:
         try:
             content = self.path.read_bytes()
             whole = content[: content.rfind(b"\n") + 1]
@@ -73,16 +74,19 @@ class Records:
                     file.truncate(len(whole))
             header, *self.lines = [json.loads(line) for line in whole.splitlines()] or [None]
             if header is None:
-                self._write({"settings": settings}, "a")
+                self._write({"settings": self.settings}, "a")
                 return
             found = header["settings"]
         except OSError as error:
             raise InputError(f"{str(self.path)!r} cannot be read: {error.strerror or error}") from error
         except (ValueError, KeyError, TypeError) as error:
             raise InputError(f"{str(self.path)!r} is damaged: move it away to begin anew") from error
-        if found != settings:
-            names = sorted(name for name in found | settings if found.get(name) != settings.get(name))
-            other = ", ".join(f"{name} {found.get(name)!r}, not {settings.get(name)!r}" for name in names)
+        if any_settings:
+            self.settings = found
+        if found != self.settings:
+            wanted = self.settings
+            names = sorted(name for name in found | wanted if found.get(name) != wanted.get(name))
+            other = ", ".join(f"{name} {found.get(name)!r}, not {wanted.get(name)!r}" for name in names)
             raise InputError(f"{str(self.path)!r} was made with {other}: choose another folder")
 
 

@@ -1,0 +1,293 @@
+"""Evaluations: matched by hand, scored as alone, and alike whoever does them and however often they stop."""
+
+import json
+import os
+import subprocess
+import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import pytest
+from sklearn.cluster import KMeans
+from toys import Lamps
+
+import dclose_nb as dc
+from dclose_nb import metrics
+from dclose_nb.cli import main
+from dclose_nb.evaluation import ABLATION, evaluate, evaluate_image, match, read_coco
+from dclose_nb.planted.dataset import write_coco
+from dclose_nb.records import Records
+
+METHODS = ("dclose", "drise", "gradcam", "mfpp", "segments+density", "segments+fusion")
+QUICK = {"methods": METHODS, "n_masks": 20, "steps": 5, "progress": False}
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """Six planted scenes as a data set of COCO."""
+    folder = tmp_path_factory.mktemp("coco")
+    write_coco(folder, range(6), progress=False)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def data(folder):
+    return read_coco(folder)
+
+
+@pytest.fixture(scope="module")
+def detector():
+    return dc.load_detector("planted", device="cpu")
+
+
+@pytest.fixture(scope="module")
+def serial(detector, data, tmp_path_factory):
+    return evaluate(detector, data, tmp_path_factory.mktemp("serial"), **QUICK)
+
+
+def timeless(records):
+    """Records by image, without what a clock says."""
+    lines = sorted(records.lines, key=lambda line: line["image"])
+    return [{name: value for name, value in line.items() if name != "seconds"} for line in lines]
+
+
+# -- the data set
+
+
+def test_a_data_set_is_read_as_it_was_written(data):
+    assert [truth.image for truth in data.truths] == list(range(6)) and data.missing == []
+    ratios = []
+    for truth in data.truths:
+        drawn = dc.planted.scene(truth.image)
+        assert np.allclose(truth.boxes, drawn.boxes)
+        assert truth.labels == [drawn.class_names[label] for label in drawn.labels]
+        assert np.array_equal(dc.load_photo(truth.path), drawn.image)
+        ratios += (np.prod(truth.boxes[:, 2:] - truth.boxes[:, :2], axis=1) / 320**2).tolist()
+    centres = KMeans(3, n_init=10, random_state=0).fit(np.array(ratios)[:, None]).cluster_centers_
+    assert data.centres == pytest.approx(sorted(centres[:, 0]), abs=1e-6)
+
+
+def test_a_real_annotation_file(coco):
+    data = read_coco(coco)
+    assert len(data.truths) == 79 and not data.missing
+    assert all(Path(truth.path).is_file() and len(truth.labels) == len(truth.boxes) for truth in data.truths)
+    assert sorted(data.centres) == data.centres
+
+
+def test_missing_images_are_counted_and_left_out_when_told_to(folder, tmp_path):
+    (tmp_path / "val2017").mkdir()
+    (tmp_path / "annotations").symlink_to(folder / "annotations")
+    for path in sorted((folder / "val2017").iterdir())[:4]:
+        (tmp_path / "val2017" / path.name).symlink_to(path)
+    with pytest.raises(dc.InputError, match=r"2 of 6 images .* are missing .* 000000000004\.png for one"):
+        read_coco(tmp_path)
+    data = read_coco(tmp_path, missing="skip")
+    assert len(data.truths) == 4 and data.missing == ["000000000004.png", "000000000005.png"]
+
+
+@pytest.mark.parametrize("content", ["", "{", "[]", '{"images": 3}', '{"images": [], "annotations": [{}]}'])
+def test_a_damaged_annotation_file_is_named(tmp_path, content):
+    (tmp_path / "annotations").mkdir()
+    (tmp_path / "annotations" / "instances_val2017.json").write_text(content)
+    with pytest.raises(dc.InputError, match=r"instances_val2017.json' (is damaged|has 0 boxes)"):
+        read_coco(tmp_path)
+
+
+def test_a_file_name_cannot_leave_the_folder(folder, tmp_path):
+    content = json.loads((folder / "annotations" / "instances_val2017.json").read_text())
+    content["images"][0]["file_name"] = "../../secret.png"
+    (tmp_path / "annotations").mkdir()
+    (tmp_path / "annotations" / "instances_val2017.json").write_text(json.dumps(content))
+    (tmp_path / "val2017").symlink_to(folder / "val2017")
+    assert read_coco(tmp_path, missing="skip").missing == ["secret.png"]
+
+
+def test_no_data_set(tmp_path):
+    with pytest.raises(dc.InputError, match="cannot be read: No such file"):
+        read_coco(tmp_path)
+
+
+# -- matching
+
+
+def detections(boxes, labels, scores):
+    return dc.Detections(boxes, scores, np.eye(3)[labels], ("a", "b", "c"))
+
+
+def test_the_best_detection_chooses_first_and_each_truth_is_used_once():
+    truths = np.array([[0, 0, 10, 10], [0, 0, 10, 12], [50, 50, 60, 60], [80, 80, 90, 90]], np.float32)
+    found = detections(
+        [[0, 0, 10, 10], [0, 0, 10, 11], [0, 0, 10, 10], [50, 50, 60, 60], [80, 80, 90, 84.9]],
+        [0, 0, 0, 1, 0],
+        [0.9, 0.8, 0.7, 0.6, 0.5],
+    )
+    # the first takes truth 0, the second truth 1, for the third none is left; then a wrong class,
+    # and an overlap that is too small
+    assert match(found, truths, ["a", "a", "a", "a"]) == [(0, 0), (1, 1)]
+    assert match(found, truths, ["a", "a", "b", "a"]) == [(0, 0), (1, 1), (3, 2)]
+    assert match(found, truths[:0], []) == [] and match(found[:0], truths, ["a"] * 4) == []
+
+
+# -- what a record says
+
+
+def test_a_record_is_what_one_would_compute_alone(serial, detector, data):
+    line = next(line for line in serial.lines if line["image"] == 0)
+    truth = data.truths[0]
+    image = dc.load_photo(truth.path)
+    found = detector.detect(image)
+    pairs = match(found, truth.boxes, truth.labels)
+    assert len(line["objects"]) == len(pairs) > 1 and line["found"] == len(found)
+    targets = found[[row for row, _ in pairs]]
+    options = {"dclose": {}, "drise": {"method": "drise"}, **ABLATION}
+    for name, own in options.items():
+        alone = dc.explain(
+            detector, image, targets, n_masks=20, progress=False, **({"method": "dclose"} | own)
+        )
+        for k, (_, index) in enumerate(pairs):
+            got = line["objects"][k]["methods"][name]
+            whole = metrics.over_all(detector, image, targets[k], alone.saliency[k], steps=5)
+            assert got["over_all"] == pytest.approx(whole.score, abs=2e-3)
+            assert got["sparsity"] == pytest.approx(metrics.sparsity(alone.saliency[k]), rel=1e-3)
+            assert got["ebpg"] == pytest.approx(metrics.ebpg(alone.saliency[k], truth.boxes[index]), abs=1e-4)
+            assert np.allclose(got["deletion_curve"], whole.deletion.curve, atol=2e-3)
+    assert line["n_forward"] == {"dclose": 20, "drise": 20, "gradcam": 1, **dict.fromkeys(ABLATION, 20)}
+    assert line["objects"][0]["label"] == targets.names[0]
+
+
+def test_the_paper_s_parts_need_no_pass_of_their_own(data, detector, monkeypatch):
+    seen = []
+    predict = detector.predict
+    monkeypatch.setattr(detector, "predict", lambda pixels: seen.append(len(pixels)) or predict(pixels))
+    plans = {name: {} for name in ABLATION}
+    own = {"n_masks": 20, "p": 0.5, "order": "fine_to_coarse"}
+    monkeypatch.setattr(metrics, "curves", lambda *_, **__: {"deletion": FLAT, "insertion": FLAT})
+    evaluate_image(detector, data.truths[0], {"dclose": own, **plans}, 5)
+    assert sum(seen) == 1 + 20
+
+
+FLAT = [metrics.Curve(0.0, np.zeros(6, np.float32))] * 9
+
+
+def test_nothing_found_and_nothing_matched_are_counted(tmp_path, data):
+    blind = Lamps([[1, 1, 7, 9]], [[0.9, 0.1]])
+    blind.class_names = ("car", "tree")
+    records = evaluate(blind, data, tmp_path, methods=["dclose"], n_masks=5, steps=2, progress=False)
+    assert len(records.lines) == 6 and all(line["objects"] == [] for line in records.lines)
+
+
+def test_an_image_that_cannot_be_read_is_recorded(folder, tmp_path, detector):
+    (tmp_path / "val2017").mkdir()
+    (tmp_path / "annotations").symlink_to(folder / "annotations")
+    for path in (folder / "val2017").iterdir():
+        (tmp_path / "val2017" / path.name).write_bytes(
+            path.read_bytes()[: 900 if "03.png" in path.name else None]
+        )
+    records = evaluate(detector, read_coco(tmp_path), tmp_path / "out", **QUICK)
+    (bad,) = [line for line in records.lines if "error" in line]
+    assert bad["image"] == 3 and "cannot be read as an image" in bad["error"] and len(records.lines) == 6
+
+
+# -- stops, workers, machines
+
+
+def test_a_limit_takes_the_first_of_a_fixed_order_and_can_be_raised(detector, data, serial, tmp_path):
+    two = [line["image"] for line in evaluate(detector, data, tmp_path, limit=2, **QUICK).lines]
+    assert two == [line["image"] for line in serial.lines[:2]] != [0, 1]
+    assert timeless(evaluate(detector, data, tmp_path, **QUICK)) == timeless(serial)
+
+
+def test_records_of_other_parameters_are_refused(detector, data, serial):
+    for change, word in (
+        ({"n_masks": 25}, "methods"),
+        ({"steps": 6}, "steps 5, not 6"),
+        ({"seed": 1}, "seed 0, not 1"),
+    ):
+        with pytest.raises(dc.InputError, match=f"was made with .*{word}"):
+            evaluate(detector, data, serial.path.parent, **(QUICK | change))
+
+
+def test_an_executor_gives_what_one_process_gives(detector, data, serial, tmp_path):
+    with ThreadPoolExecutor(2) as executor:
+        assert timeless(evaluate(detector, data, tmp_path, executor=executor, **QUICK)) == timeless(serial)
+
+
+def test_dask_gives_what_one_process_gives(data, serial, tmp_path):
+    """Two worker processes of a local cluster."""
+    from distributed import Client, LocalCluster
+
+    with (
+        LocalCluster(n_workers=2, threads_per_worker=1, processes=True, dashboard_address=None) as cluster,
+        Client(cluster) as client,
+        client.get_executor() as executor,
+    ):
+        assert timeless(evaluate("planted", data, tmp_path, executor=executor, **QUICK)) == timeless(serial)
+
+
+class Mortal(dc.Detector):
+    """Kills the process of the first worker that asks it for something."""
+
+    def __init__(self, inner, flag):
+        super().__init__(inner.name, inner.class_names, provenance=inner.provenance)
+        self.inner, self.flag, self.parent = inner, flag, os.getpid()
+        self.module = inner.module
+
+    @property
+    def feature_layers(self):
+        return self.inner.feature_layers
+
+    def prepare(self, image):
+        if os.getpid() != self.parent and not self.flag.exists():
+            self.flag.touch()
+            os._exit(1)
+        return self.inner.prepare(image)
+
+    def predict(self, pixels):
+        return self.inner.predict(pixels)
+
+
+def test_a_worker_that_dies_does_not_lose_its_image(detector, data, serial, tmp_path):
+    mortal = Mortal(detector, tmp_path / "died")
+    with pytest.warns(UserWarning, match="a worker process died"):
+        records = evaluate(mortal, data, tmp_path / "out", workers=2, **QUICK)
+    assert (tmp_path / "died").exists() and timeless(records) == timeless(serial)
+
+
+def test_a_killed_command_goes_on_and_ends_as_an_unbroken_one(folder, serial, tmp_path, capsys):
+    command = ["evaluate", "--coco", str(folder), "--detector", "planted", "--methods", ",".join(METHODS)]
+    command += ["--n-masks", "20", "--steps", "5", "--out", str(tmp_path)]
+    records = tmp_path / "records.jsonl"
+    with subprocess.Popen(
+        [sys.executable, "-m", "dclose_nb", *command], stderr=subprocess.DEVNULL
+    ) as process:
+        while process.poll() is None and (not records.exists() or records.read_bytes().count(b"\n") < 3):
+            time.sleep(0.02)
+        process.kill()
+    kept = records.read_bytes().count(b"\n") - 1
+    assert 2 <= kept < 6
+    assert main(command) == 0
+    assert timeless(Records(records)) == timeless(serial)
+    assert "Table 2" in capsys.readouterr().out
+
+
+# -- bad input
+
+
+def test_bad_input(detector, data, lamps, tmp_path):
+    for options, word in (
+        ({"methods": ["magic"]}, "methods must be one of 'dclose'"),
+        ({"methods": ["mfpp", "drise"]}, "are made of dclose's levels"),
+        ({"steps": 0}, "steps"),
+        ({"workers": 0}, "workers"),
+        ({"limit": 0}, "limit"),
+        ({"n_masks": 2}, "n_masks"),
+    ):
+        with pytest.raises(dc.InputError, match=word):
+            evaluate(detector, data, tmp_path / "out", **(QUICK | options))
+    with pytest.raises(dc.InputError, match="no class in common"):
+        evaluate(lamps, data, tmp_path / "out", methods=["dclose"])
+    assert not (tmp_path / "out").exists()
+    assert main(["evaluate", "--coco", str(tmp_path), "--out", str(tmp_path / "out")]) == 2
+    assert main(["tables", str(tmp_path)]) == 2
