@@ -96,6 +96,11 @@ class Scene:
         return (self.owner == 0) & below
 
     @property
+    def names(self) -> list[str]:
+        """Name of each object's class."""
+        return [self.class_names[label] for label in self.labels]
+
+    @property
     def targets(self) -> Targets:
         """The truth as targets to explain."""
         return Targets(self.boxes, self.labels.tolist())

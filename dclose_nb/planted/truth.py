@@ -113,7 +113,8 @@ def score_scene(
     if twice:
         again = {method: maps(detector, method, 1) for method in METHODS}
         if not ruled:
-            untrained = {method: maps(randomise(detector), method, 0) for method in METHODS}
+            # with masks of its own: maps of the same masks share their sampling noise
+            untrained = {method: maps(randomise(detector), method, 1) for method in METHODS}
 
     records = []
     for k, (target, thing) in enumerate(zip(targets, objects)):
