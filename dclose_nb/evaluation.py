@@ -269,6 +269,7 @@ def evaluate(
     Returns
     -------
     Records
+        The same whoever does the work, but for rounding where workers have other numbers of threads.
 
     Raises
     ------

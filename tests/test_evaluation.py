@@ -1,15 +1,11 @@
 """Evaluations: matched by hand, scored as alone, and alike whoever does them and however often they stop."""
 
 import json
-import os
-import subprocess
-import sys
-import time
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from sklearn.cluster import KMeans
 from toys import Lamps
 
@@ -18,10 +14,18 @@ from dclose_nb import metrics
 from dclose_nb.cli import main
 from dclose_nb.evaluation import ABLATION, evaluate, evaluate_image, match, read_coco
 from dclose_nb.planted.dataset import write_coco
-from dclose_nb.records import Records
 
 METHODS = ("dclose", "drise", "gradcam", "mfpp", "segments+density", "segments+fusion")
 QUICK = {"methods": METHODS, "n_masks": 20, "steps": 5, "progress": False}
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_thread():
+    """As workers have it here: the number of threads decides how sums are rounded."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="module")
@@ -207,69 +211,6 @@ def test_records_of_other_parameters_are_refused(detector, data, serial):
     ):
         with pytest.raises(dc.InputError, match=f"was made with .*{word}"):
             evaluate(detector, data, serial.path.parent, **(QUICK | change))
-
-
-def test_an_executor_gives_what_one_process_gives(detector, data, serial, tmp_path):
-    with ThreadPoolExecutor(2) as executor:
-        assert timeless(evaluate(detector, data, tmp_path, executor=executor, **QUICK)) == timeless(serial)
-
-
-def test_dask_gives_what_one_process_gives(data, serial, tmp_path):
-    """Two worker processes of a local cluster."""
-    from distributed import Client, LocalCluster
-
-    with (
-        LocalCluster(n_workers=2, threads_per_worker=1, processes=True, dashboard_address=None) as cluster,
-        Client(cluster) as client,
-        client.get_executor() as executor,
-    ):
-        assert timeless(evaluate("planted", data, tmp_path, executor=executor, **QUICK)) == timeless(serial)
-
-
-class Mortal(dc.Detector):
-    """Kills the process of the first worker that asks it for something."""
-
-    def __init__(self, inner, flag):
-        super().__init__(inner.name, inner.class_names, provenance=inner.provenance)
-        self.inner, self.flag, self.parent = inner, flag, os.getpid()
-        self.module = inner.module
-
-    @property
-    def feature_layers(self):
-        return self.inner.feature_layers
-
-    def prepare(self, image):
-        if os.getpid() != self.parent and not self.flag.exists():
-            self.flag.touch()
-            os._exit(1)
-        return self.inner.prepare(image)
-
-    def predict(self, pixels):
-        return self.inner.predict(pixels)
-
-
-def test_a_worker_that_dies_does_not_lose_its_image(detector, data, serial, tmp_path):
-    mortal = Mortal(detector, tmp_path / "died")
-    with pytest.warns(UserWarning, match="a worker process died"):
-        records = evaluate(mortal, data, tmp_path / "out", workers=2, **QUICK)
-    assert (tmp_path / "died").exists() and timeless(records) == timeless(serial)
-
-
-def test_a_killed_command_goes_on_and_ends_as_an_unbroken_one(folder, serial, tmp_path, capsys):
-    command = ["evaluate", "--coco", str(folder), "--detector", "planted", "--methods", ",".join(METHODS)]
-    command += ["--n-masks", "20", "--steps", "5", "--out", str(tmp_path)]
-    records = tmp_path / "records.jsonl"
-    with subprocess.Popen(
-        [sys.executable, "-m", "dclose_nb", *command], stderr=subprocess.DEVNULL
-    ) as process:
-        while process.poll() is None and (not records.exists() or records.read_bytes().count(b"\n") < 3):
-            time.sleep(0.02)
-        process.kill()
-    kept = records.read_bytes().count(b"\n") - 1
-    assert 2 <= kept < 6
-    assert main(command) == 0
-    assert timeless(Records(records)) == timeless(serial)
-    assert "Table 2" in capsys.readouterr().out
 
 
 # -- bad input
