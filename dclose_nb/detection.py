@@ -23,7 +23,7 @@ except (ImportError, RuntimeError, OSError) as error:
         f"pip install --force-reinstall torch torchvision ({error})"
     ) from error
 
-__all__ = ["Canvas", "Detections", "Detector", "Proposals", "Targets", "box_iou", "suppress"]
+__all__ = ["Canvas", "Detections", "Detector", "Proposals", "Targets", "box_iou", "match", "suppress"]
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -204,6 +204,11 @@ class Canvas:
         top, left, height, width = self.content
         return slice(top, top + height), slice(left, left + width)
 
+    @property
+    def content_image(self) -> np.ndarray:
+        """The content as an image, (height, width, 3) uint8 RGB: what superpixels are made on."""
+        return self.pixels[:, *self.window].permute(1, 2, 0).round().byte().cpu().numpy()
+
     def _scale_and_offset(self) -> tuple[torch.Tensor, torch.Tensor]:
         top, left, height, width = self.content
         sx, sy = width / self.image_size[1], height / self.image_size[0]
@@ -260,6 +265,31 @@ def suppress(
         keep = nms(*candidates, iou) if class_agnostic else batched_nms(*candidates, label[index], iou)
         kept.append(index[keep])
     return kept
+
+
+def match(found: Detections, boxes: np.ndarray, labels: Sequence[str]) -> list[tuple[int, int]]:
+    """Detections that find ground truths: same class, IoU above 0.5, each truth once (section 6).
+
+    Parameters
+    ----------
+    found : Detections
+        Each in turn, best first, takes the truth of those left that it overlaps most.
+    boxes : (n, 4) array
+    labels : n class names
+
+    Returns
+    -------
+    list of (row of `found`, index of the truth)
+    """
+    overlap = box_iou(torch.tensor(found.boxes), torch.tensor(boxes, dtype=torch.float32)).numpy()
+    overlap *= np.array(found.names, dtype=str)[:, None] == np.array(labels, dtype=str)
+    pairs: list[tuple[int, int]] = []
+    for row, near in enumerate(overlap):
+        if near.max(initial=0) > 0.5:
+            truth = int(near.argmax())
+            pairs.append((row, truth))
+            overlap[:, truth] = 0
+    return pairs
 
 
 @dataclass(eq=False)

@@ -9,7 +9,7 @@ import os
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import BrokenExecutor, Executor, ProcessPoolExecutor, as_completed
-from functools import lru_cache
+from functools import lru_cache, partial
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -21,7 +21,7 @@ from tqdm.auto import tqdm
 
 from . import checks, metrics
 from .checks import InputError
-from .detection import Detections, Detector, box_iou
+from .detection import Canvas, Detections, Detector, match
 from .detectors import load_detector
 from .explanation import explain, parameters
 from .methods import METHODS
@@ -118,32 +118,6 @@ def read_coco(folder: str | Path, *, split: str = "val2017", missing: str = "sto
     return DataSet(truths, absent, centres, hashlib.sha256(content).hexdigest())
 
 
-def match(found: Detections, boxes: np.ndarray, labels: Sequence[str]) -> list[tuple[int, int]]:
-    """Detections that best match the ground truths: same class, IoU above 0.5, each truth once.
-
-    Parameters
-    ----------
-    found : Detections
-        The one with the best score chooses first, and takes the truth that it overlaps most.
-    boxes : (n, 4) array
-    labels : n class names
-
-    Returns
-    -------
-    list of (row of `found`, index of the truth)
-    """
-    overlap = box_iou(torch.tensor(found.boxes), torch.tensor(boxes, dtype=torch.float32)).numpy()
-    same = np.array(found.names)[:, None] == np.array(labels)[None]
-    overlap = np.where(same, overlap, 0) if overlap.size else overlap
-    pairs: list[tuple[int, int]] = []
-    for row, near in enumerate(overlap):
-        near = near.copy()
-        near[[truth for _, truth in pairs]] = 0
-        if near.max(initial=0) > 0.5:
-            pairs.append((row, int(near.argmax())))
-    return pairs
-
-
 def evaluate_image(detector: Detector, truth: Truth, methods: dict[str, Record], steps: int) -> Record:
     """Every method's maps of the matched detections of one image, scored.
 
@@ -182,11 +156,12 @@ def evaluate_image(detector: Detector, truth: Truth, methods: dict[str, Record],
             {
                 "label": targets.names[k],
                 "score": round(float(targets.scores[k]), 4),
+                "box": targets.boxes[k].round(1).tolist(),
                 "area": round((x2 - x1) * (y2 - y1) / area, 6),
                 "methods": {},
             }
         )
-    for name, maps, seconds, n_forward in _maps(detector, image, targets, methods):
+    for name, maps, seconds, n_forward in _maps(detector, image, canvas, targets, methods):
         line["seconds"][name], line["n_forward"][name] = round(seconds, 3), n_forward
         curves = metrics.curves(detector, canvas, targets, maps, steps=steps)
         for k, heat in enumerate(maps):
@@ -206,7 +181,11 @@ def evaluate_image(detector: Detector, truth: Truth, methods: dict[str, Record],
 
 
 def _maps(
-    detector: Detector, image: np.ndarray, targets: Detections, methods: dict[str, Record]
+    detector: Detector,
+    image: np.ndarray,
+    canvas: Canvas,
+    targets: Detections,
+    methods: dict[str, Record],
 ) -> Iterator[tuple[str, np.ndarray, float, int]]:
     """Name, maps (n, H, W), seconds and forward passes of each method."""
     for name, params in methods.items():
@@ -217,7 +196,6 @@ def _maps(
         if name != "dclose":
             continue
         assert done.levels is not None and done.density is not None
-        canvas = detector.prepare(image)
         bare = without_density(done.levels, done.density, params["n_masks"], params["p"])
         for part, settings in ABLATION.items():
             if part in methods:
@@ -307,10 +285,11 @@ def evaluate(
             records.append(line)
             bar.update()
 
+        work = partial(_work, detector, plans, steps)
         if executor is not None:
-            _spread(executor, detector, todo, plans, steps, keep)
+            _spread(executor, work, todo, keep)
         elif workers > 1:
-            _in_processes(workers, detector, todo, plans, steps, keep)
+            _in_processes(workers, work, todo, keep)
         else:
             for truth in todo:
                 keep(evaluate_image(loaded, truth, plans, steps))
@@ -326,10 +305,8 @@ def _plan(name: str, n_masks: int | None, seed: int) -> Record:
 
 def _in_processes(
     workers: int,
-    detector: str | Detector,
+    work: Callable[[Truth], Record],
     todo: list[Truth],
-    plans: dict[str, Record],
-    steps: int,
     keep: Callable[[Record], None],
 ) -> None:
     """Spread over own processes; where one dies the pool is made anew for what is left."""
@@ -347,7 +324,7 @@ def _in_processes(
             with ProcessPoolExecutor(
                 workers, get_context("spawn"), initializer=torch.set_num_threads, initargs=(threads,)
             ) as pool:
-                _spread(pool, detector, list(left.values()), plans, steps, kept)
+                _spread(pool, work, list(left.values()), kept)
         except BrokenExecutor as error:
             deaths = 1 if len(left) < before else deaths + 1
             if deaths == ATTEMPTS:
@@ -360,13 +337,11 @@ def _in_processes(
 
 def _spread(
     executor: Executor,
-    detector: str | Detector,
+    work: Callable[[Truth], Record],
     todo: list[Truth],
-    plans: dict[str, Record],
-    steps: int,
     keep: Callable[[Record], None],
 ) -> None:
-    futures = [executor.submit(_work, detector, truth, plans, steps) for truth in todo]
+    futures = [executor.submit(work, truth) for truth in todo]
     try:
         for future in as_completed(futures):
             keep(future.result())
@@ -375,7 +350,7 @@ def _spread(
             future.cancel()
 
 
-def _work(detector: str | Detector, truth: Truth, plans: dict[str, Record], steps: int) -> Record:
+def _work(detector: str | Detector, plans: dict[str, Record], steps: int, truth: Truth) -> Record:
     """What a worker does."""
     return evaluate_image(_detector(detector), truth, plans, steps)
 

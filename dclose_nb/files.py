@@ -7,6 +7,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from .checks import InputError
+
 
 @contextmanager
 def whole(path: Path) -> Iterator[Path]:
@@ -20,6 +22,15 @@ def whole(path: Path) -> Iterator[Path]:
         os.replace(unfinished, path)
     finally:
         unfinished.unlink(missing_ok=True)
+
+
+@contextmanager
+def writing(folder: Path) -> Iterator[None]:
+    """What the system refuses while files are written to a folder, as one line."""
+    try:
+        yield
+    except OSError as error:
+        raise InputError(f"cannot write to the folder {str(folder)!r}: {error.strerror or error}") from error
 
 
 def shipped(name: str) -> Path:

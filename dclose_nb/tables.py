@@ -10,8 +10,7 @@ from typing import NamedTuple
 import numpy as np
 
 from . import checks
-from .checks import InputError
-from .files import whole
+from .files import whole, writing
 from .records import Record, Records, mean_with_interval
 
 GROUPS = ("small", "middle", "large")
@@ -233,10 +232,8 @@ def write(folder: str | Path) -> str:
     markdown = "\n".join([summary(records) + "\n", *(table.markdown() for table in tables)])
     files = {"tables.md": markdown, "tables.tex": "\n".join(table.latex() for table in tables)}
     files |= {f"table_{number}.csv": table.csv() for number, table in enumerate(tables, start=1)}
-    try:
+    with writing(folder):
         for name, text in files.items():
             with whole(folder / name) as unfinished:
                 unfinished.write_text(text, encoding="utf-8")
-    except OSError as error:
-        raise InputError(f"cannot write to the folder {str(folder)!r}: {error.strerror or error}") from error
     return markdown

@@ -4,7 +4,7 @@ import torch
 from toys import Lamps
 
 import dclose_nb as dc
-from dclose_nb.detection import suppress
+from dclose_nb.detection import match, suppress
 
 NAMES = ("cat", "dog", "cow")
 
@@ -196,3 +196,14 @@ def test_a_list_of_names_and_a_device_s_name_will_do(lit):
 
     assert Listed().device == torch.device("cpu")
     assert len(dc.explain(Listed(), lit, n_masks=10, progress=False)) == 1
+
+
+def test_the_best_detection_chooses_first_and_each_truth_is_used_once():
+    truths = np.array([[0, 0, 10, 10], [0, 0, 10, 12], [50, 50, 60, 60], [80, 80, 90, 90]], np.float32)
+    boxes = [[0, 0, 10, 10], [0, 0, 10, 11], [0, 0, 10, 10], [50, 50, 60, 60], [80, 80, 90, 84.9]]
+    found = dc.Detections(boxes, [0.9, 0.8, 0.7, 0.6, 0.5], np.eye(3)[[0, 0, 0, 1, 0]], NAMES)
+    # the first takes truth 0, the second truth 1, for the third none is left; then a wrong class,
+    # and an overlap that is too small
+    assert match(found, truths, ["cat"] * 4) == [(0, 0), (1, 1)]
+    assert match(found, truths, ["cat", "cat", "dog", "cat"]) == [(0, 0), (1, 1), (3, 2)]
+    assert match(found, truths[:0], []) == [] and match(found[:0], truths, ["cat"] * 4) == []

@@ -12,7 +12,8 @@ from toys import Lamps
 import dclose_nb as dc
 from dclose_nb import metrics
 from dclose_nb.cli import main
-from dclose_nb.evaluation import ABLATION, evaluate, evaluate_image, match, read_coco
+from dclose_nb.detection import match
+from dclose_nb.evaluation import ABLATION, evaluate, evaluate_image, read_coco
 from dclose_nb.planted.dataset import write_coco
 
 METHODS = ("dclose", "drise", "gradcam", "mfpp", "segments+density", "segments+fusion")
@@ -111,27 +112,6 @@ def test_a_file_name_cannot_leave_the_folder(folder, tmp_path):
 def test_no_data_set(tmp_path):
     with pytest.raises(dc.InputError, match="cannot be read: No such file"):
         read_coco(tmp_path)
-
-
-# -- matching
-
-
-def detections(boxes, labels, scores):
-    return dc.Detections(boxes, scores, np.eye(3)[labels], ("a", "b", "c"))
-
-
-def test_the_best_detection_chooses_first_and_each_truth_is_used_once():
-    truths = np.array([[0, 0, 10, 10], [0, 0, 10, 12], [50, 50, 60, 60], [80, 80, 90, 90]], np.float32)
-    found = detections(
-        [[0, 0, 10, 10], [0, 0, 10, 11], [0, 0, 10, 10], [50, 50, 60, 60], [80, 80, 90, 84.9]],
-        [0, 0, 0, 1, 0],
-        [0.9, 0.8, 0.7, 0.6, 0.5],
-    )
-    # the first takes truth 0, the second truth 1, for the third none is left; then a wrong class,
-    # and an overlap that is too small
-    assert match(found, truths, ["a", "a", "a", "a"]) == [(0, 0), (1, 1)]
-    assert match(found, truths, ["a", "a", "b", "a"]) == [(0, 0), (1, 1), (3, 2)]
-    assert match(found, truths[:0], []) == [] and match(found[:0], truths, ["a"] * 4) == []
 
 
 # -- what a record says

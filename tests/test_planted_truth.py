@@ -7,32 +7,18 @@ import pytest
 import torch
 
 import dclose_nb as dc
+from dclose_nb.detection import match
 from dclose_nb.planted import RuleDetector, scene, truth
-from dclose_nb.planted.truth import SCORES, found_objects, removal_effects, score_scene, table
-
-
-def test_each_object_is_found_once(monkeypatch):
-    """The better of two detections takes the object; a wrong class and a far box take none."""
-    drawn = scene(2, layout="decoy")
-    detector = RuleDetector(drawn)
-    box, other = drawn.boxes
-    near = box + np.array([1, 0, 1, 0])
-    wrong = (drawn.labels[1] + 1) % 10
-    labels = [drawn.labels[0], drawn.labels[0], wrong]
-    probs = np.eye(10, dtype=np.float32)[labels]
-    found = dc.Detections([near, box, other], [0.9, 0.8, 0.7], probs, drawn.class_names)
-    monkeypatch.setattr(detector, "detect", lambda image: found)
-    targets, objects = found_objects(detector, drawn)
-    assert objects == [0] and np.allclose(targets.boxes, [near])
+from dclose_nb.planted.truth import SCORES, removal_effects, score_scene, table
 
 
 def test_the_effect_of_a_part_is_what_the_formula_says():
     """With the rule "sum" each of n parts is worth 1 / n, edges nothing."""
     drawn = scene(1)
     detector = RuleDetector(drawn)
-    targets, objects = found_objects(detector, drawn)
-    for target, thing in zip(targets, objects):
-        parts = drawn.parts[thing]
+    found = detector.detect(drawn.image)
+    for row, thing in match(found, drawn.boxes, drawn.names):
+        target, parts = found[row], drawn.parts[thing]
         body = [part for part in parts if part.role != "edge"]
         effects = removal_effects(detector, drawn, target, parts) * [part.mask.sum() for part in parts]
         assert np.allclose(effects, [(part.role != "edge") / len(body) for part in parts], atol=1e-5)

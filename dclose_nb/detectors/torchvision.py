@@ -42,12 +42,10 @@ class FasterRcnnDetector(Detector):
     ) -> None:
         super().__init__(name, tuple(class_names), device, provenance)
         self.module = module.eval().requires_grad_(False).to(device).to(memory_format=torch.channels_last)
-        for statistic in ("mean", "std"):
-            values = torch.tensor(getattr(module.transform, f"image_{statistic}"), device=device)
-            setattr(self, f"_{statistic}", 255 * values[:, None, None])
-
-    _mean: torch.Tensor
-    _std: torch.Tensor
+        self._mean, self._std = (
+            255 * torch.tensor(values, device=device)[:, None, None]
+            for values in (module.transform.image_mean, module.transform.image_std)
+        )
 
     @property
     def feature_layers(self) -> tuple[str, ...]:

@@ -86,7 +86,7 @@ def dclose(
     counts = split(n_masks, len(finest_first))
 
     # Step 1: superpixels and masks, on the image as the network sees it.
-    content = canvas.pixels[:, *canvas.window].permute(1, 2, 0).round().byte().cpu().numpy()
+    content = canvas.content_image
     samplers = [
         superpixel_masks(
             superpixels(content, n_segments),

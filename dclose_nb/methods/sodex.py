@@ -56,8 +56,7 @@ def sodex(
         An option out of its range.
     """
     check(n_masks=n_masks, segments=segments, p=p)
-    content = canvas.pixels[:, *canvas.window].permute(1, 2, 0).round().byte().cpu().numpy()
-    labels = superpixels(content, segments)
+    labels = superpixels(canvas.content_image, segments)
     sampler = superpixel_masks(labels, p=p, r=0, seed=seed, device=canvas.pixels.device)
     (result,) = engine.run(
         detector, canvas, targets, [sampler], [n_masks], batch_size=batch_size, progress=progress

@@ -19,7 +19,7 @@ from tqdm.auto import tqdm
 from .. import checks
 from ..checks import InputError
 from ..detection import Detector
-from ..files import whole
+from ..files import whole, writing
 from .scene import CLASS_NAMES, Scene, scene
 
 CATEGORIES = [{"id": k + 1, "name": name} for k, name in enumerate(CLASS_NAMES)]
@@ -64,7 +64,7 @@ def write_coco(
         raise InputError("every seed can come once only, since it is the image's id")
     folder = checks.path(folder)
     annotation_file = folder / "annotations" / f"instances_{split}.json"
-    try:
+    with writing(folder):
         (folder / split).mkdir(parents=True, exist_ok=True)
         annotation_file.parent.mkdir(exist_ok=True)
         images: list[dict] = []
@@ -80,8 +80,6 @@ def write_coco(
         content = {"images": images, "annotations": annotations, "categories": CATEGORIES}
         with whole(annotation_file) as unfinished:
             unfinished.write_text(json.dumps(content), encoding="utf-8")
-    except OSError as error:
-        raise InputError(f"cannot write to the folder {str(folder)!r}: {error.strerror or error}") from error
     return annotation_file
 
 

@@ -19,10 +19,10 @@ from tqdm.auto import tqdm
 
 from .. import checks
 from ..checks import InputError
-from ..detection import Detections, Detector, box_iou
+from ..detection import Detections, Detector, match
 from ..detectors import WeightsError, load_detector
 from ..explanation import explain
-from ..files import whole
+from ..files import whole, writing
 from ..records import Record, Records, mean_with_interval
 from ..sanity import randomise, rank_correlation
 from ..similarity import mask_weights
@@ -46,21 +46,6 @@ SCORES = {
     "random_weights": "absolute rank correlation with the map of shuffled weights",
     "random_empty": "share of maps that are empty with shuffled weights",
 }
-
-
-def found_objects(detector: Detector, drawn: Scene) -> tuple[Detections, list[int]]:
-    """Detections that find an object (same class, IoU of 0.5 or more, best score first), and which."""
-    found = detector.detect(drawn.image)
-    overlap = box_iou(torch.tensor(found.boxes), torch.tensor(drawn.boxes)).numpy()
-    overlap[found.labels[:, None] != drawn.labels] = 0
-    rows: list[int] = []
-    objects: list[int] = []
-    for row, near in enumerate(overlap):
-        near[objects] = 0
-        if near.max(initial=0) >= 0.5:
-            rows.append(row)
-            objects.append(int(near.argmax()))
-    return found[rows], objects
 
 
 @torch.inference_mode()
@@ -98,9 +83,11 @@ def score_scene(
         A record an object and method: ``object`` (its index in the scene), ``label``, ``method``
         and the keys of `SCORES`, None where a score does not apply.
     """
-    targets, objects = found_objects(detector, drawn)
-    if not objects:
+    found = detector.detect(drawn.image)
+    pairs = match(found, drawn.boxes, drawn.names)
+    if not pairs:
         return []
+    targets, objects = found[[row for row, _ in pairs]], [thing for _, thing in pairs]
     ruled = isinstance(detector, RuleDetector)
 
     def maps(by: Detector, method: str, mask_seed: int) -> np.ndarray:
@@ -210,11 +197,8 @@ def run(
         )
         records.append({"detector": name, "scene": number, "objects": scored})
     path = folder / "planted_truth.csv"
-    try:
-        with whole(path) as unfinished:
-            _write_csv(unfinished, table(records.lines))
-    except OSError as error:
-        raise InputError(f"cannot write to the folder {str(folder)!r}: {error.strerror or error}") from error
+    with writing(folder), whole(path) as unfinished:
+        _write_csv(unfinished, table(records.lines))
     return path
 
 
