@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -332,6 +332,10 @@ class Detector(ABC):
 
         The pixels must not be written to: they are used again.
         """
+
+    def predictor(self, passes: int) -> Callable[[torch.Tensor], Proposals]:
+        """`predict` of the detector as it is now, in the form that does so many images soonest."""
+        return self.predict
 
     def detect(
         self, image: Any, *, confidence: float = 0.25, iou: float = 0.45, class_agnostic: bool = False

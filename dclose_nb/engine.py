@@ -81,6 +81,7 @@ def run(
     content = canvas.pixels[:, *canvas.window]  # (3, h, w)
     batch = canvas.pixels.repeat(batch_size, 1, 1, 1).contiguous(memory_format=torch.channels_last)
 
+    predict = detector.predictor(sum(counts))
     n = len(targets)
     levels = []
     with tqdm(total=sum(counts), unit="mask", disable=not progress or not n) as bar:
@@ -93,7 +94,7 @@ def run(
                 b = len(masks)
                 torch.mul(content, masks[:, None], out=batch[:b, :, *canvas.window])
                 weight = mask_weights(
-                    detector.predict(batch[:b]), target_boxes, target_probs, filtered=filtered
+                    predict(batch[:b]), target_boxes, target_probs, filtered=filtered
                 )  # (b, n)
                 if not weight.isfinite().all():
                     raise FloatingPointError(f"detector {detector.name!r} proposed NaN for a masked image")

@@ -218,6 +218,7 @@ def curves(
     batch = canvas.pixels.repeat(size, 1, 1, 1).contiguous(memory_format=torch.channels_last)
 
     todo = [(kind, k, step) for kind in kinds for k in range(len(detections)) for step in range(steps + 1)]
+    predict = detector.predictor(len(todo))
     scores: list[float] = []
     for first in range(0, len(todo), size):
         part = todo[first : first + size]
@@ -226,7 +227,7 @@ def curves(
             changed = ranks[k] < round(step * ranks[k].numel() / steps)
             torch.where(changed, after, before, out=row[:, *canvas.window])
         targets = [k for _, k, _ in part]
-        scores += step_scores(detector.predict(batch[: len(part)]), boxes[targets], probs[targets]).tolist()
+        scores += step_scores(predict(batch[: len(part)]), boxes[targets], probs[targets]).tolist()
     table = np.array(scores, dtype=np.float32).reshape(len(kinds), len(detections), steps + 1)
     return {
         kind: [Curve(float(np.trapezoid(curve, dx=1 / steps)), curve) for curve in of_kind]

@@ -1,23 +1,28 @@
 """Evaluations: matched by hand, scored as alone, and alike whoever does them and however often they stop."""
 
 import json
+import os
+import subprocess
+import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from sklearn.cluster import KMeans
-from toys import Lamps
+from toys import Lamps, MortalStreet, Street
 
 import dclose_nb as dc
 from dclose_nb import metrics
 from dclose_nb.cli import main
 from dclose_nb.detection import match
-from dclose_nb.evaluation import ABLATION, evaluate, evaluate_image, read_coco
+from dclose_nb.evaluation import ABLATION, KNOWN, evaluate, evaluate_image, read_coco
 from dclose_nb.planted.dataset import write_coco
+from dclose_nb.records import Records
 
-METHODS = ("dclose", "drise", "gradcam", "mfpp", "segments+density", "segments+fusion")
-QUICK = {"methods": METHODS, "n_masks": 20, "steps": 5, "progress": False}
+QUICK = {"methods": ["dclose", "drise", *ABLATION], "n_masks": 20, "steps": 5, "progress": False}
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -43,13 +48,13 @@ def data(folder):
 
 
 @pytest.fixture(scope="module")
-def detector():
-    return dc.load_detector("planted", device="cpu")
+def street(data):
+    return Street(data)
 
 
 @pytest.fixture(scope="module")
-def serial(detector, data, tmp_path_factory):
-    return evaluate(detector, data, tmp_path_factory.mktemp("serial"), **QUICK)
+def serial(street, data, tmp_path_factory):
+    return evaluate(street, data, tmp_path_factory.mktemp("serial"), **QUICK)
 
 
 def timeless(records):
@@ -117,39 +122,41 @@ def test_no_data_set(tmp_path):
 # -- what a record says
 
 
-def test_a_record_is_what_one_would_compute_alone(serial, detector, data):
-    line = next(line for line in serial.lines if line["image"] == 0)
+def test_a_record_is_what_one_would_compute_alone(data):
+    detector = dc.load_detector("planted", device="cpu")
     truth = data.truths[0]
+    plans = {name: {} if name in ABLATION else {"n_masks": 20, "seed": 0} for name in KNOWN}
+    plans["dclose"] |= {"p": 0.5, "order": "fine_to_coarse"}
+    del plans["gradcam"]["n_masks"]
+    line = evaluate_image(detector, truth, plans, 5)
     image = dc.load_photo(truth.path)
     found = detector.detect(image)
     pairs = match(found, truth.boxes, truth.labels)
     assert len(line["objects"]) == len(pairs) > 1 and line["found"] == len(found)
     targets = found[[row for row, _ in pairs]]
-    options = {"dclose": {}, "drise": {"method": "drise"}, **ABLATION}
-    for name, own in options.items():
-        alone = dc.explain(
-            detector, image, targets, n_masks=20, progress=False, **({"method": "dclose"} | own)
-        )
-        for k, (_, index) in enumerate(pairs):
+    for name in KNOWN:
+        options = (ABLATION.get(name) or {"method": name}) | (plans[name] or plans["dclose"])
+        alone = dc.explain(detector, image, targets, progress=False, **options)
+        assert line["n_forward"][name] == alone.n_forward
+        for k, (row, index) in enumerate(pairs):
+            assert line["objects"][k]["label"] == found.names[row]
+            assert np.allclose(line["objects"][k]["box"], found.boxes[row], atol=0.06)
             got = line["objects"][k]["methods"][name]
             whole = metrics.over_all(detector, image, targets[k], alone.saliency[k], steps=5)
             assert got["over_all"] == pytest.approx(whole.score, abs=2e-3)
             assert got["sparsity"] == pytest.approx(metrics.sparsity(alone.saliency[k]), rel=1e-3)
             assert got["ebpg"] == pytest.approx(metrics.ebpg(alone.saliency[k], truth.boxes[index]), abs=1e-4)
             assert np.allclose(got["deletion_curve"], whole.deletion.curve, atol=2e-3)
-    assert line["n_forward"] == {"dclose": 20, "drise": 20, "gradcam": 1, **dict.fromkeys(ABLATION, 20)}
-    assert line["objects"][0]["label"] == targets.names[0]
 
 
-def test_the_paper_s_parts_need_no_pass_of_their_own(data, detector, monkeypatch):
+def test_the_paper_s_parts_need_no_pass_of_their_own(data, street, monkeypatch):
     seen = []
-    predict = detector.predict
-    monkeypatch.setattr(detector, "predict", lambda pixels: seen.append(len(pixels)) or predict(pixels))
-    plans = {name: {} for name in ABLATION}
-    own = {"n_masks": 20, "p": 0.5, "order": "fine_to_coarse"}
+    predict = street.predict
+    monkeypatch.setattr(street, "predict", lambda pixels: seen.append(len(pixels)) or predict(pixels))
     monkeypatch.setattr(metrics, "curves", lambda *_, **__: {"deletion": FLAT, "insertion": FLAT})
-    evaluate_image(detector, data.truths[0], {"dclose": own, **plans}, 5)
-    assert sum(seen) == 1 + 20
+    own = {"n_masks": 20, "p": 0.5, "order": "fine_to_coarse"}
+    line = evaluate_image(street, data.truths[0], {"dclose": own, **{name: {} for name in ABLATION}}, 5)
+    assert sum(seen) == 1 + 20 and set(line["objects"][0]["methods"]) == {"dclose", *ABLATION}
 
 
 FLAT = [metrics.Curve(0.0, np.zeros(6, np.float32))] * 9
@@ -162,14 +169,14 @@ def test_nothing_found_and_nothing_matched_are_counted(tmp_path, data):
     assert len(records.lines) == 6 and all(line["objects"] == [] for line in records.lines)
 
 
-def test_an_image_that_cannot_be_read_is_recorded(folder, tmp_path, detector):
+def test_an_image_that_cannot_be_read_is_recorded(folder, tmp_path, street):
     (tmp_path / "val2017").mkdir()
     (tmp_path / "annotations").symlink_to(folder / "annotations")
     for path in (folder / "val2017").iterdir():
         (tmp_path / "val2017" / path.name).write_bytes(
             path.read_bytes()[: 900 if "03.png" in path.name else None]
         )
-    records = evaluate(detector, read_coco(tmp_path), tmp_path / "out", **QUICK)
+    records = evaluate(street, read_coco(tmp_path), tmp_path / "out", **QUICK)
     (bad,) = [line for line in records.lines if "error" in line]
     assert bad["image"] == 3 and "cannot be read as an image" in bad["error"] and len(records.lines) == 6
 
@@ -177,26 +184,71 @@ def test_an_image_that_cannot_be_read_is_recorded(folder, tmp_path, detector):
 # -- stops, workers, machines
 
 
-def test_a_limit_takes_the_first_of_a_fixed_order_and_can_be_raised(detector, data, serial, tmp_path):
-    two = [line["image"] for line in evaluate(detector, data, tmp_path, limit=2, **QUICK).lines]
+def test_a_limit_takes_the_first_of_a_fixed_order_and_can_be_raised(street, data, serial, tmp_path):
+    two = [line["image"] for line in evaluate(street, data, tmp_path, limit=2, **QUICK).lines]
     assert two == [line["image"] for line in serial.lines[:2]] != [0, 1]
-    assert timeless(evaluate(detector, data, tmp_path, **QUICK)) == timeless(serial)
+    assert timeless(evaluate(street, data, tmp_path, **QUICK)) == timeless(serial)
 
 
-def test_records_of_other_parameters_are_refused(detector, data, serial):
+def test_an_executor_gives_what_one_process_gives(street, data, serial, tmp_path):
+    with ThreadPoolExecutor(2, initializer=torch.set_num_threads, initargs=(1,)) as executor:
+        assert timeless(evaluate(street, data, tmp_path, executor=executor, **QUICK)) == timeless(serial)
+
+
+def test_dask_gives_what_one_process_gives(street, data, serial, tmp_path):
+    """Two worker processes of a local cluster, which gives each one thread."""
+    from distributed import Client, LocalCluster
+
+    with (
+        LocalCluster(n_workers=2, threads_per_worker=1, processes=True, dashboard_address=None) as cluster,
+        Client(cluster) as client,
+        client.get_executor() as executor,
+    ):
+        assert timeless(evaluate(street, data, tmp_path, executor=executor, **QUICK)) == timeless(serial)
+
+
+def test_a_worker_that_dies_does_not_lose_its_image(data, serial, tmp_path, monkeypatch):
+    monkeypatch.setattr(os, "cpu_count", lambda: 2)  # one thread each
+    mortal = MortalStreet(data, tmp_path / "died")
+    with pytest.warns(UserWarning, match="a worker process died"):
+        records = evaluate(mortal, data, tmp_path / "out", workers=2, **QUICK)
+    assert (tmp_path / "died").exists() and timeless(records) == timeless(serial)
+
+
+def test_a_killed_command_goes_on_and_ends_as_an_unbroken_one(folder, tmp_path, capsys):
+    command = ["evaluate", "--coco", str(folder), "--detector", "planted", "--methods", "dclose,gradcam"]
+    command += ["--n-masks", "10", "--steps", "2", "--out"]
+    killed = tmp_path / "killed" / "records.jsonl"
+    process = subprocess.Popen(
+        [sys.executable, "-m", "dclose_nb", *command, str(killed.parent)],
+        stderr=subprocess.DEVNULL,
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
+    )
+    while process.poll() is None and (not killed.exists() or killed.read_bytes().count(b"\n") < 3):
+        time.sleep(0.02)
+    process.kill()
+    process.wait()
+    assert 2 <= killed.read_bytes().count(b"\n") - 1 < 6
+    for folder in ("killed", "unbroken"):
+        assert main([*command, str(tmp_path / folder)]) == 0
+        assert "Table 2" in capsys.readouterr().out
+    assert timeless(Records(killed)) == timeless(Records(tmp_path / "unbroken" / "records.jsonl"))
+
+
+def test_records_of_other_parameters_are_refused(street, data, serial):
     for change, word in (
         ({"n_masks": 25}, "methods"),
         ({"steps": 6}, "steps 5, not 6"),
         ({"seed": 1}, "seed 0, not 1"),
     ):
         with pytest.raises(dc.InputError, match=f"was made with .*{word}"):
-            evaluate(detector, data, serial.path.parent, **(QUICK | change))
+            evaluate(street, data, serial.path.parent, **(QUICK | change))
 
 
 # -- bad input
 
 
-def test_bad_input(detector, data, lamps, tmp_path):
+def test_bad_input(street, data, lamps, tmp_path):
     for options, word in (
         ({"methods": ["magic"]}, "methods must be one of 'dclose'"),
         ({"methods": ["mfpp", "drise"]}, "are made of dclose's levels"),
@@ -206,7 +258,7 @@ def test_bad_input(detector, data, lamps, tmp_path):
         ({"n_masks": 2}, "n_masks"),
     ):
         with pytest.raises(dc.InputError, match=word):
-            evaluate(detector, data, tmp_path / "out", **(QUICK | options))
+            evaluate(street, data, tmp_path / "out", **(QUICK | options))
     with pytest.raises(dc.InputError, match="no class in common"):
         evaluate(lamps, data, tmp_path / "out", methods=["dclose"])
     assert not (tmp_path / "out").exists()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import cv2
@@ -12,9 +13,10 @@ from yolox.data.datasets import COCO_CLASSES
 from yolox.utils import fuse_model
 
 from ..detection import Canvas, Detector, Proposals
-from . import weights
+from . import onnx, weights
 
 PADDING = 114
+WORTH_COMPILING = 100  # passes; fewer are done before a network is compiled
 
 
 class YoloxDetector(Detector):
@@ -60,10 +62,18 @@ class YoloxDetector(Detector):
         return Canvas(pixels, (height, width), (0, 0, *inner))
 
     def predict(self, pixels: torch.Tensor) -> Proposals:
-        output = self.module(pixels.contiguous(memory_format=torch.channels_last))  # (B, T, 5 + C)
-        centre, size = output[..., :2], output[..., 2:4]
-        boxes = torch.cat([centre - size / 2, centre + size / 2], dim=-1)
-        return Proposals(boxes, output[..., 4], output[..., 5:])
+        return _proposals(self.module(pixels.contiguous(memory_format=torch.channels_last)))
+
+    def predictor(self, passes: int) -> Callable[[torch.Tensor], Proposals]:
+        network = onnx.compiled(self.module, self.input_size) if passes >= WORTH_COMPILING else None
+        return self.predict if network is None else lambda pixels: _proposals(network(pixels))
+
+
+def _proposals(output: torch.Tensor) -> Proposals:
+    """What YOLOX puts out, (B, T, 5 + C): centre, size, objectness, class probabilities."""
+    centre, size = output[..., :2], output[..., 2:4]
+    boxes = torch.cat([centre - size / 2, centre + size / 2], dim=-1)
+    return Proposals(boxes, output[..., 4], output[..., 5:])
 
 
 @torch.no_grad()
