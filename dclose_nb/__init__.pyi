@@ -1,9 +1,13 @@
 from . import density as density
+from . import evaluation as evaluation
 from . import fusion as fusion
 from . import masks as masks
+from . import metrics as metrics
 from . import planted as planted
 from . import plot as plot
+from . import sanity as sanity
 from . import similarity as similarity
+from . import tables as tables
 from .checks import InputError as InputError
 from .detection import Canvas as Canvas
 from .detection import Detections as Detections

@@ -90,7 +90,7 @@ def _parser() -> argparse.ArgumentParser:
         help="of dclose, drise, mfpp, gradcam, sodex, segments+density, segments+fusion (%(default)s)",
     )
     evaluate.add_argument("--n-masks", type=int, metavar="N", help="default: each method's own")
-    evaluate.add_argument("--steps", type=int, metavar="N", default=205, help="of deletion and insertion")
+    evaluate.add_argument("--steps", type=int, metavar="N", help="of deletion and insertion; default: 205")
     evaluate.add_argument("--limit", type=int, metavar="N", help="only the first N images, in random order")
     evaluate.add_argument("--seed", type=int, default=0, metavar="S", help="default: %(default)s")
     evaluate.add_argument("--workers", type=int, default=1, metavar="K", help="processes; default: 1")
@@ -145,6 +145,7 @@ def _demo(args: argparse.Namespace) -> int:
 
 def _evaluate(args: argparse.Namespace) -> int:
     from .evaluation import evaluate, read_coco
+    from .metrics import STEPS
 
     _show_warnings()
     data = read_coco(args.coco, missing="skip" if args.skip_missing else "stop")
@@ -156,7 +157,7 @@ def _evaluate(args: argparse.Namespace) -> int:
         args.out,
         methods=args.methods.split(","),
         n_masks=args.n_masks,
-        steps=args.steps,
+        steps=STEPS if args.steps is None else args.steps,
         seed=args.seed,
         limit=args.limit,
         workers=args.workers,

@@ -5,10 +5,13 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import io
+import json
 import os
+import platform
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import BrokenExecutor, Executor, ProcessPoolExecutor, as_completed
+from datetime import UTC, datetime
 from functools import lru_cache, partial
 from multiprocessing import get_context
 from pathlib import Path
@@ -23,7 +26,8 @@ from . import checks, metrics
 from .checks import InputError
 from .detection import Canvas, Detections, Detector, match
 from .detectors import load_detector
-from .explanation import explain, parameters
+from .explanation import explain, parameters, versions
+from .files import whole, writing
 from .methods import METHODS
 from .methods.dclose import fuse, without_density
 from .photos import load_photo
@@ -227,7 +231,8 @@ def evaluate(
     data : DataSet
         See `read_coco`.
     out : path
-        ``records.jsonl`` is kept there, a line an image as it is done.
+        ``records.jsonl`` is kept there, a line an image as it is done, and ``manifest.json`` that
+        says how, where and with which versions.
     methods : sequence of str
         Of `KNOWN`; those of `ABLATION` need "dclose".
     n_masks : int, optional
@@ -279,6 +284,8 @@ def evaluate(
     order = np.random.default_rng(seed).permutation(len(data.truths))[:limit]
     done = {line["image"] for line in records.lines}
     todo = [data.truths[k] for k in order if data.truths[k].image not in done]
+    run = {"images": len(order), "of_which_done": len(order) - len(todo), "workers": workers}
+    _add_to_manifest(records, run)
     with tqdm(total=len(order), initial=len(order) - len(todo), unit="image", disable=not progress) as bar:
 
         def keep(line: Record) -> None:
@@ -294,6 +301,20 @@ def evaluate(
             for truth in todo:
                 keep(evaluate_image(loaded, truth, plans, steps))
     return records
+
+
+def _add_to_manifest(records: Records, run: Record) -> None:
+    """Note in ``manifest.json`` what made the records: their settings, and each run with its machine."""
+    path = records.path.with_name("manifest.json")
+    run |= {"started": datetime.now(UTC).isoformat(timespec="seconds")}
+    run |= {"machine": platform.platform(), "cores": os.cpu_count(), "versions": versions()}
+    try:
+        runs = json.loads(path.read_text(encoding="utf-8"))["runs"] if path.exists() else []
+        content = {"settings": records.settings, "runs": [*runs, run]}
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise InputError(f"{str(path)!r} is damaged: move it away to begin anew") from error
+    with writing(path.parent), whole(path) as unfinished:
+        unfinished.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
 
 
 def _plan(name: str, n_masks: int | None, seed: int) -> Record:

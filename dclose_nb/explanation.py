@@ -255,7 +255,7 @@ def _target_vectors(
 def versions() -> dict[str, str]:
     """Versions of all that the numbers depend on."""
     found = {"python": platform.python_version()}
-    packages = "dclose_nb torch torchvision numpy scikit-image opencv-python pixeltable-yolox"
+    packages = "dclose_nb torch torchvision onnxruntime numpy scikit-image opencv-python pixeltable-yolox"
     for name in packages.split():
         try:
             found[name] = version(name)

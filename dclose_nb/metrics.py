@@ -13,10 +13,10 @@ from .checks import InputError
 from .detection import Canvas, Detections, Detector, Proposals, box_iou, suppress
 from .engine import default_batch_size
 from .fusion import scale
+from .similarity import lime_kernel
 
 STEPS = 205  # the authors' 2000 of 640 x 640 pixels a step
 BLUR = 51 / 640  # width of the Gaussian kernel that insertion begins with, of the longer side
-KERNEL_WIDTH = 0.25  # section 4.2; the authors' program uses it in the score of a step
 
 
 def sparsity(saliency: np.ndarray) -> float:
@@ -239,7 +239,7 @@ def step_scores(proposals: Proposals, boxes: torch.Tensor, probs: torch.Tensor) 
     """How much of one target is left in each of B images, (B,) in [0, 1], as the authors score it.
 
     Of the detections that survive (confidence 0.25, suppression at 0.45 over all classes) and have
-    the target's class, the one of highest IoU counts: ``IoU sqrt(exp(-d^2 / 0.25^2))``, d being the
+    the target's class, the one of highest IoU counts: that IoU times `similarity.lime_kernel` of the
     cosine distance of the class vectors. Where there is none the score is 0.
 
     Parameters
@@ -255,7 +255,7 @@ def step_scores(proposals: Proposals, boxes: torch.Tensor, probs: torch.Tensor) 
         if len(same):
             overlap, best = box_iou(proposals.boxes[b, same], boxes[b, None])[:, 0].max(0)
             distance = 1 - torch.cosine_similarity(proposals.class_probs[b, same[best]], probs[b], dim=0)
-            scores[b] = overlap * torch.exp(-((distance / KERNEL_WIDTH) ** 2) / 2)
+            scores[b] = overlap * lime_kernel(distance)
     return scores
 
 

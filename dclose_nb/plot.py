@@ -162,6 +162,25 @@ def maps(maps: Mapping[str, np.ndarray], *, box: np.ndarray | None = None, ax: A
     return axes
 
 
+def curves(curves: Mapping[str, np.ndarray], *, ax: Any = None) -> np.ndarray:
+    """Named curves of deletion or insertion: a score against the share of pixels changed.
+
+    Each is (points,), from no pixel to all, or (3, points): a mean and the ends of its band.
+    """
+    if ax is None:
+        _, ax = plt.subplots(figsize=(4.8, 3.4), layout="constrained")
+    (panel,) = axes = _given(ax, 1)
+    for name, one in curves.items():
+        mean, *band = np.atleast_2d(one)
+        changed = np.linspace(0, 1, len(mean))
+        (line,) = panel.plot(changed, mean, label=name)
+        if band:
+            panel.fill_between(changed, *band, color=line.get_color(), alpha=0.2, linewidth=0)
+    panel.set(xlabel="share of pixels changed", ylabel="score", xlim=(0, 1), ylim=(0, 1))
+    panel.legend(frameon=False)
+    return axes
+
+
 def parts(scene: Scene, *, ax: Any = None) -> np.ndarray:
     """A planted scene, greyed, with each part in the colour of its role."""
     axes = _panels(ax, 1, scene.image.shape)
@@ -212,11 +231,16 @@ def _panels(
             spare.remove()
         axes = grid.ravel()[:n]
     else:
-        axes = np.atleast_1d(np.asarray(ax, dtype=object)).ravel()
-        if len(axes) != n:
-            raise InputError(f"ax must hold {n} axes, one a panel, got {len(axes)}")
+        axes = _given(ax, n)
     for panel in axes:
         panel.set_axis_off()
+    return axes
+
+
+def _given(ax: Any, n: int) -> np.ndarray:
+    axes = np.atleast_1d(np.asarray(ax, dtype=object)).ravel()
+    if len(axes) != n:
+        raise InputError(f"ax must hold {n} axes, one a panel, got {len(axes)}")
     return axes
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import warnings
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -90,24 +91,24 @@ class Records:
             raise InputError(f"{str(self.path)!r} was made with {other}: choose another folder")
 
 
-def mean_with_interval(
-    groups: list[list[float]], *, draws: int = 2000, seed: int = 0
-) -> tuple[float, float, float]:
+def mean_with_interval(groups: Sequence[Sequence[Any]], *, draws: int = 2000, seed: int = 0) -> np.ndarray:
     """Mean over values with its 95 % bootstrap interval, whole groups being drawn anew.
 
     Parameters
     ----------
-    groups : list of lists of float
-        Values that belong together: the objects of an image, for instance.
+    groups : sequence of sequences
+        Values that belong together, the objects of an image for instance: numbers, or arrays of
+        one shape.
     draws : int
     seed : int
 
     Returns
     -------
-    mean, low, high : float
+    (3, ...) array
+        Mean, low and high.
     """
-    sums = np.array([sum(group) for group in groups])
+    sums = np.array([np.sum(group, axis=0) for group in groups])  # (G, ...)
     counts = np.array([len(group) for group in groups])
     drawn = np.random.default_rng(seed).integers(len(sums), size=(draws, len(sums)))
-    low, high = np.percentile(sums[drawn].sum(1) / counts[drawn].sum(1), [2.5, 97.5])
-    return float(sums.sum() / counts.sum()), float(low), float(high)
+    means = np.array([sums[which].sum(0) / counts[which].sum() for which in drawn])
+    return np.array([sums.sum(0) / counts.sum(), *np.percentile(means, [2.5, 97.5], axis=0)])

@@ -34,6 +34,14 @@ def similarity_scores(
     return iou * objectness[..., None] * cosine
 
 
+def lime_kernel(distance: torch.Tensor) -> torch.Tensor:
+    """Nearness of cosine distances in (0, 1], ``sqrt(exp(-d^2 / 0.25^2))`` (LIME, Ribeiro et al. 2016).
+
+    0.25 is the kernel width of section 4.2; the authors' program uses it in deletion and insertion.
+    """
+    return torch.exp(-((distance / 0.25) ** 2) / 2)
+
+
 def mask_weights(
     proposals: Proposals,
     target_boxes: torch.Tensor,

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import csv
 import io
+from collections.abc import Callable
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -121,12 +122,23 @@ def summary(records: Records) -> str:
     )
 
 
-def mean(found: list[Record], method: str, metric: str) -> tuple[float, float, float] | None:
-    """Mean over objects and its 95 % interval, images being drawn anew; None without objects."""
-    by_image: dict[int, list[float]] = {}
+def mean(found: list[Record], method: str, metric: str) -> np.ndarray | None:
+    """Mean over objects, low and high end of its 95 % interval; None without objects.
+
+    Images are drawn anew. `metric` is a number's name or that of a curve, whose means are (3, points).
+    """
+    return _mean(found, lambda one: one["methods"][method][metric])
+
+
+def difference(found: list[Record], method: str, other: str, metric: str) -> np.ndarray | None:
+    """Mean over objects of what `method` has more than `other` on the same object, as `mean`."""
+    return _mean(found, lambda one: one["methods"][method][metric] - one["methods"][other][metric])
+
+
+def _mean(found: list[Record], value: Callable[[Record], Any]) -> np.ndarray | None:
+    by_image: dict[int, list[Any]] = {}
     for one in found:
-        if method in one["methods"]:
-            by_image.setdefault(one["image"], []).append(one["methods"][method][metric])
+        by_image.setdefault(one["image"], []).append(value(one))
     return mean_with_interval(list(by_image.values())) if by_image else None
 
 
@@ -138,10 +150,10 @@ def class_mean(found: list[Record], method: str, metric: str) -> float:
     return float(np.mean([np.mean(values) for values in by_class.values()]))
 
 
-def _cell(value: tuple[float, float, float] | None, unit: float) -> str:
+def _cell(value: np.ndarray | None, unit: float) -> str:
     if value is None:
         return ""
-    centre, low, high = (unit * number for number in value)
+    centre, low, high = unit * value
     return f"{centre:.2f} [{low:.2f}, {high:.2f}]"
 
 

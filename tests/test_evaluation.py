@@ -235,6 +235,18 @@ def test_a_killed_command_goes_on_and_ends_as_an_unbroken_one(folder, tmp_path, 
     assert timeless(Records(killed)) == timeless(Records(tmp_path / "unbroken" / "records.jsonl"))
 
 
+def test_the_manifest_names_each_run(street, data, tmp_path):
+    for limit in (1, 2):
+        records = evaluate(street, data, tmp_path, limit=limit, **QUICK)
+    manifest = json.loads((tmp_path / "manifest.json").read_text())
+    assert manifest["settings"] == records.settings
+    assert [(run["images"], run["of_which_done"]) for run in manifest["runs"]] == [(1, 0), (2, 1)]
+    assert all("torch" in run["versions"] and run["cores"] for run in manifest["runs"])
+    (tmp_path / "manifest.json").write_text("{")
+    with pytest.raises(dc.InputError, match=r"manifest\.json' is damaged"):
+        evaluate(street, data, tmp_path, **QUICK)
+
+
 def test_records_of_other_parameters_are_refused(street, data, serial):
     for change, word in (
         ({"n_masks": 25}, "methods"),

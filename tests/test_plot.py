@@ -92,6 +92,17 @@ def test_maps_are_scaled_and_named():
     assert first.patches[-1].get_width() == 2
 
 
+def test_curves_have_their_bands():
+    mean = np.array([0.9, 0.5, 0.1])
+    (panel,) = plot.curves({"a": mean, "b": np.array([mean, mean - 0.1, mean + 0.1])})
+    assert [line.get_label() for line in panel.lines] == ["a", "b"] and len(panel.collections) == 1
+    assert panel.lines[0].get_xdata().tolist() == [0, 0.5, 1]
+    assert np.array_equal(panel.lines[1].get_ydata(), mean)
+    assert plot.curves({"a": mean}, ax=panel)[0] is panel
+    with pytest.raises(dc.InputError, match="ax must hold 1 axes"):
+        plot.curves({"a": mean}, ax=[panel, panel])
+
+
 def test_parts_are_coloured_by_their_role():
     drawn = dc.planted.scene(1)
     (panel,) = plot.parts(drawn)

@@ -98,3 +98,7 @@ def test_intervals_against_every_possible_draw():
     every = [np.mean(a + b + c) for a in groups for b in groups for c in groups]
     expected = np.percentile(every, [2.5, 97.5], method="inverted_cdf")
     assert (low, high) == pytest.approx(tuple(expected))
+    pairs = [[(value, 2 * value) for value in group] for group in groups]
+    assert mean_with_interval(pairs, draws=4000) == pytest.approx(
+        np.array([mean, low, high])[:, None] * [1, 2]
+    )

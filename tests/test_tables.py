@@ -20,6 +20,7 @@ def scores(value):
         "deletion": value / 2,
         "insertion": value,
         "over_all": value / 2,
+        "deletion_curve": [value, value / 2, 0],
     }
 
 
@@ -56,6 +57,20 @@ def test_means_over_objects_and_over_classes(records):
     assert (low, high) == pytest.approx((0.4, 0.55))  # image 3 twice, image 7 twice
     assert tables.class_mean(found, "dclose", "ebpg") == pytest.approx((0.3 + 0.9) / 2)
     assert tables.mean([], "dclose", "ebpg") is None
+
+
+def test_differences_are_of_pairs(records):
+    found = tables.objects(records)
+    mean, low, high = tables.difference(found, "dclose", "mfpp", "ebpg")
+    assert mean == pytest.approx(0.25)  # half of what dclose has
+    assert (low, high) == pytest.approx((0.2, 0.275))
+    assert tables.difference([], "dclose", "mfpp", "ebpg") is None
+
+
+def test_the_mean_of_curves_is_a_curve(records):
+    found = tables.objects(records)
+    mean, low, high = tables.mean(found, "dclose", "deletion_curve")
+    assert mean == pytest.approx([0.5, 0.25, 0]) and (low <= mean).all() and (mean <= high).all()
 
 
 def test_table_1(records):

@@ -36,7 +36,7 @@ class Lamps(dc.Detector):
         h, w = image.shape[0] * self.zoom, image.shape[1] * self.zoom
         top, left = self.OFFSET
         pixels = torch.full((3, h + 5, w + 7), 114.0)
-        enlarged = torch.from_numpy(image).float().permute(2, 0, 1)
+        enlarged = torch.tensor(image).float().permute(2, 0, 1)
         enlarged = enlarged.repeat_interleave(self.zoom, 1).repeat_interleave(self.zoom, 2)
         pixels[:, top : top + h, left : left + w] = enlarged
         return dc.Canvas(pixels, image.shape[:2], (top, left, h, w))

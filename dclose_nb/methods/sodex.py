@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import numpy as np
+import torch
 from sklearn.linear_model import Ridge
 
 from .. import checks, engine
 from ..detection import Canvas, Detections, Detector
 from ..masks import superpixel_masks, superpixels
+from ..similarity import lime_kernel
 from .maps import Maps
-
-KERNEL_WIDTH = 0.25  # LIME's, of the cosine distance from the whole image
 
 
 def sodex(
@@ -28,8 +28,8 @@ def sodex(
     """Explain each target by a linear model of its weight over superpixels that are kept or hidden.
 
     LIME's recipe (Ribeiro et al. 2016): ridge regression (alpha 1) of the weight (Eq. 6) on which
-    superpixels were kept, samples weighed by ``sqrt(exp(-d^2 / 0.25^2))`` with the cosine distance
-    d from the whole image. A pixel's value is its superpixel's coefficient, and can be negative.
+    superpixels were kept, samples weighed by `similarity.lime_kernel` of the cosine distance from
+    the whole image. A pixel's value is its superpixel's coefficient, and can be negative.
 
     Parameters
     ----------
@@ -67,7 +67,7 @@ def sodex(
         _, first, column = np.unique(labels, return_index=True, return_inverse=True)
         kept = np.stack([sampler.pattern(i).cpu().numpy().ravel()[first] for i in range(n_masks)])
         distance = 1 - np.sqrt(kept.mean(axis=1))  # cosine distance from all ones
-        near = np.sqrt(np.exp(-((distance / KERNEL_WIDTH) ** 2)))
+        near = lime_kernel(torch.from_numpy(distance)).numpy()
         model = Ridge(alpha=1).fit(kept, result.weights, sample_weight=near)
         maps[:] = np.atleast_2d(model.coef_)[:, column.reshape(labels.shape)]
     return Maps(maps, n_forward=len(result.weights))

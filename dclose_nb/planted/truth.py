@@ -234,7 +234,7 @@ def table(lines: list[Record]) -> list[Record]:
             values.setdefault(where, []).append(of_scene)
     rows = []
     for (detector, method, score), by_scene in values.items():
-        numbers = zip(("mean", "low", "high"), mean_with_interval(by_scene))
+        numbers = zip(("mean", "low", "high"), mean_with_interval(by_scene).tolist())
         rows.append(
             {"detector": detector, "method": method, "score": score}
             | {name: round(number, 4) for name, number in numbers}
