@@ -1,9 +1,10 @@
 """Time against the bare network, and memory against the number of masks.
 
-    .venv/bin/python benchmarks/speed.py [--n-masks 1000] [--rounds 5]
+    .venv/bin/python benchmarks/speed.py [--images 1000] [--rounds 5]
 
-Time: the network alone and `explain` take turns on the same number of images, in the same batches
-and precision; the ratio of each pair counts, since times drift. Memory: the peak of a fresh
+Time: the network alone and a loop around it (`explain`, or deletion and insertion) take turns on the
+same number of images, in the same batches, precision and runtime; the ratio of each pair counts,
+since times drift. Memory: the peak of a fresh
 process that explains with 400 masks and of one with 4000.
 """
 
@@ -15,6 +16,8 @@ import subprocess
 import sys
 import time
 import warnings
+from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import torch
@@ -28,7 +31,7 @@ PHOTO, N_TARGETS = "coffee", 3
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--detector", default="yolox_nano")
-    parser.add_argument("--n-masks", type=int, default=1000)
+    parser.add_argument("--images", type=int, default=1000, help="default: %(default)s")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--peak", type=int, metavar="N", help="print the peak memory with N masks and stop")
     args = parser.parse_args()
@@ -37,7 +40,7 @@ def main() -> None:
         print(peak(args.detector, args.peak))
         return
     print(f"torch {torch.__version__}, {torch.get_num_threads()} threads, {args.detector}, {PHOTO}\n")
-    print_times(args.detector, args.n_masks, args.rounds)
+    print_times(args.detector, args.images, args.rounds)
     print_memory(args.detector)
 
 
@@ -51,34 +54,46 @@ def setting(name: str) -> tuple[dc.Detector, np.ndarray, dc.Targets]:
     return detector, image, targets
 
 
-def print_times(name: str, n_masks: int, rounds: int) -> None:
+def print_times(name: str, n_images: int, rounds: int) -> None:
+    """The network alone, as methods run it and in PyTorch, and each loop around it, by turns."""
     detector, image, targets = setting(name)
+    detections = targets.detections(detector.class_names)
+    canvas = detector.prepare(image)
     batch_size = default_batch_size(detector.device)
-    pixels = detector.prepare(image).pixels.repeat(batch_size, 1, 1, 1)
-    pixels = pixels.contiguous(memory_format=torch.channels_last)
+    pixels = canvas.pixels.repeat(batch_size, 1, 1, 1).contiguous(memory_format=torch.channels_last)
+    maps = np.random.default_rng(0).random((N_TARGETS, *image.shape[:2]))
+    steps = n_images // (2 * N_TARGETS) - 1
 
     @torch.inference_mode()
-    def bare() -> None:
-        for start in range(0, n_masks, batch_size):
-            detector.predict(pixels[: min(batch_size, n_masks - start)])
+    def bare(predict: Callable[[torch.Tensor], Any]) -> None:
+        for start in range(0, n_images, batch_size):
+            predict(pixels[: min(batch_size, n_images - start)])
 
     def method(name: str) -> None:
-        dc.explain(detector, image, targets, method=name, n_masks=n_masks, progress=False)
+        dc.explain(detector, image, targets, method=name, n_masks=n_images, progress=False)
 
-    def seconds(run: object, *arguments: str) -> float:
-        start = time.perf_counter()
-        run(*arguments)  # type: ignore[operator]
-        return time.perf_counter() - start
-
-    bare()
-    print(f"{n_masks} masks, batch {batch_size}, {N_TARGETS} targets, {rounds} rounds by turns")
-    print(f"{'method':<8} {'bare ms/image':>14} {'explain ms/image':>17} {'ratio, median (range)':>24}")
-    for name in ("dclose", "drise"):
-        pairs = np.array([(seconds(bare), seconds(method, name)) for _ in range(rounds)])
+    loops = {
+        "dclose": lambda: method("dclose"),
+        "drise": lambda: method("drise"),
+        "deletion and insertion": lambda: dc.metrics.curves(detector, canvas, detections, maps, steps=steps),
+        "the network in PyTorch": lambda: bare(detector.predict),
+    }
+    network = detector.predictor(n_images)
+    bare(network)
+    print(f"{n_images} images, batch {batch_size}, {N_TARGETS} targets, {rounds} rounds by turns")
+    print(f"{'':<22} {'network, ms/image':>18} {'all, ms/image':>14} {'ratio, median (range)':>24}")
+    for name, loop in loops.items():
+        pairs = np.array([(seconds(lambda: bare(network)), seconds(loop)) for _ in range(rounds)])
         ratios = pairs[:, 1] / pairs[:, 0]
-        bare_ms, explain_ms = np.median(pairs, axis=0) / n_masks * 1e3
+        network_ms, loop_ms = np.median(pairs, axis=0) / n_images * 1e3
         spread = f"{np.median(ratios):.2f} ({ratios.min():.2f}-{ratios.max():.2f})"
-        print(f"{name:<8} {bare_ms:>14.1f} {explain_ms:>17.1f} {spread:>24}")
+        print(f"{name:<22} {network_ms:>18.1f} {loop_ms:>14.1f} {spread:>24}")
+
+
+def seconds(run: Callable[[], object]) -> float:
+    start = time.perf_counter()
+    run()
+    return time.perf_counter() - start
 
 
 def peak(name: str, n_masks: int) -> float:

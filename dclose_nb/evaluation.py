@@ -160,7 +160,7 @@ def evaluate_image(detector: Detector, truth: Truth, methods: dict[str, Record],
             {
                 "label": targets.names[k],
                 "score": round(float(targets.scores[k]), 4),
-                "box": targets.boxes[k].round(1).tolist(),
+                "box": [round(float(edge), 1) for edge in targets.boxes[k]],
                 "area": round((x2 - x1) * (y2 - y1) / area, 6),
                 "methods": {},
             }
@@ -178,8 +178,8 @@ def evaluate_image(detector: Detector, truth: Truth, methods: dict[str, Record],
                 "deletion": round(deletion.score, 5),
                 "insertion": round(insertion.score, 5),
                 "over_all": round(insertion.score - deletion.score, 5),
-                "deletion_curve": deletion.curve[kept].round(3).tolist(),
-                "insertion_curve": insertion.curve[kept].round(3).tolist(),
+                "deletion_curve": [round(float(score), 3) for score in deletion.curve[kept]],
+                "insertion_curve": [round(float(score), 3) for score in insertion.curve[kept]],
             }
     return line
 
