@@ -144,7 +144,8 @@ def _demo(args: argparse.Namespace) -> int:
 
 
 def _evaluate(args: argparse.Namespace) -> int:
-    from .evaluation import evaluate, read_coco
+    from .dataset import read_coco
+    from .evaluation import evaluate
     from .metrics import STEPS
 
     _show_warnings()

@@ -1,36 +1,22 @@
-"""Section 6: methods over a data set in COCO format, one record an image, resumable and spread out."""
+"""Section 6: methods over a data set, scored by the metrics of 5.2."""
 
 from __future__ import annotations
 
-import contextlib
-import hashlib
-import io
-import json
-import os
-import platform
-import warnings
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import BrokenExecutor, Executor, ProcessPoolExecutor, as_completed
-from datetime import UTC, datetime
-from functools import lru_cache, partial
-from multiprocessing import get_context
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Executor
+from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
-import torch
-from sklearn.cluster import KMeans
-from tqdm.auto import tqdm
 
 from . import checks, metrics
 from .checks import InputError
+from .dataset import DataSet, Truth, study
 from .detection import Canvas, Detections, Detector, match
-from .detectors import load_detector
-from .explanation import explain, parameters, versions
-from .files import whole, writing
+from .explanation import explain, parameters
 from .methods import METHODS
 from .methods.dclose import fuse, without_density
-from .photos import load_photo
 from .records import Record, Records
 
 # Table 1: what is left of D-CLOSE without one or two of its parts, from the forward passes of the whole
@@ -41,93 +27,17 @@ ABLATION: dict[str, dict[str, Any]] = {
 }
 KNOWN = tuple(dict.fromkeys([*METHODS, *ABLATION]))
 CURVE_POINTS = 42  # of a curve's steps that are kept in a record
-ATTEMPTS = 3  # deaths of workers in a row before it is given up
 
 
-class Truth(NamedTuple):
-    """An image of a data set and the objects that people have marked in it."""
-
-    image: int
-    path: str
-    boxes: np.ndarray  # (n, 4) x1, y1, x2, y2 in pixels
-    labels: list[str]
-
-
-class DataSet(NamedTuple):
-    """A folder of COCO: ``val2017/`` and ``annotations/instances_val2017.json``."""
-
-    truths: list[Truth]
-    missing: list[str]  # images that the file names and the folder has not
-    centres: list[float]  # of the size groups: box area over image area, smallest first
-    sha256: str  # of the annotation file
-
-
-def read_coco(folder: str | Path, *, split: str = "val2017", missing: str = "stop") -> DataSet:
-    """Read a data set in COCO format; crowds are left out.
-
-    Size groups are k-means clusters (k = 3) of ground-truth box area over image area (section 6),
-    fitted on all boxes of the images that are there.
-
-    Parameters
-    ----------
-    folder : path
-    split : str
-    missing : {"stop", "skip"}
-        What to do about images that the file names and the folder has not.
-
-    Raises
-    ------
-    InputError
-        No such folder or file, a file that is damaged, images that are missing, or fewer than
-        three boxes.
-    """
-    from pycocotools.coco import COCO
-
-    checks.choice("missing", missing, ("stop", "skip"))
-    folder = checks.path(folder)
-    path = folder / "annotations" / f"instances_{split}.json"
-    try:
-        content = path.read_bytes()
-    except OSError as error:
-        raise InputError(f"{str(path)!r} cannot be read: {error.strerror or error}") from error
-    try:
-        with contextlib.redirect_stdout(io.StringIO()):  # pycocotools reports to the terminal
-            coco = COCO(str(path))
-        names = {entry["id"]: str(entry["name"]) for entry in coco.loadCats(coco.getCatIds())}
-        truths, absent, ratios = [], [], []
-        for entry in sorted(coco.loadImgs(coco.getImgIds()), key=lambda entry: entry["id"]):
-            file = folder / split / Path(entry["file_name"]).name  # a name from outside stays in the folder
-            if not file.is_file():
-                absent.append(file.name)
-                continue
-            own = [one for one in coco.imgToAnns[entry["id"]] if not one.get("iscrowd")]
-            own = [one for one in own if one["bbox"][2] > 0 and one["bbox"][3] > 0]
-            boxes = np.array([one["bbox"] for one in own], dtype=np.float32).reshape(-1, 4)
-            ratios += (boxes[:, 2] * boxes[:, 3] / (entry["width"] * entry["height"])).tolist()
-            boxes[:, 2:] += boxes[:, :2]
-            labels = [names[one["category_id"]] for one in own]
-            truths.append(Truth(int(entry["id"]), str(file), boxes, labels))
-    except (ValueError, KeyError, TypeError, IndexError, AttributeError, AssertionError) as error:
-        raise InputError(f"{str(path)!r} is damaged or not in COCO's format: {error!r}") from error
-    if absent and missing == "stop":
-        raise InputError(
-            f"{len(absent)} of {len(absent) + len(truths)} images that {path.name} names are missing in "
-            f"{str(folder / split)!r}, {absent[0]} for one: add them, or go on with the rest "
-            "(missing='skip', --skip-missing)"
-        )
-    if len(set(ratios)) < 3:
-        raise InputError(f"{str(path)!r} has {len(ratios)} boxes in the images that are there: too few")
-    model = KMeans(3, n_init=10, random_state=0).fit(np.array(ratios)[:, None])
-    centres = sorted(round(float(centre), 6) for centre in model.cluster_centers_[:, 0])
-    return DataSet(truths, absent, centres, hashlib.sha256(content).hexdigest())
-
-
-def evaluate_image(detector: Detector, truth: Truth, methods: dict[str, Record], steps: int) -> Record:
+def evaluate_image(
+    detector: Detector, image: np.ndarray, truth: Truth, *, methods: dict[str, Record], steps: int
+) -> Record:
     """Every method's maps of the matched detections of one image, scored.
 
     Parameters
     ----------
     detector : Detector
+    image : (H, W, 3) uint8 array
     truth : Truth
     methods : dict
         Names from `KNOWN` and what each is called with; those of `ABLATION` are made of the levels
@@ -138,17 +48,12 @@ def evaluate_image(detector: Detector, truth: Truth, methods: dict[str, Record],
     Returns
     -------
     dict
-        ``image``, ``found`` and ``truths`` (how many), ``seconds`` and ``n_forward`` a method, and
-        ``objects``; or ``image`` and ``error`` for an image that cannot be read.
+        ``found`` and ``truths`` (how many), ``seconds`` and ``n_forward`` a method, and ``objects``.
     """
-    try:
-        image = load_photo(Path(truth.path))
-    except InputError as error:
-        return {"image": truth.image, "error": str(error)}
     canvas = detector.prepare(image)
     found = detector.detect_on(canvas)
     pairs = match(found, truth.boxes, truth.labels)
-    line: Record = {"image": truth.image, "found": len(found), "truths": len(truth.boxes)}
+    line: Record = {"found": len(found), "truths": len(truth.boxes)}
     line |= {"seconds": {}, "n_forward": {}, "objects": []}
     if not pairs:
         return line
@@ -226,13 +131,8 @@ def evaluate(
 
     Parameters
     ----------
-    detector : str or Detector
-        A name lets every worker load its own; a `Detector` is sent to them.
-    data : DataSet
-        See `read_coco`.
-    out : path
-        ``records.jsonl`` is kept there, a line an image as it is done, and ``manifest.json`` that
-        says how, where and with which versions.
+    detector, data, out
+        As for `dataset.study`.
     methods : sequence of str
         Of `KNOWN`; those of `ABLATION` need "dclose".
     n_masks : int, optional
@@ -241,80 +141,37 @@ def evaluate(
         Of deletion and insertion.
     seed : int
         Of the masks and of the order of the images.
-    limit : int, optional
-        Only the first so many images of that order.
-    workers : int
-        Processes on this machine, which share its cores.
-    executor : concurrent.futures.Executor, optional
-        Where images are sent in place of own processes; Dask's is ``client.get_executor()``.
-    progress : bool
+    limit, workers, executor, progress
+        As for `dataset.study`.
 
     Returns
     -------
     Records
-        The same whoever does the work, but for rounding where workers have other numbers of threads.
+        See `evaluate_image` and `dataset.study`.
 
     Raises
     ------
     InputError
-        A parameter out of range, a data set of other classes than the detector's, records of other
-        parameters in `out`, or a disk that is full.
+        A parameter out of range, and as `dataset.study`.
     """
     for name in methods:
         checks.choice("methods", name, KNOWN)
     if "dclose" not in methods and any(name in ABLATION for name in methods):
         raise InputError(f"{', '.join(ABLATION)} are made of dclose's levels: add 'dclose' to the methods")
     checks.at_least("steps", steps, 1)
-    checks.at_least("workers", workers, 1)
-    if limit is not None:
-        checks.at_least("limit", limit, 1)
-    loaded = load_detector(detector)
-    if not {label for truth in data.truths for label in truth.labels} & set(loaded.class_names):
-        raise InputError(f"the data set and {loaded.name} have no class in common")
     plans = {name: {} if name in ABLATION else _plan(name, n_masks, seed) for name in methods}
-    settings = {
-        "detector": {"name": loaded.name, **loaded.provenance},
-        "annotations_sha256": data.sha256,
-        "size_centres": data.centres,
-        "methods": plans,
-        "steps": steps,
-        "seed": seed,
-    }
-    records = Records(checks.path(out) / "records.jsonl", settings)
-    order = np.random.default_rng(seed).permutation(len(data.truths))[:limit]
-    done = {line["image"] for line in records.lines}
-    todo = [data.truths[k] for k in order if data.truths[k].image not in done]
-    run = {"images": len(order), "of_which_done": len(order) - len(todo), "workers": workers}
-    _add_to_manifest(records, run)
-    with tqdm(total=len(order), initial=len(order) - len(todo), unit="image", disable=not progress) as bar:
-
-        def keep(line: Record) -> None:
-            records.append(line)
-            bar.update()
-
-        work = partial(_work, detector, plans, steps)
-        if executor is not None:
-            _spread(executor, work, todo, keep)
-        elif workers > 1:
-            _in_processes(workers, work, todo, keep)
-        else:
-            for truth in todo:
-                keep(evaluate_image(loaded, truth, plans, steps))
-    return records
-
-
-def _add_to_manifest(records: Records, run: Record) -> None:
-    """Note in ``manifest.json`` what made the records: their settings, and each run with its machine."""
-    path = records.path.with_name("manifest.json")
-    run |= {"started": datetime.now(UTC).isoformat(timespec="seconds")}
-    run |= {"machine": platform.platform(), "cores": os.cpu_count(), "versions": versions()}
-    try:
-        runs = json.loads(path.read_text(encoding="utf-8"))["runs"] if path.exists() else []
-        content = {"settings": records.settings, "runs": [*runs, run]}
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise InputError(f"{str(path)!r} is damaged: move it away to begin anew") from error
-    with writing(path.parent), whole(path) as unfinished:
-        unfinished.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+    return study(
+        detector,
+        data,
+        out,
+        partial(evaluate_image, methods=plans, steps=steps),
+        {"methods": plans, "steps": steps},
+        seed=seed,
+        limit=limit,
+        workers=workers,
+        executor=executor,
+        progress=progress,
+    )
 
 
 def _plan(name: str, n_masks: int | None, seed: int) -> Record:
@@ -322,60 +179,3 @@ def _plan(name: str, n_masks: int | None, seed: int) -> Record:
     plan = parameters(name, n_masks=n_masks if takes_masks else None, seed=seed)
     plan.pop("batch_size", None)  # chosen where it runs, and no part of the result
     return plan
-
-
-def _in_processes(
-    workers: int,
-    work: Callable[[Truth], Record],
-    todo: list[Truth],
-    keep: Callable[[Record], None],
-) -> None:
-    """Spread over own processes; where one dies the pool is made anew for what is left."""
-    left = {truth.image: truth for truth in todo}
-
-    def kept(line: Record) -> None:
-        keep(line)
-        del left[line["image"]]
-
-    threads = max((os.cpu_count() or 1) // workers, 1)
-    deaths = 0
-    while left:
-        before = len(left)
-        try:
-            with ProcessPoolExecutor(
-                workers, get_context("spawn"), initializer=torch.set_num_threads, initargs=(threads,)
-            ) as pool:
-                _spread(pool, work, list(left.values()), kept)
-        except BrokenExecutor as error:
-            deaths = 1 if len(left) < before else deaths + 1
-            if deaths == ATTEMPTS:
-                raise InputError(
-                    f"worker processes died {ATTEMPTS} times without an image done in between: is there "
-                    f"memory for {workers}? What was done is kept."
-                ) from error
-            warnings.warn(f"a worker process died; {len(left)} images are left and go on", stacklevel=3)
-
-
-def _spread(
-    executor: Executor,
-    work: Callable[[Truth], Record],
-    todo: list[Truth],
-    keep: Callable[[Record], None],
-) -> None:
-    futures = [executor.submit(work, truth) for truth in todo]
-    try:
-        for future in as_completed(futures):
-            keep(future.result())
-    finally:
-        for future in futures:
-            future.cancel()
-
-
-def _work(detector: str | Detector, plans: dict[str, Record], steps: int, truth: Truth) -> Record:
-    """What a worker does."""
-    return evaluate_image(_detector(detector), truth, plans, steps)
-
-
-@lru_cache(maxsize=1)
-def _detector(detector: str | Detector) -> Detector:
-    return load_detector(detector)

@@ -1,24 +1,21 @@
 """Evaluations: matched by hand, scored as alone, and alike whoever does them and however often they stop."""
 
-import json
 import os
 import subprocess
 import sys
 import time
-from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from sklearn.cluster import KMeans
-from toys import Lamps, MortalStreet, Street
+from toys import Lamps, Street
 
 import dclose_nb as dc
 from dclose_nb import metrics
 from dclose_nb.cli import main
+from dclose_nb.dataset import read_coco
 from dclose_nb.detection import match
-from dclose_nb.evaluation import ABLATION, KNOWN, evaluate, evaluate_image, read_coco
+from dclose_nb.evaluation import ABLATION, KNOWN, evaluate, evaluate_image
 from dclose_nb.planted.dataset import write_coco
 from dclose_nb.records import Records
 
@@ -63,62 +60,6 @@ def timeless(records):
     return [{name: value for name, value in line.items() if name != "seconds"} for line in lines]
 
 
-# -- the data set
-
-
-def test_a_data_set_is_read_as_it_was_written(data):
-    assert [truth.image for truth in data.truths] == list(range(6)) and data.missing == []
-    ratios = []
-    for truth in data.truths:
-        drawn = dc.planted.scene(truth.image)
-        assert np.allclose(truth.boxes, drawn.boxes)
-        assert truth.labels == [drawn.class_names[label] for label in drawn.labels]
-        assert np.array_equal(dc.load_photo(truth.path), drawn.image)
-        ratios += (np.prod(truth.boxes[:, 2:] - truth.boxes[:, :2], axis=1) / 320**2).tolist()
-    centres = KMeans(3, n_init=10, random_state=0).fit(np.array(ratios)[:, None]).cluster_centers_
-    assert data.centres == pytest.approx(sorted(centres[:, 0]), abs=1e-6)
-
-
-def test_a_real_annotation_file(coco):
-    data = read_coco(coco)
-    assert len(data.truths) == 79 and not data.missing
-    assert all(Path(truth.path).is_file() and len(truth.labels) == len(truth.boxes) for truth in data.truths)
-    assert sorted(data.centres) == data.centres
-
-
-def test_missing_images_are_counted_and_left_out_when_told_to(folder, tmp_path):
-    (tmp_path / "val2017").mkdir()
-    (tmp_path / "annotations").symlink_to(folder / "annotations")
-    for path in sorted((folder / "val2017").iterdir())[:4]:
-        (tmp_path / "val2017" / path.name).symlink_to(path)
-    with pytest.raises(dc.InputError, match=r"2 of 6 images .* are missing .* 000000000004\.png for one"):
-        read_coco(tmp_path)
-    data = read_coco(tmp_path, missing="skip")
-    assert len(data.truths) == 4 and data.missing == ["000000000004.png", "000000000005.png"]
-
-
-@pytest.mark.parametrize("content", ["", "{", "[]", '{"images": 3}', '{"images": [], "annotations": [{}]}'])
-def test_a_damaged_annotation_file_is_named(tmp_path, content):
-    (tmp_path / "annotations").mkdir()
-    (tmp_path / "annotations" / "instances_val2017.json").write_text(content)
-    with pytest.raises(dc.InputError, match=r"instances_val2017.json' (is damaged|has 0 boxes)"):
-        read_coco(tmp_path)
-
-
-def test_a_file_name_cannot_leave_the_folder(folder, tmp_path):
-    content = json.loads((folder / "annotations" / "instances_val2017.json").read_text())
-    content["images"][0]["file_name"] = "../../secret.png"
-    (tmp_path / "annotations").mkdir()
-    (tmp_path / "annotations" / "instances_val2017.json").write_text(json.dumps(content))
-    (tmp_path / "val2017").symlink_to(folder / "val2017")
-    assert read_coco(tmp_path, missing="skip").missing == ["secret.png"]
-
-
-def test_no_data_set(tmp_path):
-    with pytest.raises(dc.InputError, match="cannot be read: No such file"):
-        read_coco(tmp_path)
-
-
 # -- what a record says
 
 
@@ -128,8 +69,8 @@ def test_a_record_is_what_one_would_compute_alone(data):
     plans = {name: {} if name in ABLATION else {"n_masks": 20, "seed": 0} for name in KNOWN}
     plans["dclose"] |= {"p": 0.5, "order": "fine_to_coarse"}
     del plans["gradcam"]["n_masks"]
-    line = evaluate_image(detector, truth, plans, 5)
     image = dc.load_photo(truth.path)
+    line = evaluate_image(detector, image, truth, methods=plans, steps=5)
     found = detector.detect(image)
     pairs = match(found, truth.boxes, truth.labels)
     assert len(line["objects"]) == len(pairs) > 1 and line["found"] == len(found)
@@ -155,7 +96,9 @@ def test_the_paper_s_parts_need_no_pass_of_their_own(data, street, monkeypatch):
     monkeypatch.setattr(street, "predict", lambda pixels: seen.append(len(pixels)) or predict(pixels))
     monkeypatch.setattr(metrics, "curves", lambda *_, **__: {"deletion": FLAT, "insertion": FLAT})
     own = {"n_masks": 20, "p": 0.5, "order": "fine_to_coarse"}
-    line = evaluate_image(street, data.truths[0], {"dclose": own, **{name: {} for name in ABLATION}}, 5)
+    image = dc.load_photo(data.truths[0].path)
+    plans = {"dclose": own, **{name: {} for name in ABLATION}}
+    line = evaluate_image(street, image, data.truths[0], methods=plans, steps=5)
     assert sum(seen) == 1 + 20 and set(line["objects"][0]["methods"]) == {"dclose", *ABLATION}
 
 
@@ -169,30 +112,7 @@ def test_nothing_found_and_nothing_matched_are_counted(tmp_path, data):
     assert len(records.lines) == 6 and all(line["objects"] == [] for line in records.lines)
 
 
-def test_an_image_that_cannot_be_read_is_recorded(folder, tmp_path, street):
-    (tmp_path / "val2017").mkdir()
-    (tmp_path / "annotations").symlink_to(folder / "annotations")
-    for path in (folder / "val2017").iterdir():
-        (tmp_path / "val2017" / path.name).write_bytes(
-            path.read_bytes()[: 900 if "03.png" in path.name else None]
-        )
-    records = evaluate(street, read_coco(tmp_path), tmp_path / "out", **QUICK)
-    (bad,) = [line for line in records.lines if "error" in line]
-    assert bad["image"] == 3 and "cannot be read as an image" in bad["error"] and len(records.lines) == 6
-
-
 # -- stops, workers, machines
-
-
-def test_a_limit_takes_the_first_of_a_fixed_order_and_can_be_raised(street, data, serial, tmp_path):
-    two = [line["image"] for line in evaluate(street, data, tmp_path, limit=2, **QUICK).lines]
-    assert two == [line["image"] for line in serial.lines[:2]] != [0, 1]
-    assert timeless(evaluate(street, data, tmp_path, **QUICK)) == timeless(serial)
-
-
-def test_an_executor_gives_what_one_process_gives(street, data, serial, tmp_path):
-    with ThreadPoolExecutor(2, initializer=torch.set_num_threads, initargs=(1,)) as executor:
-        assert timeless(evaluate(street, data, tmp_path, executor=executor, **QUICK)) == timeless(serial)
 
 
 def test_dask_gives_what_one_process_gives(street, data, serial, tmp_path):
@@ -205,14 +125,6 @@ def test_dask_gives_what_one_process_gives(street, data, serial, tmp_path):
         client.get_executor() as executor,
     ):
         assert timeless(evaluate(street, data, tmp_path, executor=executor, **QUICK)) == timeless(serial)
-
-
-def test_a_worker_that_dies_does_not_lose_its_image(data, serial, tmp_path, monkeypatch):
-    monkeypatch.setattr(os, "cpu_count", lambda: 2)  # one thread each
-    mortal = MortalStreet(data, tmp_path / "died")
-    with pytest.warns(UserWarning, match="a worker process died"):
-        records = evaluate(mortal, data, tmp_path / "out", workers=2, **QUICK)
-    assert (tmp_path / "died").exists() and timeless(records) == timeless(serial)
 
 
 def test_a_killed_command_goes_on_and_ends_as_an_unbroken_one(folder, tmp_path, capsys):
@@ -233,18 +145,6 @@ def test_a_killed_command_goes_on_and_ends_as_an_unbroken_one(folder, tmp_path, 
         assert main([*command, str(tmp_path / folder)]) == 0
         assert "Table 2" in capsys.readouterr().out
     assert timeless(Records(killed)) == timeless(Records(tmp_path / "unbroken" / "records.jsonl"))
-
-
-def test_the_manifest_names_each_run(street, data, tmp_path):
-    for limit in (1, 2):
-        records = evaluate(street, data, tmp_path, limit=limit, **QUICK)
-    manifest = json.loads((tmp_path / "manifest.json").read_text())
-    assert manifest["settings"] == records.settings
-    assert [(run["images"], run["of_which_done"]) for run in manifest["runs"]] == [(1, 0), (2, 1)]
-    assert all("torch" in run["versions"] and run["cores"] for run in manifest["runs"])
-    (tmp_path / "manifest.json").write_text("{")
-    with pytest.raises(dc.InputError, match=r"manifest\.json' is damaged"):
-        evaluate(street, data, tmp_path, **QUICK)
 
 
 def test_records_of_other_parameters_are_refused(street, data, serial):

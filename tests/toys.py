@@ -81,3 +81,8 @@ class MortalStreet(Street):
             self.flag.touch()
             os._exit(1)
         return super().prepare(image)
+
+
+def brightness(detector, image, truth):
+    """A study of one line: what is found, how bright the image is, how many objects there are."""
+    return {"found": len(detector.detect(image)), "mean": float(image.mean()), "truths": len(truth.labels)}
