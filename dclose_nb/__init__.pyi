@@ -8,6 +8,7 @@ from . import planted as planted
 from . import plot as plot
 from . import sanity as sanity
 from . import similarity as similarity
+from . import stability as stability
 from . import tables as tables
 from .checks import InputError as InputError
 from .detection import Canvas as Canvas

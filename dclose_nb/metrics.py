@@ -68,6 +68,24 @@ def pointing_game(saliency: np.ndarray, box: Any) -> float:
     return float(highest[_window(box, values.shape)].sum() / highest.sum())
 
 
+def leakage(saliency: np.ndarray, own: np.ndarray, other: np.ndarray) -> float:
+    """Energy on another object over that on both, in [0, 1]; lower is better.
+
+    Parameters
+    ----------
+    saliency : (H, W) array
+        Negative values count as 0.
+    own, other : (H, W) bool arrays
+        Pixels of the target and of the other object. A map that is 0 on both scores 0.5.
+    """
+    energy = _map(saliency).clip(0)
+    if not energy.shape == np.shape(own) == np.shape(other):
+        sizes = energy.shape, np.shape(own), np.shape(other)
+        raise InputError(f"the map and both masks must be of one size, got {sizes}")
+    mine, theirs = energy[own].sum(), energy[other].sum()
+    return float(theirs / (mine + theirs)) if mine + theirs > 0 else 0.5
+
+
 def _map(saliency: Any) -> np.ndarray:
     values = np.asarray(saliency, dtype=np.float64)
     if values.ndim != 2 or not values.size or not np.isfinite(values).all():

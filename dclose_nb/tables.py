@@ -123,22 +123,29 @@ def summary(records: Records) -> str:
 
 
 def mean(found: list[Record], method: str, metric: str) -> np.ndarray | None:
-    """Mean over objects, low and high end of its 95 % interval; None without objects.
+    """Mean over objects, low and high end of its 95 % interval, images being drawn anew.
 
-    Images are drawn anew. `metric` is a number's name or that of a curve, whose means are (3, points).
+    `metric` is a number's name or that of a curve, whose means are (3, points). Objects for which it
+    says nothing (None) are left out; the result is None where none is left.
     """
     return _mean(found, lambda one: one["methods"][method][metric])
 
 
 def difference(found: list[Record], method: str, other: str, metric: str) -> np.ndarray | None:
     """Mean over objects of what `method` has more than `other` on the same object, as `mean`."""
-    return _mean(found, lambda one: one["methods"][method][metric] - one["methods"][other][metric])
+
+    def more(one: Record) -> float | None:
+        a, b = (one["methods"][name][metric] for name in (method, other))
+        return None if a is None or b is None else a - b
+
+    return _mean(found, more)
 
 
 def _mean(found: list[Record], value: Callable[[Record], Any]) -> np.ndarray | None:
     by_image: dict[int, list[Any]] = {}
     for one in found:
-        by_image.setdefault(one["image"], []).append(value(one))
+        if (number := value(one)) is not None:
+            by_image.setdefault(one["image"], []).append(number)
     return mean_with_interval(list(by_image.values())) if by_image else None
 
 

@@ -56,6 +56,18 @@ def test_pointing():
     assert metrics.pointing_game(np.ones((6, 8)), BOX) == pytest.approx(9 / 48)
 
 
+def test_leakage_in_closed_form():
+    own, other = np.zeros((2, 6, 8), bool)
+    own[1:4, 2:5], other[1:4, 5:7] = True, True
+    assert metrics.leakage(np.ones((6, 8)), own, other) == pytest.approx(6 / 15)
+    assert metrics.leakage(one_pixel(), own, other) == 0
+    assert metrics.leakage(one_pixel(at=(2, 5)), own, other) == 1
+    assert metrics.leakage(one_pixel() + one_pixel(at=(2, 5)) - 1, own, other) == 0.5  # negatives are 0
+    assert metrics.leakage(one_pixel(at=(0, 0)), own, other) == 0.5
+    with pytest.raises(dc.InputError, match="one size"):
+        metrics.leakage(np.ones((6, 8)), own, other.T)
+
+
 def test_deletion_in_closed_form(lamps, lit):
     """A lamp is found until too little of it shines: objectness b (1 - removed share), p = 0.9."""
     found = lamps.detect(lit)[0]

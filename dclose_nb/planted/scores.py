@@ -79,20 +79,6 @@ def false_mass(saliency: np.ndarray, inert: np.ndarray) -> float:
     return relevance_mass(saliency, inert)
 
 
-def leakage(saliency: np.ndarray, own: np.ndarray, other: np.ndarray) -> float:
-    """Energy on another instance over that on both, in [0, 1]; lower is better.
-
-    Parameters
-    ----------
-    saliency : (H, W) array
-    own, other : (H, W) bool arrays
-        Visible pixels of the target and of another instance. A map that is 0 on both scores 0.5.
-    """
-    energy = _clean(saliency, own, other)
-    mine, theirs = energy[own].sum(), energy[other].sum()
-    return float(theirs / (mine + theirs)) if mine + theirs > 0 else 0.5
-
-
 def part_correlation(saliency: np.ndarray, parts: list[Part], effects: np.ndarray) -> float:
     """Spearman correlation of each part's mean saliency with its true effect, in [-1, 1].
 

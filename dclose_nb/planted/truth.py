@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from tqdm.auto import tqdm
 
-from .. import checks
+from .. import checks, metrics
 from ..checks import InputError
 from ..detection import Detections, Detector, match
 from ..detectors import WeightsError, load_detector
@@ -132,7 +132,7 @@ def score_scene(
             if inert:
                 record["false_mass"] = scores.false_mass(saliency, without_effect)
             if others:
-                record["leakage"] = scores.leakage(saliency, drawn.causal_masks[thing], other)
+                record["leakage"] = metrics.leakage(saliency, drawn.causal_masks[thing], other)
             if method in again:
                 record["seed_spread"] = scores.seed_spread(np.stack([saliency, again[method][k]]))
             if method in untrained:
