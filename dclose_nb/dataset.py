@@ -48,7 +48,14 @@ class Truth(NamedTuple):
 
     def masks(self, shape: tuple[int, int]) -> np.ndarray:
         """Pixels of each object in an image of (H, W), (n, H, W) bool: its box where it has no outline."""
-        return np.array([_mask(*one, shape) for one in zip(self.outlines, self.boxes)]).reshape(-1, *shape)
+        masks = np.zeros((len(self.boxes), *shape), dtype=bool)
+        for mask, outline, box in zip(masks, self.outlines, self.boxes):
+            if outline:
+                mask[:] = _filled(outline, shape)
+            else:
+                x1, y1, x2, y2 = box.round().astype(int).clip(0)
+                mask[y1:y2, x1:x2] = True
+        return masks
 
 
 class DataSet(NamedTuple):
@@ -119,15 +126,13 @@ def read_coco(folder: str | Path, *, split: str = "val2017", missing: str = "sto
     return DataSet(truths, absent, centres, hashlib.sha256(content).hexdigest())
 
 
-def _mask(outline: Any, box: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
-    if not outline:
-        mask = np.zeros(shape, dtype=bool)
-        x1, y1, x2, y2 = box.round().astype(int).clip(0)
-        mask[y1:y2, x1:x2] = True
-        return mask
-    if isinstance(outline, list) or isinstance(outline["counts"], list):
+def _filled(outline: Any, shape: tuple[int, int]) -> np.ndarray:
+    """Polygons [[x1, y1, x2, y2, ...], ...], or run lengths as numbers or packed, as (H, W)."""
+    if isinstance(outline, list):
+        outline = rle.merge(rle.frPyObjects(outline, *shape))
+    elif isinstance(outline["counts"], list):
         outline = rle.frPyObjects(outline, *shape)
-    return rle.decode(rle.merge(outline) if isinstance(outline, list) else outline).astype(bool)
+    return rle.decode(outline)
 
 
 def drawn(folder: str | Path, n_scenes: int) -> DataSet:
