@@ -2,17 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import time
+import warnings
+from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
 import torch
 from tqdm.auto import tqdm
 
+from . import checks
 from .density import normalise
 from .detection import Canvas, Detections, Detector
+from .fusion import scale
 from .masks import MaskSampler
 from .similarity import mask_weights
+
+CHECK = 200  # masks between two looks at how far the halves agree
+WATCH = 0.3  # seconds between two calls of a watcher, at least
 
 
 class Level(NamedTuple):
@@ -28,12 +35,72 @@ class Level(NamedTuple):
         return normalise(self.weighted_sum, self.density).astype(np.float32)
 
 
+class Maps(NamedTuple):
+    """What a method gives back: maps of n targets in the frame of the canvas's content, (h, w)."""
+
+    saliency: np.ndarray  # (n, h, w) float32
+    n_forward: int  # masked images the network saw
+    levels: np.ndarray | None = None  # (L, n, h, w) float32, finest first
+    density: np.ndarray | None = None  # (L, h, w) float32
+    error: np.ndarray | None = None  # (n, h, w) float32, see `half_difference`
+
+    @property
+    def relative_error(self) -> np.ndarray:
+        """Root mean square of `error` over that of the map scaled to [0, 1], (n,).
+
+        Infinite where a map is the same everywhere: nothing has been found out yet.
+        """
+        assert self.error is not None
+        size, wrong = (np.sqrt(np.square(one).mean((1, 2))) for one in (scale(self.saliency), self.error))
+        return np.divide(wrong, size, out=np.full(len(size), np.inf), where=size > 0)
+
+
+Watch = Callable[[Maps], bool | None]
+
+
+class Budget(NamedTuple):
+    """When to stop before all masks are used, and who looks on.
+
+    Parameters
+    ----------
+    tolerance : float, optional
+        Stop when the `relative_error` of every map is no larger.
+    watch : callable, optional
+        Called with the `Maps` so far, a few times a second; sampling stops where it returns True.
+    """
+
+    tolerance: float | None = None
+    watch: Watch | None = None
+
+
 def default_batch_size(device: torch.device) -> int:
     """Masked images a batch: few enough for a CPU's cache, enough to fill a GPU."""
     return 8 if device.type == "cpu" else 64
 
 
-@torch.inference_mode()
+def check_tolerance(tolerance: float | None) -> None:
+    """Refuse a tolerance that is not above 0 and below 1."""
+    if tolerance is not None:
+        checks.probability("tolerance", tolerance)
+
+
+def half_difference(one: np.ndarray, other: np.ndarray) -> np.ndarray:
+    """Error of a map, of those that two halves of its masks give: half of their distance.
+
+    Parameters
+    ----------
+    one, other : (n, h, w) arrays
+        Each is scaled to [0, 1].
+
+    Returns
+    -------
+    (n, h, w) float32 array in [0, 0.5]
+        For halves that are independent and normal, its root mean square is the standard error of
+        their mean.
+    """
+    return (np.abs(scale(one) - scale(other)) / 2).astype(np.float32)
+
+
 def run(
     detector: Detector,
     canvas: Canvas,
@@ -57,9 +124,10 @@ def run(
     targets : Detections
         n boxes, in image pixels.
     samplers, counts
-        Where the masks of each level come from, and how many of them to take.
+        Where the masks of each level come from, and how many of them to take. Levels take turns, a
+        batch each.
     batch_size : int, optional
-        Masked images in one forward pass.
+        Masked images in one forward pass; halved, with a warning, where memory does not suffice.
     filtered : bool
         Which proposals count; see `similarity.mask_weights`.
     progress : bool
@@ -74,35 +142,162 @@ def run(
     FloatingPointError
         The detector proposed NaN.
     """
-    counts = [count if len(targets) else 0 for count in counts]
-    batch_size = min(batch_size or default_batch_size(canvas.pixels.device), max(counts))
-    target_boxes = canvas.boxes_to_canvas(targets.boxes)  # (n, 4)
-    target_probs = torch.tensor(targets.class_probs, device=canvas.pixels.device)  # (n, C)
-    content = canvas.pixels[:, *canvas.window]  # (3, h, w)
-    batch = canvas.pixels.repeat(batch_size, 1, 1, 1).contiguous(memory_format=torch.channels_last)
+    loop = _Loop(detector, canvas, targets, samplers, counts, batch_size, filtered, progress)
+    for _ in loop:
+        pass
+    return loop.levels()
 
-    predict = detector.predictor(sum(counts))
-    n = len(targets)
-    levels = []
-    with tqdm(total=sum(counts), unit="mask", disable=not progress or not n) as bar:
-        for sampler, count in zip(samplers, counts):
-            # targets, then density; doubles, since thousands of terms are added
-            sums = torch.zeros(n + 1, content[0].numel(), dtype=torch.float64, device=content.device)
-            weights = []
-            for start in range(0, count, max(batch_size, 1)):
-                masks = sampler.masks(start, min(start + batch_size, count))  # (b, h, w)
-                b = len(masks)
-                torch.mul(content, masks[:, None], out=batch[:b, :, *canvas.window])
-                weight = mask_weights(
-                    predict(batch[:b]), target_boxes, target_probs, filtered=filtered
-                )  # (b, n)
-                if not weight.isfinite().all():
-                    raise FloatingPointError(f"detector {detector.name!r} proposed NaN for a masked image")
-                rows = torch.cat([weight.T, weight.new_ones(1, b)])  # (n + 1, b)
-                sums += rows @ masks.flatten(1)
-                weights.append(weight)
-                bar.update(b)
-            maps = sums.unflatten(1, content.shape[1:]).cpu().numpy()
-            seen = torch.cat(weights) if weights else content.new_zeros(0, n)
-            levels.append(Level(maps[:-1], maps[-1], seen.cpu().numpy()))
-    return levels
+
+def sample(
+    detector: Detector,
+    canvas: Canvas,
+    targets: Detections,
+    samplers: Sequence[MaskSampler],
+    counts: Sequence[int],
+    finish: Callable[[list[Level]], Maps],
+    *,
+    budget: Budget | None = None,
+    batch_size: int | None = None,
+    filtered: bool = False,
+    progress: bool = True,
+) -> Maps:
+    """`run` until a budget is met, and make maps of the levels.
+
+    Parameters
+    ----------
+    detector, canvas, targets, samplers, counts, batch_size, filtered, progress
+        As for `run`; `counts` are taken at most.
+    finish : callable
+        Makes maps of levels.
+    budget : Budget, optional
+        By default all masks are used.
+
+    Returns
+    -------
+    Maps
+        With their `error` where a tolerance was set.
+
+    Warns
+    -----
+    UserWarning
+        A tolerance that was not met.
+    """
+    tolerance, watch = budget or Budget()
+    halves = 1 if tolerance is None else 2
+    loop = _Loop(detector, canvas, targets, samplers, counts, batch_size, filtered, progress, halves)
+
+    def maps() -> Maps:
+        whole = finish(loop.levels())
+        if tolerance is None:
+            return whole
+        one, other = (finish(loop.levels(half)).saliency for half in range(halves))
+        return whole._replace(error=half_difference(one, other))
+
+    checked, watched = 0, time.monotonic()
+    for taken in loop:
+        if tolerance is not None and taken - checked >= CHECK:
+            checked = taken
+            if (maps().relative_error <= tolerance).all():
+                break
+        if watch is not None and time.monotonic() - watched > WATCH:
+            if watch(maps()):
+                break
+            watched = time.monotonic()
+    else:
+        if tolerance is not None and len(targets):
+            error = maps().relative_error
+            if not (error <= tolerance).all():
+                warnings.warn(
+                    f"after {sum(counts)} masks a map's error is {error.max():.2f}, not {tolerance} or less",
+                    stacklevel=3,
+                )
+    return maps()
+
+
+class _Loop:
+    """Masked images in, sums out, in batches that fit into memory; iterate to go on."""
+
+    def __init__(
+        self,
+        detector: Detector,
+        canvas: Canvas,
+        targets: Detections,
+        samplers: Sequence[MaskSampler],
+        counts: Sequence[int],
+        batch_size: int | None,
+        filtered: bool,
+        progress: bool,
+        halves: int = 1,
+    ) -> None:
+        n, device = len(targets), canvas.pixels.device
+        self.canvas, self.samplers, self.filtered = canvas, samplers, filtered
+        self.counts = [count if n else 0 for count in counts]
+        self.progress = progress
+        self.name = detector.name
+        self.predict = detector.predictor(sum(self.counts))
+        self.boxes = canvas.boxes_to_canvas(targets.boxes)  # (n, 4)
+        self.probs = torch.tensor(targets.class_probs, device=device)  # (n, C)
+        self.size = batch_size or default_batch_size(device)
+        self.batch = canvas.pixels.new_empty(0)
+        # targets, then density; doubles, since thousands of terms are added
+        pixels = canvas.content[2] * canvas.content[3]
+        self.sums = torch.zeros(halves, len(samplers), n + 1, pixels, dtype=torch.float64, device=device)
+        self.weights: list[list[list[torch.Tensor]]] = [[[] for _ in samplers] for _ in range(halves)]
+
+    @torch.inference_mode()
+    def __iter__(self) -> Iterator[int]:
+        """Add up a batch of each level for each half; gives the number of masks so far."""
+        taken, total = [0] * len(self.samplers), sum(self.counts)
+        with tqdm(total=total, unit="mask", disable=not self.progress or not total) as bar:
+            while taken != self.counts:
+                for half in range(len(self.sums)):
+                    for k, sampler in enumerate(self.samplers):
+                        masks, weights = self._weigh(sampler, taken[k], self.counts[k])
+                        rows = torch.cat([weights.T, weights.new_ones(1, len(weights))])  # (n + 1, b)
+                        self.sums[half, k] += rows @ masks.flatten(1)
+                        self.weights[half][k].append(weights)
+                        taken[k] += len(masks)
+                        bar.update(len(masks))
+                yield sum(taken)
+
+    def levels(self, half: int | None = None) -> list[Level]:
+        """What has been added up so far, by one half or by all."""
+        which = slice(None) if half is None else slice(half, half + 1)
+        maps = self.sums[which].sum(0).unflatten(2, self.canvas.content[2:]).cpu().numpy()
+        none = self.probs.new_zeros(0, len(self.boxes))
+        weights = [
+            torch.cat([none, *(batch for parts in self.weights[which] for batch in parts[k])]).cpu().numpy()
+            for k in range(len(self.samplers))
+        ]
+        return [Level(level[:-1], level[-1], seen) for level, seen in zip(maps, weights)]
+
+    def _weigh(self, sampler: MaskSampler, start: int, count: int) -> tuple[torch.Tensor, torch.Tensor]:
+        """A batch of masks (b, h, w) from number `start` on, before `count`, and their weights (b, n)."""
+        while True:
+            try:
+                masks = sampler.masks(start, min(start + self.size, count))
+                return masks, self._weights(masks)
+            except (MemoryError, RuntimeError) as error:
+                if self.size == 1 or not _is_about_memory(error):
+                    raise
+            self.size //= 2
+            self.batch = self.canvas.pixels.new_empty(0)
+            warnings.warn(f"memory does not suffice: going on with batches of {self.size}", stacklevel=5)
+
+    def _weights(self, masks: torch.Tensor) -> torch.Tensor:
+        if not len(masks):
+            return masks.new_zeros(0, len(self.boxes))
+        if len(self.batch) < len(masks):
+            self.batch = self.canvas.pixels.repeat(len(masks), 1, 1, 1)
+            self.batch = self.batch.contiguous(memory_format=torch.channels_last)
+        batch, window = self.batch[: len(masks)], self.canvas.window
+        torch.mul(self.canvas.pixels[:, *window], masks[:, None], out=batch[:, :, *window])
+        weights = mask_weights(self.predict(batch), self.boxes, self.probs, filtered=self.filtered)
+        if not weights.isfinite().all():
+            raise FloatingPointError(f"detector {self.name!r} proposed NaN for a masked image")
+        return weights
+
+
+def _is_about_memory(error: Exception) -> bool:
+    """Whether a device, PyTorch's allocator or ONNX Runtime's has run out."""
+    return isinstance(error, MemoryError | torch.OutOfMemoryError) or "allocate" in str(error)

@@ -16,7 +16,7 @@ from .dataset import DataSet, Truth, study
 from .detection import Canvas, Detections, Detector, match
 from .explanation import explain, parameters
 from .methods import METHODS
-from .methods.dclose import fuse, without_density
+from .methods.dclose import fuse, split, without_density
 from .records import Record, Records
 
 # Table 1: what is left of D-CLOSE without one or two of its parts, from the forward passes of the whole
@@ -105,7 +105,8 @@ def _maps(
         if name != "dclose":
             continue
         assert done.levels is not None and done.density is not None
-        bare = without_density(done.levels, done.density, params["n_masks"], params["p"])
+        counts = split(params["n_masks"], len(done.levels))
+        bare = without_density(done.levels, done.density, counts, params["p"])
         for part, settings in ABLATION.items():
             if part in methods:
                 levels = done.levels if settings["density"] else bare
@@ -177,5 +178,6 @@ def evaluate(
 def _plan(name: str, n_masks: int | None, seed: int) -> Record:
     takes_masks = "n_masks" in parameters(name)
     plan = parameters(name, n_masks=n_masks if takes_masks else None, seed=seed)
-    plan.pop("batch_size", None)  # chosen where it runs, and no part of the result
+    for name in ("batch_size", "tolerance"):  # chosen where it runs, and not used
+        plan.pop(name, None)
     return plan

@@ -5,19 +5,21 @@ from __future__ import annotations
 import inspect
 import platform
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
 from . import checks
 from .checks import InputError
 from .detection import Detections, Detector, Targets
-from .engine import default_batch_size
+from .engine import Maps, default_batch_size
 from .methods import METHODS
+
+TOLERANCE = 0.1  # of n_masks="auto"
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -33,6 +35,11 @@ class Explanation:
         network's input size, without padding. None where a method has no levels.
     density : (L, h, w) float32 array or None
         P_k of Eq. 3, in the same frame.
+    error : (n, H, W) float32 array or None
+        Standard error of each map scaled to [0, 1], estimated from two halves of the masks (see
+        `engine.half_difference`). None without a tolerance.
+    relative_error : (n,) array or None
+        Root mean square of the error over that of the scaled map; what a tolerance bounds.
     detections : Detections
         What is explained.
     image : (H, W, 3) uint8 array
@@ -52,6 +59,8 @@ class Explanation:
     saliency: np.ndarray
     levels: np.ndarray | None
     density: np.ndarray | None
+    error: np.ndarray | None
+    relative_error: np.ndarray | None
     detections: Detections
     image: np.ndarray
     method: str
@@ -61,7 +70,8 @@ class Explanation:
     provenance: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        for array in (self.saliency, self.levels, self.density, self.image):
+        arrays = self.saliency, self.levels, self.density, self.error, self.relative_error, self.image
+        for array in arrays:
             if array is not None:
                 array.flags.writeable = False
 
@@ -74,6 +84,8 @@ class Explanation:
             self,
             saliency=self.saliency[rows],
             levels=None if self.levels is None else self.levels[:, rows],
+            error=None if self.error is None else self.error[rows],
+            relative_error=None if self.relative_error is None else self.relative_error[rows],
             detections=self.detections[rows],
         )
 
@@ -99,9 +111,10 @@ def explain(
     targets: Detections | Targets | None = None,
     *,
     method: str = "dclose",
-    n_masks: int | None = None,
+    n_masks: int | Literal["auto"] | None = None,
     seed: int = 0,
     batch_size: int | None = None,
+    watch: Callable[[Explanation], bool | None] | None = None,
     progress: bool = True,
     **options: Any,
 ) -> Explanation:
@@ -118,13 +131,17 @@ def explain(
         the detector need not have drawn. All are explained from the same forward passes.
     method : str
         A name in `dclose_nb.methods.METHODS`.
-    n_masks : int, optional
+    n_masks : int or "auto", optional
         Budget of masked images; by default the method's own (``dclose`` and ``mfpp`` 4000, ``drise``
-        5000, ``sodex`` 1000). ``gradcam`` masks nothing and takes none.
+        5000, ``sodex`` 1000). ``gradcam`` masks nothing and takes none. "auto" is the method's own
+        with ``tolerance=0.1``: as soon as two halves of the masks agree that far, sampling stops.
     seed : int
         The same seed gives the same masks to the bit, whatever the batch size.
     batch_size : int, optional
         Masked images in one forward pass; chosen by default.
+    watch : callable, optional
+        Called a few times a second with the `Explanation` so far. Where it returns True, sampling
+        stops with what it has.
     progress : bool
         Show a progress bar.
     **options
@@ -161,28 +178,35 @@ def explain(
         n_forward += 1
     targets = _target_vectors(targets, detector, image.shape[:2])
 
-    maps = METHODS[method].run(detector, canvas, targets, progress=progress, **params)
-    return Explanation(
-        saliency=canvas.maps_to_image(maps.saliency),
-        levels=maps.levels,
-        density=maps.density,
-        detections=targets,
-        image=image,
-        method=method,
-        params=params,
-        n_forward=n_forward + maps.n_forward,
-        seconds=time.perf_counter() - start,
-        provenance={
-            "detector": {"name": detector.name, "device": str(detector.device), **detector.provenance},
-            "versions": versions(),
-        },
+    def explanation(maps: Maps) -> Explanation:
+        return Explanation(
+            saliency=canvas.maps_to_image(maps.saliency),
+            levels=maps.levels,
+            density=maps.density,
+            error=None if maps.error is None else canvas.maps_to_image(maps.error),
+            relative_error=None if maps.error is None else maps.relative_error,
+            detections=targets,
+            image=image,
+            method=method,
+            params=params,
+            n_forward=n_forward + maps.n_forward,
+            seconds=time.perf_counter() - start,
+            provenance={
+                "detector": {"name": detector.name, "device": str(detector.device), **detector.provenance},
+                "versions": versions(),
+            },
+        )
+
+    watcher = None if watch is None else lambda maps: watch(explanation(maps))
+    return explanation(
+        METHODS[method].run(detector, canvas, targets, watch=watcher, progress=progress, **params)
     )
 
 
 def parameters(
     method: str = "dclose",
     *,
-    n_masks: int | None = None,
+    n_masks: int | Literal["auto"] | None = None,
     seed: int = 0,
     batch_size: int | None = None,
     **options: Any,
@@ -203,12 +227,14 @@ def parameters(
     found = {
         name: parameter.default
         for name, parameter in inspect.signature(run).parameters.items()
-        if parameter.kind is parameter.KEYWORD_ONLY and name != "progress"
+        if parameter.kind is parameter.KEYWORD_ONLY and name not in ("watch", "progress")
     }
     seed = checks.at_least("seed", seed, 0)
     if batch_size is not None:
         batch_size = checks.at_least("batch_size", batch_size, 1)
-    if n_masks is not None:
+    if n_masks == "auto":
+        options = {"tolerance": TOLERANCE} | options
+    elif n_masks is not None:
         options["n_masks"] = n_masks
     for name in options:
         if name not in found:

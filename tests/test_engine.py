@@ -4,7 +4,9 @@ import torch
 
 import dclose_nb as dc
 from dclose_nb import engine
+from dclose_nb.fusion import scale
 from dclose_nb.masks import grid_masks, superpixel_masks
+from dclose_nb.similarity import mask_weights
 
 
 def samplers(shape, seed=0):
@@ -144,3 +146,111 @@ def test_ctrl_c_stops_within_a_batch(lamps, lit):
     with pytest.raises(KeyboardInterrupt):
         run(lamps, lit, targets, counts=(1000, 1000), batch_size=4)
     assert calls == [4]
+
+
+def test_memory_that_does_not_suffice_halves_the_batch(lamps, lit):
+    targets = lamps.detect(lit)
+    expected = run(lamps, lit, targets, batch_size=8)
+    healthy = lamps.predict
+
+    def narrow(pixels):
+        if len(pixels) > 3:
+            raise torch.OutOfMemoryError("out of memory")
+        return healthy(pixels)
+
+    lamps.predict = narrow
+    with pytest.warns(UserWarning, match="going on with batches of [42]") as said:
+        got = run(lamps, lit, targets, batch_size=8)
+    assert len(said) == 2  # 8 to 4 to 2
+    for one, other in zip(got, expected):
+        assert np.allclose(one.saliency, other.saliency, atol=1e-6)
+        assert np.allclose(one.weights, other.weights, atol=1e-6)
+
+
+def test_memory_for_not_even_one_image_is_an_error(lamps, lit):
+    targets = lamps.detect(lit)
+
+    def none(pixels):
+        raise RuntimeError("DefaultCPUAllocator: can't allocate memory")
+
+    lamps.predict = none
+    with pytest.raises(RuntimeError, match="allocate"), pytest.warns(UserWarning, match="batches of 1"):
+        run(lamps, lit, targets, batch_size=2)
+
+
+# -- budgets
+
+
+def sample(detector, image, tolerance=None, watch=None, counts=(640, 640), batch_size=4, seed=0):
+    canvas, targets = detector.prepare(image), detector.detect(image)
+
+    def finish(levels):
+        maps = np.mean([level.saliency for level in levels], axis=0)
+        return engine.Maps(maps, sum(len(level.weights) for level in levels))
+
+    made = samplers(canvas.content[2:], seed)
+    budget = engine.Budget(tolerance, watch)
+    return engine.sample(
+        detector, canvas, targets, made, counts, finish, budget=budget, batch_size=batch_size, progress=False
+    )
+
+
+def test_the_error_is_half_of_the_distance_of_two_halves(lamps, lit):
+    """Batches go to one half and to the other by turns."""
+    canvas, targets = lamps.prepare(lit), lamps.detect(lit)
+    with pytest.warns(UserWarning, match=r"after 64 masks a map's error is \d\.\d\d, not 0.01 or less"):
+        maps = sample(lamps, lit, tolerance=0.01, counts=(32, 32))
+    halves = []
+    for first in (0, 4):
+        levels = []
+        for sampler in samplers(canvas.content[2:]):
+            mine = [i for start in range(first, 32, 8) for i in range(start, start + 4)]
+            masks = torch.cat([sampler.masks(i, i + 1) for i in mine])  # (16, h, w)
+            weights = np.array([run_one(lamps, canvas, targets, mask) for mask in masks])  # (16, n)
+            levels.append(
+                np.einsum("in,ihw->nhw", weights, masks.numpy()) / np.maximum(masks.sum(0).numpy(), 1e-9)
+            )
+        halves.append(scale(np.mean(levels, axis=0)))
+    assert np.allclose(maps.error, np.abs(halves[0] - halves[1]) / 2, atol=1e-4)
+    size = np.sqrt((scale(maps.saliency) ** 2).mean((1, 2)))
+    assert np.allclose(maps.relative_error, np.sqrt((maps.error**2).mean((1, 2))) / size)
+
+
+def run_one(detector, canvas, targets, mask):
+    pixels = canvas.pixels.clone()
+    pixels[:, *canvas.window] *= mask
+    boxes, probs = canvas.boxes_to_canvas(targets.boxes), torch.tensor(targets.class_probs)
+    return mask_weights(detector.predict(pixels[None]), boxes, probs)[0].numpy()
+
+
+def test_sampling_stops_when_the_halves_agree(lamps, lit):
+    coarse, fine = sample(lamps, lit, tolerance=0.3), sample(lamps, lit, tolerance=0.12)
+    assert engine.CHECK <= coarse.n_forward < fine.n_forward < 1280
+    assert (coarse.relative_error <= 0.3).all() and (fine.relative_error <= 0.12).all()
+    assert sample(lamps, lit).error is None
+
+
+def test_the_estimated_error_is_about_the_true_one(lamps, lit):
+    """Against a map of many more masks, over seeds."""
+    truth = scale(sample(lamps, lit, counts=(20_000, 20_000), batch_size=200, seed=99).saliency)
+    estimated, true = [], []
+    for seed in range(8):
+        maps = sample(lamps, lit, tolerance=0.2, counts=(2000, 2000), seed=seed)
+        estimated.append(np.sqrt((maps.error**2).mean()))
+        true.append(np.sqrt(((scale(maps.saliency) - truth) ** 2).mean()))
+    assert 0.7 < np.mean(estimated) / np.mean(true) < 1.5
+
+
+def test_a_watcher_sees_the_maps_grow_and_may_stop_them(lamps, lit, monkeypatch):
+    monkeypatch.setattr(engine, "WATCH", 0)
+    seen = []
+
+    def watch(maps):
+        seen.append(maps)
+        return len(seen) == 3
+
+    maps = sample(lamps, lit, watch=watch)
+    assert [one.n_forward for one in seen] == [8, 16, 24] and maps.n_forward == 24
+    assert np.array_equal(maps.saliency, seen[-1].saliency)
+    again = sample(lamps, lit, watch=lambda maps: None)
+    assert again.n_forward == 1280

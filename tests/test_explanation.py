@@ -247,3 +247,38 @@ def test_all_targets_share_the_forward_passes(lit):
     found = dc.explain(lamps, image, targets, n_masks=25, batch_size=5, progress=False)
     assert Counter(len(pixels) for pixels in lamps.seen) == {5: 5} and found.n_forward == 25
     assert torch.cat(lamps.seen).shape[0] == 25
+
+
+def test_auto_stops_by_itself_and_says_how_far_it_got(lamps, lit):
+    found = dc.explain(lamps, lit, n_masks="auto", tolerance=0.3, method="drise", grid=(3, 3), progress=False)
+    assert found.params["tolerance"] == 0.3 and found.params["n_masks"] == 5000
+    assert 200 <= found.n_forward - 1 < 5000
+    assert found.error.shape == found.saliency.shape and not found.error.flags.writeable
+    assert (found.relative_error <= 0.3).all() and found[1].relative_error.shape == (1,)
+    assert found[1].error.shape == (1, *lit.shape[:2])
+    assert parameters("dclose", n_masks="auto")["tolerance"] == dc.explanation.TOLERANCE
+    plain = dc.explain(lamps, lit, n_masks=50, progress=False)
+    assert plain.error is None is plain.relative_error and plain[0].error is None
+
+
+@pytest.mark.parametrize(("options", "word"), [
+    ({"n_masks": "auto", "method": "gradcam"}, "no option 'tolerance'"),
+    ({"n_masks": "auto", "tolerance": 0}, "tolerance"),
+    ({"tolerance": 1.5}, "tolerance"),
+    ({"n_masks": "many"}, "n_masks"),
+])  # fmt: skip
+def test_what_auto_cannot_be_is_refused(options, word):
+    with pytest.raises(dc.InputError, match=word):
+        parameters(**options)
+
+
+def test_an_explanation_can_be_watched_and_stopped(lamps, lit, monkeypatch):
+    monkeypatch.setattr(engine, "WATCH", 0)
+    seen = []
+    done = dc.explain(lamps, lit, n_masks=400, progress=False, watch=lambda one: bool(seen.append(one)))
+    assert len(seen) > 2 and all(isinstance(one, dc.Explanation) for one in seen)
+    assert done.n_forward == 401 and seen[0].n_forward < seen[1].n_forward
+    stopped = dc.explain(lamps, lit, n_masks=400, progress=False, watch=lambda one: True)
+    assert stopped.n_forward == seen[0].n_forward
+    for method in ("drise", "mfpp", "sodex"):
+        assert dc.explain(lamps, lit, method=method, progress=False, watch=lambda one: True).n_forward < 100

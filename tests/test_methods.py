@@ -48,7 +48,7 @@ def test_all_settings_come_from_one_run(lamps, lit):
     """What an evaluation does: the levels of one run, put together in other ways."""
     options = {"segments": SEGMENTS, "n_masks": 65, "progress": False}  # one more on the finest level
     whole = dc.explain(lamps, lit, **options)
-    bare = without_density(whole.levels, whole.density, 65, 0.5)
+    bare = without_density(whole.levels, whole.density, split(65, len(whole.levels)), 0.5)
     for levels, density in ((whole.levels, True), (bare, False)):
         for fusion in ("cascade", "mean"):
             alone = dc.explain(lamps, lit, density=density, fusion=fusion, **options)

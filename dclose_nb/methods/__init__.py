@@ -1,6 +1,6 @@
 """The methods that `explain` knows, by name.
 
-A method is a function ``(detector, canvas, targets, *, progress, **own)`` that returns `Maps`, and a
+A method is a function ``(detector, canvas, targets, *, watch, progress, **own)`` that returns `Maps`, and a
 function that refuses its own options where they are out of range. Of `n_masks`, `seed` and
 `batch_size` it names those that it has a use for. To add one, write the two and name them in
 `METHODS`.
@@ -11,8 +11,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import NamedTuple
 
+from ..engine import Maps
 from . import dclose, drise, gradcam, mfpp, sodex
-from .maps import Maps
 
 
 class Method(NamedTuple):

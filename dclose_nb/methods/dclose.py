@@ -9,9 +9,9 @@ import numpy as np
 from .. import checks, engine
 from ..checks import InputError
 from ..detection import Canvas, Detections, Detector
+from ..engine import Budget, Level, Maps, Watch
 from ..fusion import cascade
 from ..masks import SEGMENTS, superpixel_masks, superpixels
-from .maps import Maps
 
 
 def dclose(
@@ -28,8 +28,10 @@ def dclose(
     density: bool = True,
     fusion: str = "cascade",
     order: str = "fine_to_coarse",
+    tolerance: float | None = None,
     seed: int = 0,
     batch_size: int | None = None,
+    watch: Watch | None = None,
     progress: bool = True,
 ) -> Maps:
     """Explain all targets of one image.
@@ -57,9 +59,13 @@ def dclose(
         Eq. 8, or the mean of the levels, which is the map without it in Table 1.
     order : {"fine_to_coarse", "coarse_to_fine"}
         Order of the cascade. The authors' program goes from fine to coarse.
+    tolerance : float, optional
+        Stop before `n_masks` are used where the maps' error is no larger; see `engine.Budget`.
     seed : int
         0 or more.
     batch_size : int, optional
+    watch : callable, optional
+        See `engine.Budget`.
     progress : bool
 
     Returns
@@ -81,9 +87,9 @@ def dclose(
         density=density,
         fusion=fusion,
         order=order,
+        tolerance=tolerance,
     )
     finest_first = sorted(segments, reverse=True)
-    counts = split(n_masks, len(finest_first))
 
     # Step 1: superpixels and masks, on the image as the network sees it.
     content = canvas.content_image
@@ -99,31 +105,32 @@ def dclose(
         )
         for level, n_segments in enumerate(finest_first)
     ]
+
+    def finish(results: list[Level]) -> Maps:
+        levels = np.stack([result.saliency for result in results])  # (L, n, h, w)
+        densities = np.stack([result.density.astype(np.float32) for result in results])  # (L, h, w)
+        used = [len(result.weights) for result in results]
+        if not density:
+            levels = without_density(levels, densities, used, p)
+        # Step 7: the cascade.
+        return Maps(fuse(levels, fusion=fusion, order=order), sum(used), levels, densities)
+
     # Steps 2 to 6: mask, detect, score, add up, divide by the density.
-    results = engine.run(
+    return engine.sample(
         detector,
         canvas,
         targets,
         samplers,
-        counts,
+        split(n_masks, len(samplers)),
+        finish,
+        budget=Budget(tolerance, watch),
         batch_size=batch_size,
         filtered=proposals == "filtered",
         progress=progress,
     )
-    levels = np.stack([result.saliency for result in results])  # (L, n, h, w)
-    densities = np.stack([result.density.astype(np.float32) for result in results])  # (L, h, w)
-    if not density:
-        levels = without_density(levels, densities, n_masks, p)
-    # Step 7: the cascade.
-    return Maps(
-        fuse(levels, fusion=fusion, order=order),
-        n_forward=sum(len(result.weights) for result in results),
-        levels=levels,
-        density=densities,
-    )
 
 
-def without_density(levels: np.ndarray, densities: np.ndarray, n_masks: int, p: float) -> np.ndarray:
+def without_density(levels: np.ndarray, densities: np.ndarray, counts: Sequence[int], p: float) -> np.ndarray:
     """Levels divided by the density that is expected in place of the one that was counted.
 
     Parameters
@@ -132,11 +139,11 @@ def without_density(levels: np.ndarray, densities: np.ndarray, n_masks: int, p: 
         S_k of Eq. 7, finest first.
     densities : (L, h, w) array
         P_k of Eq. 3.
-    n_masks : int
-        Of all levels.
+    counts : L ints
+        Masks of each level.
     p : float
     """
-    expected = p * np.array(split(n_masks, len(levels)), dtype=np.float32)  # (L,)
+    expected = p * np.maximum(counts, 1).astype(np.float32)  # (L,)
     return levels * (densities / expected[:, None, None])[:, None]
 
 
@@ -158,9 +165,10 @@ def check(
     density: bool,
     fusion: str,
     order: str,
+    tolerance: float | None,
 ) -> None:
     """Refuse options out of their range; see `dclose`."""
-    check_masks(n_masks=n_masks, segments=segments, p=p, r=r)
+    check_masks(n_masks=n_masks, segments=segments, p=p, r=r, tolerance=tolerance)
     checks.at_least("crops_per_draw", crops_per_draw, 1)
     checks.choice("proposals", proposals, ("all", "filtered"))
     if not isinstance(density, bool):
@@ -169,7 +177,9 @@ def check(
     checks.choice("order", order, ("fine_to_coarse", "coarse_to_fine"))
 
 
-def check_masks(*, n_masks: int, segments: Sequence[int], p: float, r: float) -> None:
+def check_masks(
+    *, n_masks: int, segments: Sequence[int], p: float, r: float, tolerance: float | None
+) -> None:
     """Refuse what masks cannot be made from."""
     if np.ndim(segments) != 1 or not len(segments):
         raise InputError(f"segments must be a list of integers, got {segments!r}")
@@ -178,6 +188,7 @@ def check_masks(*, n_masks: int, segments: Sequence[int], p: float, r: float) ->
     split(n_masks, len(segments))
     checks.probability("p", p)
     checks.at_least("r", r, 0, integer=False)
+    engine.check_tolerance(tolerance)
 
 
 def split(n_masks: int, n_levels: int) -> list[int]:

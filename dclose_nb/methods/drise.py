@@ -7,8 +7,8 @@ import numpy as np
 from .. import checks, engine
 from ..checks import InputError
 from ..detection import Canvas, Detections, Detector
+from ..engine import Budget, Level, Maps, Watch
 from ..masks import grid_masks
-from .maps import Maps
 
 
 def drise(
@@ -19,8 +19,10 @@ def drise(
     n_masks: int = 5000,
     grid: tuple[int, int] = (16, 16),
     p: float = 0.5,
+    tolerance: float | None = None,
     seed: int = 0,
     batch_size: int | None = None,
+    watch: Watch | None = None,
     progress: bool = True,
 ) -> Maps:
     """Explain all targets of one image by the weighted sum of random grid masks.
@@ -38,9 +40,13 @@ def drise(
         Resolution of the masks.
     p : float
         Probability that a cell is kept, in (0, 1).
+    tolerance : float, optional
+        Stop before `n_masks` are used where the maps' error is no larger; see `engine.Budget`.
     seed : int
         0 or more.
     batch_size : int, optional
+    watch : callable, optional
+        See `engine.Budget`.
     progress : bool
 
     Returns
@@ -52,19 +58,32 @@ def drise(
     InputError
         An option out of its range.
     """
-    check(n_masks=n_masks, grid=grid, p=p)
+    check(n_masks=n_masks, grid=grid, p=p, tolerance=tolerance)
     sampler = grid_masks(canvas.content[2:], grid=grid, p=p, seed=seed, device=canvas.pixels.device)
-    (result,) = engine.run(
-        detector, canvas, targets, [sampler], [n_masks], batch_size=batch_size, progress=progress
+
+    def finish(results: list[Level]) -> Maps:
+        (result,) = results
+        saliency = result.weighted_sum / (max(len(result.weights), 1) * p)
+        return Maps(saliency.astype(np.float32), n_forward=len(result.weights))
+
+    return engine.sample(
+        detector,
+        canvas,
+        targets,
+        [sampler],
+        [n_masks],
+        finish,
+        budget=Budget(tolerance, watch),
+        batch_size=batch_size,
+        progress=progress,
     )
-    saliency = result.weighted_sum / (n_masks * p)
-    return Maps(saliency.astype(np.float32), n_forward=len(result.weights))
 
 
-def check(*, n_masks: int, grid: tuple[int, int], p: float) -> None:
+def check(*, n_masks: int, grid: tuple[int, int], p: float, tolerance: float | None) -> None:
     """Refuse options out of their range; see `drise`."""
     checks.at_least("n_masks", n_masks, 1)
     checks.probability("p", p)
+    engine.check_tolerance(tolerance)
     if np.shape(grid) != (2,):
         raise InputError(f"grid must be (rows, columns), got {grid!r}")
     for cells in grid:

@@ -8,8 +8,8 @@ import torch.nn.functional as F
 
 from ..checks import InputError
 from ..detection import Canvas, Detections, Detector, Proposals
+from ..engine import Maps, Watch
 from ..similarity import similarity_scores
-from .maps import Maps
 
 
 def gradcam(
@@ -18,6 +18,7 @@ def gradcam(
     targets: Detections,
     *,
     layer: str | None = None,
+    watch: Watch | None = None,
     progress: bool = True,
 ) -> Maps:
     """Explain targets by the feature map that the network made each box from.
@@ -35,7 +36,7 @@ def gradcam(
     layer : str, optional
         Name of a layer with an output (1, channels, rows, columns). By default the last of the
         detector's `feature_layers` that the proposal depends on: the one of its stride.
-    progress : bool
+    watch, progress
         Of no use here: the network sees one image.
 
     Returns

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from ..detection import Canvas, Detections, Detector
+from ..engine import Maps, Watch
 from ..masks import SEGMENTS
 from . import dclose as whole
-from .maps import Maps
 
 
 def mfpp(
@@ -19,8 +19,10 @@ def mfpp(
     segments: Sequence[int] = SEGMENTS,
     p: float = 0.5,
     r: float = 2.2,
+    tolerance: float | None = None,
     seed: int = 0,
     batch_size: int | None = None,
+    watch: Watch | None = None,
     progress: bool = True,
 ) -> Maps:
     """Explain all targets by the masks of `dclose` without its density map and without its cascade.
@@ -38,12 +40,12 @@ def mfpp(
         r=r,
         density=False,
         fusion="mean",
+        tolerance=tolerance,
         seed=seed,
         batch_size=batch_size,
+        watch=watch,
         progress=progress,
     )
 
 
-def check(*, n_masks: int, segments: Sequence[int], p: float, r: float) -> None:
-    """Refuse options out of their range; see `mfpp`."""
-    whole.check_masks(n_masks=n_masks, segments=segments, p=p, r=r)
+check = whole.check_masks

@@ -8,9 +8,9 @@ from sklearn.linear_model import Ridge
 
 from .. import checks, engine
 from ..detection import Canvas, Detections, Detector
+from ..engine import Budget, Level, Maps, Watch
 from ..masks import superpixel_masks, superpixels
 from ..similarity import lime_kernel
-from .maps import Maps
 
 
 def sodex(
@@ -23,6 +23,7 @@ def sodex(
     p: float = 0.5,
     seed: int = 0,
     batch_size: int | None = None,
+    watch: Watch | None = None,
     progress: bool = True,
 ) -> Maps:
     """Explain each target by a linear model of its weight over superpixels that are kept or hidden.
@@ -44,6 +45,8 @@ def sodex(
     seed : int
         0 or more.
     batch_size : int, optional
+    watch : callable, optional
+        See `engine.Budget`.
     progress : bool
 
     Returns
@@ -58,19 +61,33 @@ def sodex(
     check(n_masks=n_masks, segments=segments, p=p)
     labels = superpixels(canvas.content_image, segments)
     sampler = superpixel_masks(labels, p=p, r=0, seed=seed, device=canvas.pixels.device)
-    (result,) = engine.run(
-        detector, canvas, targets, [sampler], [n_masks], batch_size=batch_size, progress=progress
-    )
-    maps = np.zeros((len(targets), *labels.shape), dtype=np.float32)
-    if len(targets):
-        # which superpixels each mask kept, (N, S): with r = 0 a mask is its pattern
-        _, first, column = np.unique(labels, return_index=True, return_inverse=True)
-        kept = np.stack([sampler.pattern(i).cpu().numpy().ravel()[first] for i in range(n_masks)])
+    # which superpixels each mask kept, (N, S): with r = 0 a mask is its pattern
+    _, first, column = np.unique(labels, return_index=True, return_inverse=True)
+
+    def finish(results: list[Level]) -> Maps:
+        (result,) = results
+        maps = np.zeros((len(targets), *labels.shape), dtype=np.float32)
+        n = len(result.weights)
+        if not n:
+            return Maps(maps, n_forward=0)
+        kept = np.stack([sampler.pattern(i).cpu().numpy().ravel()[first] for i in range(n)])
         distance = 1 - np.sqrt(kept.mean(axis=1))  # cosine distance from all ones
         near = lime_kernel(torch.from_numpy(distance)).numpy()
         model = Ridge(alpha=1).fit(kept, result.weights, sample_weight=near)
         maps[:] = np.atleast_2d(model.coef_)[:, column.reshape(labels.shape)]
-    return Maps(maps, n_forward=len(result.weights))
+        return Maps(maps, n_forward=n)
+
+    return engine.sample(
+        detector,
+        canvas,
+        targets,
+        [sampler],
+        [n_masks],
+        finish,
+        budget=Budget(watch=watch),
+        batch_size=batch_size,
+        progress=progress,
+    )
 
 
 def check(*, n_masks: int, segments: int, p: float) -> None:
