@@ -1,93 +1,77 @@
-"""Time against the bare network, and memory against the number of masks.
+"""Speed and memory of the loop: tables on the screen, ``speed.json`` and ``speed.png`` in a folder.
 
-    .venv/bin/python benchmarks/speed.py [--images 1000] [--rounds 5]
+    .venv/bin/python benchmarks/speed.py OUT [--images 1000] [--rounds 5] [--only times targets ...]
 
-Time: the network alone and a loop around it (`explain`, or deletion and insertion) take turns on the
-same number of images, in the same batches, precision and runtime; the ratio of each pair counts,
-since times drift. Memory: the peak of a fresh
-process that explains with 400 masks and of one with 4000.
+Times: the network alone and a loop around it take turns on the same number of images, in the same
+batches, precision and runtime; the ratio of each pair counts, since times drift. The peer is
+xaitk-saliency's D-RISE, where it is installed (``pip install '.[benchmarks]'``). Memory: the peak of
+fresh processes.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
+import platform
 import resource
 import subprocess
 import sys
 import time
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from pathlib import Path
 from typing import Any
 
+import matplotlib
+
+matplotlib.use("agg")
+import cv2
+import matplotlib.pyplot as plt
 import numpy as np
 import torch
+from yolox.config import YoloxConfig
 
 import dclose_nb as dc
+from dclose_nb.detectors import weights
+from dclose_nb.detectors.yolox import YoloxDetector, proposals_of
 from dclose_nb.engine import default_batch_size
+from dclose_nb.explanation import versions
 
-PHOTO, N_TARGETS = "coffee", 3
+BOXES = [[162, 16, 421, 295], [0, 0, 598, 398], [320, 180, 400, 330]]  # by hand, on coffee
+LABELS = ["cup", "dining table", "spoon"]
+NOISY = 1.25  # slowest over fastest round of the network alone
+Result = dict[str, Any]
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--detector", default="yolox_nano")
-    parser.add_argument("--images", type=int, default=1000, help="default: %(default)s")
-    parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--peak", type=int, metavar="N", help="print the peak memory with N masks and stop")
+    parser.add_argument(
+        "out", type=Path, nargs="?", metavar="OUT", help="folder for speed.json and speed.png"
+    )
+    parser.add_argument("--detector", default="yolox_nano", help="default: %(default)s")
+    parser.add_argument("--images", type=int, default=1000, help="masked images; default: %(default)s")
+    parser.add_argument("--rounds", type=int, default=5, help="default: %(default)s")
+    parser.add_argument("--only", nargs="+", choices=SECTIONS, default=list(SECTIONS))
+    parser.add_argument("--peak", nargs=2, metavar=("DETECTOR", "N"), help=argparse.SUPPRESS)
     args = parser.parse_args()
     warnings.simplefilter("ignore")
-    if args.peak is not None:
-        print(peak(args.detector, args.peak))
+    if args.peak:
+        print(peak(args.peak[0], int(args.peak[1])))
         return
-    print(f"torch {torch.__version__}, {torch.get_num_threads()} threads, {args.detector}, {PHOTO}\n")
-    print_times(args.detector, args.images, args.rounds)
-    print_memory(args.detector)
-
-
-def setting(name: str) -> tuple[dc.Detector, np.ndarray, dc.Targets]:
-    """A detector, a photo, and three targets: its detections, and boxes drawn by hand."""
-    detector, image = dc.load_detector(name), dc.load_photo(PHOTO)
-    targets = dc.Targets(
-        [[162, 16, 421, 295], [0, 0, 598, 398], [320, 180, 400, 330]], ["cup", "dining table", "spoon"]
-    )
-    assert len(targets.boxes) == N_TARGETS
-    return detector, image, targets
-
-
-def print_times(name: str, n_images: int, rounds: int) -> None:
-    """The network alone, as methods run it and in PyTorch, and each loop around it, by turns."""
-    detector, image, targets = setting(name)
-    detections = targets.detections(detector.class_names)
-    canvas = detector.prepare(image)
-    batch_size = default_batch_size(detector.device)
-    pixels = canvas.pixels.repeat(batch_size, 1, 1, 1).contiguous(memory_format=torch.channels_last)
-    maps = np.random.default_rng(0).random((N_TARGETS, *image.shape[:2]))
-    steps = n_images // (2 * N_TARGETS) - 1
-
-    @torch.inference_mode()
-    def bare(predict: Callable[[torch.Tensor], Any]) -> None:
-        for start in range(0, n_images, batch_size):
-            predict(pixels[: min(batch_size, n_images - start)])
-
-    def method(name: str) -> None:
-        dc.explain(detector, image, targets, method=name, n_masks=n_images, progress=False)
-
-    loops = {
-        "dclose": lambda: method("dclose"),
-        "drise": lambda: method("drise"),
-        "deletion and insertion": lambda: dc.metrics.curves(detector, canvas, detections, maps, steps=steps),
-        "the network in PyTorch": lambda: bare(detector.predict),
+    result: Result = {
+        "threads": torch.get_num_threads(),
+        "machine": platform.platform(),
+        "versions": versions(),
     }
-    network = detector.predictor(n_images)
-    bare(network)
-    print(f"{n_images} images, batch {batch_size}, {N_TARGETS} targets, {rounds} rounds by turns")
-    print(f"{'':<22} {'network, ms/image':>18} {'all, ms/image':>14} {'ratio, median (range)':>24}")
-    for name, loop in loops.items():
-        pairs = np.array([(seconds(lambda: bare(network)), seconds(loop)) for _ in range(rounds)])
-        ratios = pairs[:, 1] / pairs[:, 0]
-        network_ms, loop_ms = np.median(pairs, axis=0) / n_images * 1e3
-        spread = f"{np.median(ratios):.2f} ({ratios.min():.2f}-{ratios.max():.2f})"
-        print(f"{name:<22} {network_ms:>18.1f} {loop_ms:>14.1f} {spread:>24}")
+    print(f"torch {torch.__version__}, {torch.get_num_threads()} threads, {args.detector}")
+    detector, image = dc.load_detector(args.detector), dc.load_photo("coffee")
+    for name in args.only:
+        print(f"\n{name}")
+        result[name] = SECTIONS[name](detector, image, args.images, args.rounds)
+    if args.out is not None:
+        args.out.mkdir(parents=True, exist_ok=True)
+        (args.out / "speed.json").write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
+        draw(result, args.out / "speed.png")
 
 
 def seconds(run: Callable[[], object]) -> float:
@@ -96,23 +80,183 @@ def seconds(run: Callable[[], object]) -> float:
     return time.perf_counter() - start
 
 
+def by_turns(loops: dict[str, Callable[[], object]], rounds: int) -> dict[str, list[float]]:
+    """Seconds of each loop in each round; all take their turn in every round, after one to warm up."""
+    for loop in loops.values():
+        loop()
+    times: dict[str, list[float]] = {name: [] for name in loops}
+    for _ in range(rounds):
+        for name, loop in loops.items():
+            times[name].append(seconds(loop))
+    return times
+
+
+def ratios(times: dict[str, list[float]], base: str) -> Result:
+    """Print and give each loop's time over that of `base` in the same round."""
+    rows: Result = {}
+    for name, values in times.items():
+        ratio = np.array(values) / times[base]
+        rows[name] = {"seconds": round(float(np.median(values)), 2), "ratio": ratio.round(3).tolist()}
+        spread = f"{np.median(ratio):6.2f} ({ratio.min():.2f}-{ratio.max():.2f})"
+        print(f"{name:<42} {np.median(values):8.2f} s   ratio {spread}")
+    if max(times[base]) > NOISY * min(times[base]):
+        print("this machine is busy or noisy: repeat when it is quiet")
+    return rows
+
+
+def bare(predict: Callable[[torch.Tensor], Any], canvas: dc.Canvas, n_images: int) -> Callable[[], None]:
+    """The network alone, on as many images in the same batches as the loop sees."""
+    size = default_batch_size(canvas.pixels.device)
+    pixels = canvas.pixels.repeat(size, 1, 1, 1).contiguous(memory_format=torch.channels_last)
+
+    @torch.inference_mode()
+    def run() -> None:
+        for start in range(0, n_images, size):
+            predict(pixels[: min(size, n_images - start)])
+
+    return run
+
+
+def explaining(
+    detector: dc.Detector, image: np.ndarray, targets: Any, **options: Any
+) -> Callable[[], object]:
+    return lambda: dc.explain(detector, image, targets, progress=False, **options)
+
+
+def times(detector: dc.Detector, image: np.ndarray, n_images: int, rounds: int) -> Result:
+    """Three targets: explanations, and deletion and insertion, against the network alone."""
+    targets = dc.Targets(BOXES, LABELS)
+    canvas, detections = detector.prepare(image), targets.detections(detector.class_names)
+    maps = np.random.default_rng(0).random((len(BOXES), *image.shape[:2]))
+    steps = n_images // (2 * len(BOXES)) - 1
+    print(f"{n_images} images, batches of {default_batch_size(detector.device)}, {len(BOXES)} targets")
+    loops = {
+        "the network alone": bare(detector.predictor(n_images), canvas, n_images),
+        "the network alone, in PyTorch": bare(detector.predict, canvas, n_images),
+        "dclose": explaining(detector, image, targets, n_masks=n_images),
+        "drise": explaining(detector, image, targets, n_masks=n_images, method="drise"),
+        "deletion and insertion": lambda: dc.metrics.curves(detector, canvas, detections, maps, steps=steps),
+    }
+    return ratios(by_turns(loops, rounds), "the network alone")
+
+
+def targets(detector: dc.Detector, image: np.ndarray, n_images: int, rounds: int) -> Result:
+    """One image, more and more targets."""
+    rng = np.random.default_rng(0)
+    height, width = image.shape[:2]
+    corners = np.sort(rng.uniform(0, 1, (50, 2, 2)), axis=1) * [width - 40, height - 40]
+    boxes = np.concatenate([corners[:, 0], corners[:, 1] + 40], axis=1)
+    loops = {
+        f"{n} targets": explaining(detector, image, dc.Targets(boxes[:n], ["cup"] * n), n_masks=n_images)
+        for n in (1, 5, 20, 50)
+    }
+    return ratios(by_turns(loops, rounds), "1 targets")
+
+
+def sizes(detector: dc.Detector, image: np.ndarray, n_images: int, rounds: int) -> Result:
+    """One target in photos of more and more pixels; the network sees them at its own size."""
+    loops = {}
+    for side in (300, 600, 1200, 2400, 4800):
+        factor = side / image.shape[1]
+        photo = cv2.resize(image, None, fx=factor, fy=factor, interpolation=cv2.INTER_AREA)
+        target = dc.Targets(np.array(BOXES[:1]) * factor, LABELS[:1])
+        loops[f"{photo.shape[1]} x {photo.shape[0]}"] = explaining(detector, photo, target, n_masks=n_images)
+    return ratios(by_turns(loops, rounds), next(iter(loops)))
+
+
+def peer(detector: dc.Detector, image: np.ndarray, n_images: int, rounds: int) -> Result:
+    """xaitk-saliency's D-RISE, one image at a time as in its examples, and with our detector behind it."""
+    try:
+        from smqtk_detection.interfaces.detect_image_objects import DetectImageObjects
+        from smqtk_image_io import AxisAlignedBoundingBox
+        from xaitk_saliency.impls.gen_object_detector_blackbox_sal.drise import RandomGridStack
+    except ImportError as error:
+        print(f"left out: {error}")
+        return {}
+    found = dc.Targets(BOXES, LABELS).detections(detector.class_names)
+    as_loaded = YoloxConfig.get_named_config(detector.name).get_model().eval()
+    weights.fit(as_loaded, weights.load(detector.name).state, weights.path_of(detector.name))
+
+    class Wired(DetectImageObjects):
+        """A detector as xaitk-saliency asks for it; `size` images are seen at once."""
+
+        def __init__(self, predict: Callable[[torch.Tensor], dc.Proposals], size: int) -> None:
+            self.predict, self.size = predict, size
+
+        @torch.inference_mode()
+        def detect_objects(self, img_iter: Iterable[np.ndarray]) -> Iterable[Any]:
+            images = list(img_iter)
+            for start in range(0, len(images), self.size):
+                canvases = [detector.prepare(one) for one in images[start : start + self.size]]
+                proposals = self.predict(torch.stack([canvas.pixels for canvas in canvases]))
+                for row, canvas in enumerate(canvases):
+                    one = dc.Proposals(*(part[row : row + 1] for part in proposals))
+                    boxes, objectness, probs = (part[0, dc.detection.suppress(one)[0]] for part in one)
+                    scores = (objectness[:, None] * probs).tolist()
+                    yield [
+                        (AxisAlignedBoundingBox(box[:2], box[2:]), dict(zip(detector.class_names, score)))
+                        for box, score in zip(canvas.boxes_to_image(boxes), scores)
+                    ]
+
+        def get_config(self) -> dict[str, Any]:
+            return {}
+
+    def one_at_a_time(pixels: torch.Tensor) -> dc.Proposals:
+        return proposals_of(as_loaded(pixels.flip(1)))  # it wants BGR
+
+    def explain(blackbox: DetectImageObjects) -> Callable[[], object]:
+        stack = RandomGridStack(n=n_images, s=(16, 16), p1=0.5, seed=0)
+        return lambda: stack(image, found.boxes, found.class_probs, blackbox, found.objectness)
+
+    ours = default_batch_size(detector.device)
+    loops = {
+        "drise": explaining(detector, image, found, n_masks=n_images, method="drise"),
+        "xaitk-saliency, our detector in batches": explain(Wired(detector.predictor(n_images), ours)),
+        "xaitk-saliency, one image at a time": explain(Wired(one_at_a_time, 1)),
+    }
+    return ratios(by_turns(loops, rounds), "drise")
+
+
+def memory(detector: dc.Detector, image: np.ndarray, n_images: int, rounds: int) -> Result:
+    """Peak of a fresh process, with ten times the masks and with the largest network."""
+    peaks = {}
+    for name, n_masks in ((detector.name, 400), (detector.name, 4000), ("yolox_x", 16)):
+        command = [sys.executable, __file__, "--peak", name, str(n_masks)]
+        output = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+        peaks[f"{name}, {n_masks} masks"] = round(float(output.split()[-1]))
+        print(f"{name}, {n_masks} masks: {peaks[f'{name}, {n_masks} masks']} MB")
+    return peaks
+
+
 def peak(name: str, n_masks: int) -> float:
-    """Peak memory of this process in MB after one explanation."""
-    detector, image, targets = setting(name)
-    dc.explain(detector, image, targets, n_masks=n_masks, progress=False)
+    """Peak memory of this process in MB after one explanation; weights that are large are random."""
+    if name == "yolox_x":
+        config = YoloxConfig.get_named_config(name)
+        module, size, device = config.get_model(), tuple(config.test_size), torch.device("cpu")
+        classes = tuple(map(str, range(80)))
+        detector: dc.Detector = YoloxDetector(name, module, size, classes, device=device, provenance={})
+        target = dc.Targets(BOXES[:1], ["0"])
+    else:
+        detector, target = dc.load_detector(name), dc.Targets(BOXES, LABELS)
+    explaining(detector, dc.load_photo("coffee"), target, n_masks=n_masks)()
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
 
-def print_memory(name: str) -> None:
-    print("\nmasks   peak MB")
-    peaks = []
-    for n_masks in (400, 4000):
-        command = [sys.executable, __file__, "--detector", name, "--peak", str(n_masks)]
-        output = subprocess.run(command, capture_output=True, text=True, check=True).stdout
-        peaks.append(float(output.split()[-1]))
-        print(f"{n_masks:<7} {peaks[-1]:.0f}")
-    print(f"ratio   {peaks[1] / peaks[0]:.3f}")
+def draw(result: Result, path: Path) -> None:
+    """The ratios of every section that has some."""
+    shown = {name: result[name] for name in SECTIONS if name != "memory" and result.get(name)}
+    size = 7, 1 + 1.9 * len(shown)
+    figure, axes = plt.subplots(len(shown), 1, figsize=size, layout="constrained", squeeze=False)
+    for panel, (name, rows) in zip(axes[:, 0], shown.items()):
+        medians = [np.median(row["ratio"]) for row in rows.values()]
+        panel.barh(list(rows), medians, color="tab:blue")
+        panel.axvline(1, color="black", linewidth=0.8)
+        panel.invert_yaxis()
+        panel.set(title=name, xlabel=f"time over that of: {next(iter(rows))}")
+    figure.savefig(path, dpi=150)
 
+
+SECTIONS = {"times": times, "targets": targets, "sizes": sizes, "peer": peer, "memory": memory}
 
 if __name__ == "__main__":
     main()

@@ -62,14 +62,14 @@ class YoloxDetector(Detector):
         return Canvas(pixels, (height, width), (0, 0, *inner))
 
     def predict(self, pixels: torch.Tensor) -> Proposals:
-        return _proposals(self.module(pixels.contiguous(memory_format=torch.channels_last)))
+        return proposals_of(self.module(pixels.contiguous(memory_format=torch.channels_last)))
 
     def predictor(self, passes: int) -> Callable[[torch.Tensor], Proposals]:
         network = onnx.compiled(self.module, self.input_size) if passes >= WORTH_COMPILING else None
-        return self.predict if network is None else lambda pixels: _proposals(network(pixels))
+        return self.predict if network is None else lambda pixels: proposals_of(network(pixels))
 
 
-def _proposals(output: torch.Tensor) -> Proposals:
+def proposals_of(output: torch.Tensor) -> Proposals:
     """What YOLOX puts out, (B, T, 5 + C): centre, size, objectness, class probabilities."""
     centre, size = output[..., :2], output[..., 2:4]
     boxes = torch.cat([centre - size / 2, centre + size / 2], dim=-1)
