@@ -26,7 +26,7 @@ from tqdm.auto import tqdm
 
 from . import checks
 from .checks import InputError
-from .detection import Detector
+from .detection import Detector, Targets
 from .detectors import load_detector
 from .explanation import versions
 from .files import whole, writing
@@ -45,6 +45,7 @@ class Truth(NamedTuple):
     boxes: np.ndarray  # (n, 4) x1, y1, x2, y2 in pixels
     labels: list[str]
     outlines: list[Any]  # COCO's polygons or run lengths, None for a box alone
+    crowds: Targets = Targets((), ())  # regions of many objects that nobody has counted
 
     def masks(self, shape: tuple[int, int]) -> np.ndarray:
         """Pixels of each object in an image of (H, W), (n, H, W) bool: its box where it has no outline."""
@@ -68,7 +69,7 @@ class DataSet(NamedTuple):
 
 
 def read_coco(folder: str | Path, *, split: str = "val2017", missing: str = "stop") -> DataSet:
-    """Read a data set in COCO format; crowds are left out.
+    """Read a data set in COCO format; crowds are kept apart from the objects.
 
     Size groups are k-means clusters (k = 3) of ground-truth box area over image area (section 6),
     fitted on all boxes of the images that are there.
@@ -103,14 +104,15 @@ def read_coco(folder: str | Path, *, split: str = "val2017", missing: str = "sto
             if not file.is_file():
                 absent.append(file.name)
                 continue
-            own = [one for one in coco.imgToAnns[entry["id"]] if not one.get("iscrowd")]
-            own = [one for one in own if one["bbox"][2] > 0 and one["bbox"][3] > 0]
-            boxes = np.array([one["bbox"] for one in own], dtype=np.float32).reshape(-1, 4)
-            ratios += (boxes[:, 2] * boxes[:, 3] / (entry["width"] * entry["height"])).tolist()
-            boxes[:, 2:] += boxes[:, :2]
-            labels = [names[one["category_id"]] for one in own]
-            outlines = [one.get("segmentation") for one in own]
-            truths.append(Truth(int(entry["id"]), str(file), boxes, labels, outlines))
+            marked = [one for one in coco.imgToAnns[entry["id"]] if min(one["bbox"][2:]) > 0]
+            objects = [one for one in marked if not one.get("iscrowd")]
+            boxes, labels = _boxes(objects), [names[one["category_id"]] for one in objects]
+            crowded = [one for one in marked if one.get("iscrowd")]
+            crowds = Targets(_boxes(crowded), [names[one["category_id"]] for one in crowded])
+            outlines = [one.get("segmentation") for one in objects]
+            truths.append(Truth(int(entry["id"]), str(file), boxes, labels, outlines, crowds))
+            sides = boxes[:, 2:] - boxes[:, :2]
+            ratios += (sides.prod(axis=1) / (entry["width"] * entry["height"])).tolist()
     except (ValueError, KeyError, TypeError, IndexError, AttributeError, AssertionError) as error:
         raise InputError(f"{str(path)!r} is damaged or not in COCO's format: {error!r}") from error
     if absent and missing == "stop":
@@ -124,6 +126,13 @@ def read_coco(folder: str | Path, *, split: str = "val2017", missing: str = "sto
     model = KMeans(3, n_init=10, random_state=0).fit(np.array(ratios)[:, None])
     centres = sorted(round(float(centre), 6) for centre in model.cluster_centers_[:, 0])
     return DataSet(truths, absent, centres, hashlib.sha256(content).hexdigest())
+
+
+def _boxes(annotations: list[dict[str, Any]]) -> np.ndarray:
+    """COCO's x, y, width, height as (n, 4) edges."""
+    boxes = np.array([one["bbox"] for one in annotations], dtype=np.float32).reshape(-1, 4)
+    boxes[:, 2:] += boxes[:, :2]
+    return boxes
 
 
 def _filled(outline: Any, shape: tuple[int, int]) -> np.ndarray:
