@@ -222,9 +222,9 @@ def study_image(detector: Detector, image: np.ndarray, *, n_masks: int) -> list[
         condition what is left of its weight at `SEVERITIES`, over that in the clear image; ``maps``, for
         "clear" and each of `MAPPED` and each method the means over two seeds of ``itself`` (rank
         correlation of the two maps), ``clear`` (with the clear map of the other seed), ``ebpg``,
-        ``inside`` (of the highest pixels, as many as the box has, the share inside), ``sparsity``,
-        and ``over_all`` of the first seed on the image explained. A correlation is None where a map
-        is empty, ``over_all`` where the target is not drawn.
+        ``inside`` (of the highest pixels, as many as the box has, the share inside) and ``sparsity``;
+        ``drawn``, 1 where the detector draws the target in the image explained; ``over_all`` of the
+        first seed there, None where it is not drawn. A correlation is None where a map is empty.
     """
     targets = detector.detect(image)[:MOST]
     if not len(targets):
@@ -262,9 +262,10 @@ def study_image(detector: Detector, image: np.ndarray, *, n_masks: int) -> list[
             curves = metrics.curves(detector, canvas, targets, maps[:, 0], steps=STEPS)
             for k, one in enumerate(objects):
                 deletion, insertion = (curves[kind][k] for kind in ("deletion", "insertion"))
-                drawn = bool(deletion.curve[0] > 0)
+                drawn = deletion.curve[0] > 0
                 one["maps"].setdefault(name, {})[method] = {
                     **compare(maps[k], clear[method][k], targets.boxes[k]),
+                    "drawn": float(drawn),
                     "over_all": round(insertion.score - deletion.score, 4) if drawn else None,
                 }
     return objects
@@ -292,21 +293,42 @@ def compare(maps: np.ndarray, clear: np.ndarray, box: np.ndarray) -> Record:
     return {name: None if np.isnan(value) else round(float(value), 4) for name, value in found.items()}
 
 
-def mean(lines: Sequence[Record], value: Callable[[Record], float | None]) -> np.ndarray | None:
-    """Mean of a value over all objects, low and high end of its 95 % interval; images are drawn anew.
+def mean(lines: Sequence[Record], *keys: Any) -> np.ndarray | None:
+    """Mean of a number over all objects, low and high end of its 95 % interval; images are drawn anew.
 
     Parameters
     ----------
     lines : list of dict
         Of `run`'s records.
-    value : function
-        Of an object, as `study_image` gives it; None leaves the object out.
+    *keys
+        Where the number stands in an object's record: ``"left", "fog", 0`` for instance. Objects that
+        have None there are left out.
 
     Returns
     -------
     (3,) array or None
         None where no object is left.
     """
+
+    def number(one: Any) -> Any:
+        for key in keys:
+            one = one[key]
+        return one
+
+    return _mean(lines, number)
+
+
+def difference(lines: Sequence[Record], condition: str, score: str) -> np.ndarray | None:
+    """Mean over objects of what D-CLOSE's map has more than D-RISE's on the same image, as `mean`."""
+
+    def gain(one: Record) -> float | None:
+        a, b = (one["maps"][condition][method][score] for method in METHODS)
+        return None if a is None or b is None else a - b
+
+    return _mean(lines, gain)
+
+
+def _mean(lines: Sequence[Record], value: Callable[[Record], float | None]) -> np.ndarray | None:
     by_image = [[value(one) for one in line["objects"]] for line in lines]
     kept = [known for own in by_image if (known := [one for one in own if one is not None])]
     return mean_with_interval(kept) if kept else None

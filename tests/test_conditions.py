@@ -189,7 +189,8 @@ def test_a_record_holds_every_method_in_every_condition(lamps, lit):
         for method in conditions.METHODS:
             clear, dark = one["maps"]["clear"][method], one["maps"]["low_light"][method]
             assert clear["itself"] == clear["clear"]
-            assert clear["over_all"] is not None and dark["over_all"] is None  # not drawn in the dark
+            assert clear["over_all"] is not None and dark["over_all"] is None
+            assert clear["drawn"] == 1 and dark["drawn"] == 0
             assert all(0 <= clear[name] <= 1 for name in ("ebpg", "inside"))
     assert conditions.study_image(lamps, lit // 10, n_masks=40) == []
 
@@ -213,15 +214,15 @@ def test_correlated_maps_never_share_a_seed():
 
 
 def test_means_leave_out_what_is_none():
-    lines = [
-        {"objects": [{"x": 1.0}, {"x": None}]},
-        {"objects": []},
-        {"objects": [{"x": None}]},
-        {"objects": [{"x": 2.0}, {"x": 3.0}]},
-    ]
-    centre, low, high = conditions.mean(lines, lambda one: one["x"])
-    assert centre == 2 and low == 1 and high == 2.5
-    assert conditions.mean(lines[1:3], lambda one: one["x"]) is None
+    def line(*pairs):
+        return {"objects": [{"maps": {"fog": {"dclose": {"x": a}, "drise": {"x": b}}}} for a, b in pairs]}
+
+    lines = [line((1.0, 0.5), (None, 3.0)), line(), line((None, None)), line((2.0, 2.0), (3.0, None))]
+    where = "maps", "fog", "dclose", "x"
+    assert conditions.mean(lines, *where).tolist() == [2, 1, 2.5]
+    assert conditions.mean(lines[1:3], *where) is None
+    assert conditions.difference(lines, "fog", "x").tolist() == [0.25, 0, 0.5]
+    assert conditions.difference(lines[1:3], "fog", "x") is None
 
 
 @pytest.fixture
