@@ -307,31 +307,31 @@ def mean(lines: Sequence[Record], *keys: Any) -> np.ndarray | None:
     Returns
     -------
     (3,) array or None
-        None where no object is left.
+        None where objects of fewer than two images are left.
     """
-
-    def number(one: Any) -> Any:
-        for key in keys:
-            one = one[key]
-        return one
-
-    return _mean(lines, number)
+    return _mean(lines, lambda one: _number(one, keys))
 
 
-def difference(lines: Sequence[Record], condition: str, score: str) -> np.ndarray | None:
-    """Mean over objects of what D-CLOSE's map has more than D-RISE's on the same image, as `mean`."""
+def difference(lines: Sequence[Record], keys: Sequence[Any], other: Sequence[Any]) -> np.ndarray | None:
+    """Mean over objects of the number at `keys` less that at `other`, as `mean`."""
 
     def gain(one: Record) -> float | None:
-        a, b = (one["maps"][condition][method][score] for method in METHODS)
+        a, b = _number(one, keys), _number(one, other)
         return None if a is None or b is None else a - b
 
     return _mean(lines, gain)
 
 
+def _number(one: Any, keys: Sequence[Any]) -> float | None:
+    for key in keys:
+        one = one[key]
+    return one
+
+
 def _mean(lines: Sequence[Record], value: Callable[[Record], float | None]) -> np.ndarray | None:
     by_image = [[value(one) for one in line["objects"]] for line in lines]
     kept = [known for own in by_image if (known := [one for one in own if one is not None])]
-    return mean_with_interval(kept) if kept else None
+    return mean_with_interval(kept) if len(kept) > 1 else None
 
 
 def run(

@@ -217,12 +217,20 @@ def test_means_leave_out_what_is_none():
     def line(*pairs):
         return {"objects": [{"maps": {"fog": {"dclose": {"x": a}, "drise": {"x": b}}}} for a, b in pairs]}
 
-    lines = [line((1.0, 0.5), (None, 3.0)), line(), line((None, None)), line((2.0, 2.0), (3.0, None))]
+    lines = [
+        line((1.0, 0.5), (None, 3.0)),
+        line(),
+        line((None, None)),
+        line((2.0, 2.0), (3.0, None)),
+    ]  # 0.5 and 0 apart
     where = "maps", "fog", "dclose", "x"
     assert conditions.mean(lines, *where).tolist() == [2, 1, 2.5]
     assert conditions.mean(lines[1:3], *where) is None
-    assert conditions.difference(lines, "fog", "x").tolist() == [0.25, 0, 0.5]
-    assert conditions.difference(lines[1:3], "fog", "x") is None
+    assert conditions.mean(lines[:3], *where) is None  # one image has no interval
+    other = "maps", "fog", "drise", "x"
+    more = [line((1.5, 2.0)), line((None, 0.0))]
+    assert conditions.difference(lines + more, where, other).tolist() == [0, -0.5, 0.5]
+    assert conditions.difference(lines[1:3], where, other) is None
 
 
 @pytest.fixture
