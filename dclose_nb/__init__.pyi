@@ -1,3 +1,4 @@
+from . import conditions as conditions
 from . import dataset as dataset
 from . import density as density
 from . import evaluation as evaluation
