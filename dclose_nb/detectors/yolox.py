@@ -51,6 +51,17 @@ class YoloxDetector(Detector):
     def feature_layers(self) -> tuple[str, ...]:
         return "backbone.C3_p3", "backbone.C3_n3", "backbone.C3_n4"  # of the strides 8, 16 and 32
 
+    @property
+    def stages(self) -> dict[str, tuple[str, ...]]:
+        body = "backbone.backbone"
+        neck = [name for name, _ in self.module.backbone.named_children() if name != "backbone"]
+        return {
+            "predictions": ("head.cls_preds", "head.reg_preds", "head.obj_preds"),
+            "head": ("head.cls_convs", "head.reg_convs", "head.stems"),
+            "neck": tuple(f"backbone.{name}" for name in neck),
+            **{name: (f"{body}.{name}",) for name in ("dark5", "dark4", "dark3", "dark2", "stem")},
+        }
+
     def prepare(self, image: np.ndarray) -> Canvas:
         height, width = image.shape[:2]
         h, w = self.input_size
