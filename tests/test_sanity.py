@@ -145,6 +145,37 @@ def test_an_image_without_a_match_has_no_objects(wired, truth):
     assert line["labels"] == [] and line["methods"] == {}
 
 
+def test_a_moved_map_is_alike_by_chance_only():
+    heat = np.random.default_rng(0).random((5, 6)).cumsum(0).cumsum(1)
+    offsets = np.array([(row, column) for row in range(5) for column in range(6)])
+    others = sanity.moved(np.broadcast_to(heat, (30, 5, 6)), offsets)
+    assert np.array_equal(others[0], heat) and others[8, 3, 4] == heat[2, 2]  # by one row and two columns
+    assert np.mean([dc.metrics.rank_correlation(heat, one) for one in others]) == pytest.approx(0, abs=1e-12)
+
+
+def test_sizes_that_overflow_are_finite():
+    detector = dc.load_detector("planted", device="cpu")
+    with torch.no_grad():
+        for layer in detector.module.head.reg_preds:
+            layer.bias[2], layer.bias[3] = 200, -200  # exponents of a width and a height
+    canvas = detector.prepare(dc.load_photo("scene_1"))
+    proposals = detector.predict(canvas.pixels[None])
+    vectors = torch.tensor([[50.0, 50, 200, 200]]), torch.eye(len(detector.class_names))[:1]
+    assert proposals.boxes.isfinite().all()
+    assert dc.similarity.mask_weights(proposals, *vectors).isfinite().all()
+
+
+@pytest.mark.parametrize("method", ["dclose", "gradcam"])
+def test_a_shuffled_network_that_overflows_gives_finite_maps(yolox, method):
+    other = randomise(yolox)
+    image = dc.load_photo("chelsea")
+    assert not other.module(other.prepare(image).pixels[None]).isfinite().all()
+    budget = {} if method == "gradcam" else {"n_masks": 5}
+    targets = dc.Targets([[50, 50, 300, 250]], ["cat"])
+    maps = dc.explain(other, image, targets, method=method, progress=False, **budget).saliency
+    assert np.isfinite(maps).all()
+
+
 @pytest.fixture
 def records(tmp_path):
     """Two images of two objects and of one, in one of which nothing matched; two steps."""

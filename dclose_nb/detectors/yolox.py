@@ -16,6 +16,7 @@ from ..detection import Canvas, Detector, Proposals
 from . import onnx, weights
 
 PADDING = 114
+LARGEST = 1e6  # pixels of a side; sizes are exponentials, which overflow where weights are shuffled
 WORTH_COMPILING = 100  # passes; fewer are done before a network is compiled
 
 
@@ -82,7 +83,7 @@ class YoloxDetector(Detector):
 
 def _proposals(output: torch.Tensor) -> Proposals:
     """What YOLOX puts out, (B, T, 5 + C): centre, size, objectness, class probabilities."""
-    centre, size = output[..., :2], output[..., 2:4]
+    centre, size = output[..., :2], output[..., 2:4].clamp(max=LARGEST)
     boxes = torch.cat([centre - size / 2, centre + size / 2], dim=-1)
     return Proposals(boxes, output[..., 4], output[..., 5:])
 
