@@ -27,7 +27,6 @@ from .explanation import explain
 from .photos import PHOTOS, load_photo
 from .planted.scores import filled_box, relevance_rank
 from .records import Record, Records, mean_with_interval
-from .sanity import rank_correlation
 from .similarity import mask_weights
 
 STOPS = 8.0  # halvings of the light at severity 1
@@ -284,8 +283,9 @@ def compare(maps: np.ndarray, clear: np.ndarray, box: np.ndarray) -> Record:
     """
     inside = filled_box(maps.shape[1:], box) > 0
     found: dict[str, Any] = {
-        "itself": rank_correlation(*maps),
-        "clear": (rank_correlation(maps[0], clear[1]) + rank_correlation(maps[1], clear[0])) / 2,
+        "itself": metrics.rank_correlation(*maps),
+        "clear": (metrics.rank_correlation(maps[0], clear[1]) + metrics.rank_correlation(maps[1], clear[0]))
+        / 2,
         "ebpg": np.mean([metrics.ebpg(one, box) for one in maps]),
         "inside": np.mean([relevance_rank(one, inside) for one in maps]),
         "sparsity": np.mean([metrics.sparsity(one) for one in maps]),

@@ -322,6 +322,14 @@ class Detector(ABC):
         """Layers of the `module` whose outputs boxes are made from, finest first; Grad-CAM's."""
         return ()
 
+    @property
+    def stages(self) -> dict[str, tuple[str, ...]]:
+        """Parts of the `module` from its output inwards, by name; those that `sanity` randomises.
+
+        A part is some of the module's layers. Together they hold every parameter once.
+        """
+        return {}
+
     @abstractmethod
     def prepare(self, image: np.ndarray) -> Canvas:
         """Bring an (H, W, 3) uint8 RGB image to the network's input size."""

@@ -1,4 +1,7 @@
-"""Section 5.2: how good is a map? Sparsity, energy in the box, pointing game, deletion and insertion."""
+"""Section 5.2: how good is a map? Sparsity, energy in the box, pointing game, deletion and insertion.
+
+And how alike two maps are: rank correlation, SSIM, correlation of their gradients' histograms.
+"""
 
 from __future__ import annotations
 
@@ -7,6 +10,9 @@ from typing import Any, NamedTuple
 import cv2
 import numpy as np
 import torch
+from scipy.stats import spearmanr
+from skimage.feature import hog
+from skimage.metrics import structural_similarity
 
 from . import checks
 from .checks import InputError
@@ -84,6 +90,73 @@ def leakage(saliency: np.ndarray, own: np.ndarray, other: np.ndarray) -> float:
         raise InputError(f"the map and both masks must be of one size, got {sizes}")
     mine, theirs = energy[own].sum(), energy[other].sum()
     return float(theirs / (mine + theirs)) if mine + theirs > 0 else 0.5
+
+
+def is_empty(saliency: np.ndarray) -> bool:
+    """Whether a map (H, W) says nothing: it is the same everywhere, but for rounding."""
+    return not scale(saliency).any()
+
+
+def rank_correlation(a: np.ndarray, b: np.ndarray) -> float:
+    """Spearman's rank correlation of two maps.
+
+    Parameters
+    ----------
+    a, b : (H, W) arrays
+        Any finite range.
+
+    Returns
+    -------
+    float
+        In [-1, 1]; NaN where a map `is_empty`.
+
+    Raises
+    ------
+    InputError
+        Maps of two sizes, or values that are not finite.
+    """
+    a, b, empty = _two(a, b)
+    return float("nan") if empty else float(spearmanr(a.ravel(), b.ravel()).statistic)
+
+
+def ssim(a: np.ndarray, b: np.ndarray) -> float:
+    """Structural similarity of two maps scaled to [0, 1] (Wang et al. 2004), in [-1, 1].
+
+    As `rank_correlation`. Maps are at least 11 pixels high and wide, the width of its window.
+    """
+    a, b, empty = _two(a, b)
+    if min(a.shape) < 11:
+        raise InputError(f"ssim wants maps of at least 11 x 11 pixels, got {a.shape}")
+    if empty:
+        return float("nan")
+    window = {"gaussian_weights": True, "sigma": 1.5, "use_sample_covariance": False}
+    return float(structural_similarity(scale(a), scale(b), data_range=1.0, **window))
+
+
+def hog_correlation(a: np.ndarray, b: np.ndarray) -> float:
+    """Pearson's correlation of two maps' histograms of oriented gradients (Dalal and Triggs 2005).
+
+    As `rank_correlation`. A cell is a fourteenth of the longer side, 16 pixels of 224; maps are at
+    least three cells high and wide.
+    """
+    a, b, empty = _two(a, b)
+    cell = max(round(max(a.shape) / 14), 3)
+    if min(a.shape) < 3 * cell:
+        raise InputError(
+            f"hog_correlation wants maps of at least 3 x 3 cells of {cell} pixels, got {a.shape}"
+        )
+    if empty:
+        return float("nan")
+    histograms = [hog(scale(one), pixels_per_cell=(cell, cell)) for one in (a, b)]
+    return float(np.corrcoef(histograms)[0, 1])
+
+
+def _two(a: Any, b: Any) -> tuple[np.ndarray, np.ndarray, bool]:
+    """Two maps, and whether one of them is empty."""
+    if np.shape(a) != np.shape(b):
+        raise InputError(f"maps of one size are wanted, got {np.shape(a)} and {np.shape(b)}")
+    maps = _map(a), _map(b)
+    return *maps, is_empty(a) or is_empty(b)
 
 
 def _map(saliency: Any) -> np.ndarray:

@@ -162,21 +162,32 @@ def maps(maps: Mapping[str, np.ndarray], *, box: np.ndarray | None = None, ax: A
     return axes
 
 
-def curves(curves: Mapping[str, np.ndarray], *, ax: Any = None) -> np.ndarray:
-    """Named curves of deletion or insertion: a score against the share of pixels changed.
+def curves(
+    curves: Mapping[str, np.ndarray],
+    *,
+    x: Sequence[Any] | None = None,
+    labels: tuple[str, str] = ("share of pixels changed", "score"),
+    ax: Any = None,
+) -> np.ndarray:
+    """Named curves, by default of deletion or insertion: a score against the share of pixels changed.
 
-    Each is (points,), from no pixel to all, or (3, points): a mean and the ends of its band.
+    Each is (points,), or (3, points): a mean and the ends of its band. `x` are the points' places or
+    names, by default from no pixel to all; `labels` are those of the axes. Scores lie in [0, 1].
     """
     if ax is None:
         _, ax = plt.subplots(figsize=(4.8, 3.4), layout="constrained")
     (panel,) = axes = _given(ax, 1)
+    named = x is not None and isinstance(x[0], str)
     for name, one in curves.items():
         mean, *band = np.atleast_2d(one)
-        changed = np.linspace(0, 1, len(mean))
-        (line,) = panel.plot(changed, mean, label=name)
+        places = np.linspace(0, 1, len(mean)) if x is None else np.arange(len(x)) if named else np.array(x)
+        (line,) = panel.plot(places, mean, marker="o" if named else None, markersize=4, label=name)
         if band:
-            panel.fill_between(changed, *band, color=line.get_color(), alpha=0.2, linewidth=0)
-    panel.set(xlabel="share of pixels changed", ylabel="score", xlim=(0, 1), ylim=(0, 1))
+            panel.fill_between(places, *band, color=line.get_color(), alpha=0.2, linewidth=0)
+        panel.set(xlim=(places[0], places[-1]))
+    if named:
+        panel.set_xticks(places, x, rotation=45, ha="right")
+    panel.set(xlabel=labels[0], ylabel=labels[1], ylim=(0, 1))
     panel.legend(frameon=False)
     return axes
 

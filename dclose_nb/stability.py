@@ -21,7 +21,6 @@ from .detection import Detector, match
 from .detectors import WeightsError
 from .explanation import explain
 from .records import Record
-from .sanity import rank_correlation
 
 BUDGETS = (500, 2000, 4000)  # samples in Fig. 9
 SEEDS = 2
@@ -101,7 +100,7 @@ def look(
         curves = metrics.curves(detector, canvas, targets, maps[0], steps=steps)
         for k, (_, own) in enumerate(pairs):
             over_all = curves["insertion"][k].score - curves["deletion"][k].score
-            agreements = [rank_correlation(a[k], b[k]) for a, b in combinations(maps, 2)]
+            agreements = [metrics.rank_correlation(a[k], b[k]) for a, b in combinations(maps, 2)]
             agreement = float(np.mean(agreements)) if agreements else float("nan")
             objects[k]["methods"][name] = {
                 "agreement": None if np.isnan(agreement) else round(agreement, 4),

@@ -10,7 +10,7 @@ from scipy import stats
 import dclose_nb as dc
 from dclose_nb import conditions
 from dclose_nb.conditions import CONDITIONS
-from dclose_nb.sanity import rank_correlation
+from dclose_nb.metrics import rank_correlation
 
 DRAWN = ("low_light", "night", "rain", "motion_blur", "sensor_noise")  # the others draw nothing
 

@@ -166,3 +166,57 @@ def test_bad_input(lamps, lit):
     ):
         with pytest.raises(dc.InputError, match=word):
             call()
+
+
+def test_rank_correlation_in_closed_form():
+    a = np.arange(12.0).reshape(3, 4)
+    assert metrics.rank_correlation(a, a**3) == pytest.approx(1)
+    assert metrics.rank_correlation(a, -a) == pytest.approx(-1)
+    x, y = [1, 2, 3, 4], [2, 1, 4, 3]  # 1 - 6 sum d^2 / (n (n^2 - 1))
+    assert metrics.rank_correlation(np.array([x]), np.array([y])) == pytest.approx(1 - 6 * 4 / 60)
+
+
+def test_ssim_read_from_its_definition():
+    a, b = np.random.default_rng(0).random((2, 13, 14))
+    offsets = np.arange(-5, 6)
+    window = np.exp(-(offsets[:, None] ** 2 + offsets**2) / (2 * 1.5**2))
+    window /= window.sum()
+    x, y = ((one - one.min()) / np.ptp(one) for one in (a, b))
+    values = []
+    for row in range(5, 8):
+        for column in range(5, 9):
+            p, q = (one[row - 5 : row + 6, column - 5 : column + 6] for one in (x, y))
+            mp, mq = (window * p).sum(), (window * q).sum()
+            vp, vq = (window * p * p).sum() - mp**2, (window * q * q).sum() - mq**2
+            cov = (window * p * q).sum() - mp * mq
+            top = (2 * mp * mq + 0.01**2) * (2 * cov + 0.03**2)
+            values.append(top / ((mp**2 + mq**2 + 0.01**2) * (vp + vq + 0.03**2)))
+    assert metrics.ssim(a, b) == pytest.approx(np.mean(values), rel=1e-6)
+    assert metrics.ssim(a, 3 * a + 2) == pytest.approx(1)
+
+
+def test_hog_correlation_in_closed_form():
+    across = np.tile(np.arange(56.0), (56, 1))
+    # each cell has one of nine directions, and the two maps never the same: with the mean 1/9 of
+    # such vectors, covariance is 0 - 1/81 and variance 1/9 - 1/81
+    assert metrics.hog_correlation(across, across.T) == pytest.approx(-1 / 8)
+    assert metrics.hog_correlation(across, 3 * across + 2) == pytest.approx(1)
+
+
+@pytest.mark.parametrize("likeness", [metrics.rank_correlation, metrics.ssim, metrics.hog_correlation])
+def test_maps_that_cannot_be_compared(likeness):
+    a = np.random.default_rng(0).random((20, 30))
+    assert np.isnan(likeness(a, np.ones((20, 30)))) and np.isnan(likeness(np.zeros((20, 30)), a))
+    assert np.isnan(likeness(a, np.ones((20, 30), np.float32) + 1e-7))  # the same but for rounding
+    with pytest.raises(dc.InputError, match="one size"):
+        likeness(a, a.T)
+    with pytest.raises(dc.InputError, match="finite"):
+        likeness(a, np.full((20, 30), np.nan))
+
+
+def test_maps_that_are_too_small_for_a_window():
+    a = np.random.default_rng(0).random((8, 40))
+    with pytest.raises(dc.InputError, match="11 x 11"):
+        metrics.ssim(a, a)
+    with pytest.raises(dc.InputError, match="3 x 3 cells of 3 pixels"):
+        metrics.hog_correlation(a, a)

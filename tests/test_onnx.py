@@ -9,7 +9,8 @@ import torch
 import dclose_nb as dc
 from dclose_nb.detectors import onnx
 from dclose_nb.detectors.yolox import WORTH_COMPILING
-from dclose_nb.sanity import randomise, rank_correlation
+from dclose_nb.metrics import rank_correlation
+from dclose_nb.sanity import randomise
 
 
 @pytest.fixture

@@ -99,6 +99,11 @@ def test_curves_have_their_bands():
     assert panel.lines[0].get_xdata().tolist() == [0, 0.5, 1]
     assert np.array_equal(panel.lines[1].get_ydata(), mean)
     assert plot.curves({"a": mean}, ax=panel)[0] is panel
+    (panel,) = plot.curves({"a": mean}, x=[100, 400, 900], labels=("masks", "likeness"))
+    assert panel.lines[0].get_xdata().tolist() == [100, 400, 900] and panel.get_xlim() == (100, 900)
+    assert (panel.get_xlabel(), panel.get_ylabel()) == ("masks", "likeness")
+    (panel,) = plot.curves({"a": mean}, x=["trained", "head", "neck"])
+    assert [tick.get_text() for tick in panel.get_xticklabels()] == ["trained", "head", "neck"]
     with pytest.raises(dc.InputError, match="ax must hold 1 axes"):
         plot.curves({"a": mean}, ax=[panel, panel])
 

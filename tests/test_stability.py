@@ -8,9 +8,9 @@ import pytest
 import dclose_nb as dc
 from dclose_nb import metrics, stability, tables
 from dclose_nb.dataset import Truth
+from dclose_nb.metrics import rank_correlation
 from dclose_nb.planted import RuleDetector, scene
 from dclose_nb.records import Records
-from dclose_nb.sanity import rank_correlation
 from dclose_nb.stability import look, runs
 
 PLANNED = runs(budgets=(20,), seeds=3, grids=(2,), sweep=30)

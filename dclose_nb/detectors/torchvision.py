@@ -52,6 +52,21 @@ class FasterRcnnDetector(Detector):
         pyramid = self.module.backbone.fpn.layer_blocks
         return tuple(f"backbone.fpn.layer_blocks.{k}" for k in range(len(pyramid)))
 
+    @property
+    def stages(self) -> dict[str, tuple[str, ...]]:
+        body: list[tuple[str, ...]] = [()]  # cut behind each layer that the pyramid reads
+        for name, _ in self.module.backbone.body.named_children():
+            body[-1] += (f"backbone.body.{name}",)
+            if name in self.module.backbone.body.return_layers:
+                body.append(())
+        return {
+            "box predictor": ("roi_heads.box_predictor",),
+            "box head": ("roi_heads.box_head",),
+            "RPN": ("rpn.head",),
+            "FPN": ("backbone.fpn",),
+            **{f"body {k}": body[k - 1] for k in range(len(body) - 1, 0, -1)},
+        }
+
     def prepare(self, image: np.ndarray) -> Canvas:
         pixels = torch.from_numpy(image).permute(2, 0, 1).to(self.device, torch.float32) / 255
         images, _ = self.module.transform([pixels])  # resized, standardised and padded with 0

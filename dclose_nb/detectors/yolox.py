@@ -16,6 +16,7 @@ from ..detection import Canvas, Detector, Proposals
 from . import onnx, weights
 
 PADDING = 114
+LARGEST = 1e6  # pixels of a side; sizes are exponentials, which overflow where weights are shuffled
 WORTH_COMPILING = 100  # passes; fewer are done before a network is compiled
 
 
@@ -51,6 +52,17 @@ class YoloxDetector(Detector):
     def feature_layers(self) -> tuple[str, ...]:
         return "backbone.C3_p3", "backbone.C3_n3", "backbone.C3_n4"  # of the strides 8, 16 and 32
 
+    @property
+    def stages(self) -> dict[str, tuple[str, ...]]:
+        body = "backbone.backbone"
+        neck = [name for name, _ in self.module.backbone.named_children() if name != "backbone"]
+        return {
+            "predictions": ("head.cls_preds", "head.reg_preds", "head.obj_preds"),
+            "head": ("head.cls_convs", "head.reg_convs", "head.stems"),
+            "neck": tuple(f"backbone.{name}" for name in neck),
+            **{name: (f"{body}.{name}",) for name in ("dark5", "dark4", "dark3", "dark2", "stem")},
+        }
+
     def prepare(self, image: np.ndarray) -> Canvas:
         height, width = image.shape[:2]
         h, w = self.input_size
@@ -71,7 +83,7 @@ class YoloxDetector(Detector):
 
 def proposals_of(output: torch.Tensor) -> Proposals:
     """What YOLOX puts out, (B, T, 5 + C): centre, size, objectness, class probabilities."""
-    centre, size = output[..., :2], output[..., 2:4]
+    centre, size = output[..., :2], output[..., 2:4].clamp(max=LARGEST)
     boxes = torch.cat([centre - size / 2, centre + size / 2], dim=-1)
     return Proposals(boxes, output[..., 4], output[..., 5:])
 

@@ -42,7 +42,8 @@ def gradcam(
     Returns
     -------
     Maps
-        A map is 0 everywhere where nothing is proposed or nothing speaks for the target.
+        A map is 0 everywhere where nothing is proposed, nothing speaks for the target, or the
+        network's numbers overflow, as they may where weights are shuffled.
 
     Raises
     ------
@@ -85,7 +86,8 @@ def gradcam(
             if gradient is not None and gradient.any():
                 weighted = (gradient.mean((2, 3), keepdim=True) * outputs[name]).sum(1, keepdim=True)
                 heat = F.interpolate(weighted.detach().relu().float(), size, mode="bilinear")[0, 0]
-                maps[k] = heat[canvas.window].cpu().numpy()
+                if heat.isfinite().all():
+                    maps[k] = heat[canvas.window].cpu().numpy()
                 break
     return Maps(maps, n_forward=1)
 

@@ -23,8 +23,9 @@ from ..detection import Detections, Detector, match
 from ..detectors import WeightsError, load_detector
 from ..explanation import explain
 from ..files import whole, writing
+from ..metrics import rank_correlation
 from ..records import Record, Records, mean_with_interval
-from ..sanity import randomise, rank_correlation
+from ..sanity import randomise
 from ..similarity import mask_weights
 from . import scores
 from .analytic import RuleDetector
