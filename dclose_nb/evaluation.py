@@ -24,7 +24,7 @@ from tqdm.auto import tqdm
 
 from . import checks, metrics
 from .checks import InputError
-from .detection import Canvas, Detections, Detector, match
+from .detection import Canvas, Detections, Detector, Targets, match
 from .detectors import load_detector
 from .explanation import explain, parameters, versions
 from .files import whole, writing
@@ -51,6 +51,7 @@ class Truth(NamedTuple):
     path: str
     boxes: np.ndarray  # (n, 4) x1, y1, x2, y2 in pixels
     labels: list[str]
+    crowds: Targets = Targets((), ())  # regions of many objects that nobody has counted
 
 
 class DataSet(NamedTuple):
@@ -63,7 +64,7 @@ class DataSet(NamedTuple):
 
 
 def read_coco(folder: str | Path, *, split: str = "val2017", missing: str = "stop") -> DataSet:
-    """Read a data set in COCO format; crowds are left out.
+    """Read a data set in COCO format; crowds are kept apart from the objects.
 
     Size groups are k-means clusters (k = 3) of ground-truth box area over image area (section 6),
     fitted on all boxes of the images that are there.
@@ -100,13 +101,15 @@ def read_coco(folder: str | Path, *, split: str = "val2017", missing: str = "sto
             if not file.is_file():
                 absent.append(file.name)
                 continue
-            own = [one for one in coco.imgToAnns[entry["id"]] if not one.get("iscrowd")]
-            own = [one for one in own if one["bbox"][2] > 0 and one["bbox"][3] > 0]
+            own = [one for one in coco.imgToAnns[entry["id"]] if one["bbox"][2] > 0 and one["bbox"][3] > 0]
             boxes = np.array([one["bbox"] for one in own], dtype=np.float32).reshape(-1, 4)
-            ratios += (boxes[:, 2] * boxes[:, 3] / (entry["width"] * entry["height"])).tolist()
+            areas = boxes[:, 2] * boxes[:, 3] / (entry["width"] * entry["height"])
             boxes[:, 2:] += boxes[:, :2]
-            labels = [names[one["category_id"]] for one in own]
-            truths.append(Truth(int(entry["id"]), str(file), boxes, labels))
+            labels = np.array([names[one["category_id"]] for one in own], dtype=str)
+            crowd = np.array([bool(one.get("iscrowd")) for one in own], dtype=bool)
+            ratios += areas[~crowd].tolist()
+            crowds = Targets(boxes[crowd], labels[crowd].tolist())
+            truths.append(Truth(int(entry["id"]), str(file), boxes[~crowd], labels[~crowd].tolist(), crowds))
     except (ValueError, KeyError, TypeError, IndexError, AttributeError, AssertionError) as error:
         raise InputError(f"{str(path)!r} is damaged or not in COCO's format: {error!r}") from error
     if absent and missing == "stop":
