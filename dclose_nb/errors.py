@@ -24,9 +24,11 @@ from .fusion import scale
 from .photos import load_photo
 from .planted.scores import filled_box, random_map
 from .records import Record, Records
+from .sanity import rank_correlation
 
 FOUND, NEAR = 0.5, 0.1  # IoU above which a box is in the right place, and below which it is nowhere near
 ERRORS = ("wrong class", "wrong place", "missed", "not there")  # the paper's four
+PAIRED = ("wrong class", "wrong place")  # those with two vectors to compare
 KINDS = ("right", *ERRORS, "duplicate", "other", "in a crowd", "unknown class")
 SHARES = (0, 0.01, 0.02, 0.05, 0.1, 0.2)  # of the area of an object's box
 
@@ -307,15 +309,17 @@ def examine(
     confidence : float
         As for `Detector.detect`.
     n_masks : int, optional
-        Budget of a comparison of each "wrong class"; without it there is none, and one forward pass
-        is all.
+        Budget of a comparison of each "wrong class" and "wrong place", and of the best "right" for
+        a control; without it there is none, and one forward pass is all.
 
     Returns
     -------
     dict
         ``image`` and ``cases``, each with ``kind``, ``truth`` and ``prediction`` (class names or
         None), ``score`` and ``iou``; or ``image`` and ``error`` for an image that cannot be read.
-        With `n_masks`, each "wrong class" has its `hidden_scores` as ``hidden`` too.
+        With `n_masks`, what is compared has ``correlation``, the rank correlation of the two maps
+        (None where one is empty), and ``difference``, its mean size; a "wrong class" has its
+        `hidden_scores` as ``hidden``.
     """
     try:
         image = load_photo(Path(truth.path))
@@ -323,7 +327,9 @@ def examine(
         return {"image": truth.image, "error": str(error)}
     found = detector.detect(image, confidence=confidence)
     record: Record = {"image": truth.image, "cases": []}
-    for one in cases(found, Targets(truth.boxes, truth.labels), truth.crowds):
+    named = cases(found, Targets(truth.boxes, truth.labels), truth.crowds)
+    control = next((one for one in named if one.kind == "right"), None)
+    for one in named:
         line: Record = {
             "kind": one.kind,
             "truth": None if one.truth is None else one.truth.labels[0],
@@ -331,12 +337,25 @@ def examine(
             "score": None if one.prediction is None else round(float(one.prediction.scores[0]), 3),
             "iou": round(one.iou, 3),
         }
-        if n_masks is not None and one.kind == "wrong class" and line["truth"] in detector.class_names:
-            comparison = compare(detector, image, one, n_masks=n_masks, progress=False)
-            scores = hidden_scores(detector, image, comparison)
-            line["hidden"] = {name: pairs.round(4).tolist() for name, pairs in scores.items()}
+        paired = one is control or one.kind in PAIRED
+        if n_masks and paired and line["truth"] in detector.class_names:
+            line |= _compared(detector, image, one, n_masks)
         record["cases"].append(line)
     return record
+
+
+def _compared(detector: Detector, image: np.ndarray, case: Case, n_masks: int) -> Record:
+    comparison = compare(detector, image, case, n_masks=n_masks, progress=False)
+    assert comparison.truth is not None and comparison.prediction is not None
+    correlation = rank_correlation(comparison.truth, comparison.prediction)
+    line: Record = {
+        "correlation": None if np.isnan(correlation) else round(correlation, 4),
+        "difference": round(float(np.abs(comparison.prediction - comparison.truth).mean()), 5),
+    }
+    if case.kind == "wrong class":
+        scores = hidden_scores(detector, image, comparison)
+        line["hidden"] = {name: pairs.round(4).tolist() for name, pairs in scores.items()}
+    return line
 
 
 def tally(lines: Iterable[Record]) -> dict[str, Counter[str]]:
@@ -409,7 +428,7 @@ def main() -> int:
     parser.add_argument("out", metavar="OUT", help="file of records; a stopped run goes on from there")
     parser.add_argument("--detector", default="yolox_nano", help="default: %(default)s")
     parser.add_argument("--confidence", type=float, default=0.25, help="default: %(default)s")
-    parser.add_argument("--n-masks", type=int, help="explain each wrong class with so many (default: none)")
+    parser.add_argument("--n-masks", type=int, help="compare maps of so many masks (default: compare none)")
     parser.add_argument("--skip-missing", action="store_true", help="go on without images that are missing")
     args = parser.parse_args()
     try:
