@@ -56,8 +56,10 @@ def cases(found: Detections, truth: Targets, crowds: Targets | None = None) -> l
     """Say of each detection and each ground truth what became of it.
 
     The four errors are the paper's, delimited as by Hoiem et al. (2012) and TIDE (Bolya et al.
-    2020). What `detection.match` pairs is "right". Of the rest each detection in turn, best first,
-    takes the object that it overlaps most of those that nothing has taken and that make it
+    2020). What `detection.match` pairs is "right". A detection that is not, but lies by more than
+    half in a crowd of its class, where nobody has marked single objects, is no error: it is "in a
+    crowd" (COCO's rule). Of the rest each detection in turn, best first, takes the object that it
+    overlaps most of those that nothing has taken and that make it
 
     - "wrong class": another class, IoU above 0.5;
     - "wrong place": the same class, IoU from 0.1 to 0.5.
@@ -67,8 +69,6 @@ def cases(found: Detections, truth: Targets, crowds: Targets | None = None) -> l
 
     - "duplicate": IoU above 0.5 with an object of its class that another detection has taken;
     - "other": near an object, but wrong in class and in place, or the object is taken;
-    - "in a crowd": neither right nor an error, as more than half of the box lies in a crowd region
-      of its class, where nobody has marked single objects (COCO's rule);
     - "unknown class": an object that is left and whose class the detector does not have.
 
     Parameters
@@ -117,14 +117,14 @@ def cases(found: Detections, truth: Targets, crowds: Targets | None = None) -> l
         fits = free & np.where(like, near >= NEAR, near > FOUND)
         if row in right:
             named.append(case("right", row, right[row]))
+        elif crowded[row]:
+            named.append(case("in a crowd", row, None))
         elif fits.any():
             number = int((near * fits).argmax())
             free[number] = False
             named.append(case("wrong place" if like[number] else "wrong class", row, number))
         elif (near * like).max(initial=0) > FOUND:
             named.append(case("duplicate", row, int((near * like).argmax())))
-        elif crowded[row]:
-            named.append(case("in a crowd", row, None))
         elif near.max(initial=0) >= NEAR:
             named.append(case("other", row, int(near.argmax())))
         else:

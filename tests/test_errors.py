@@ -84,12 +84,13 @@ def test_what_lies_in_a_crowd_is_no_error():
         ([4, 4, 8, 8], "bowl", 0.8),  # of another class
         ([8, 0, 12, 4], "cup", 0.7),  # half of it, and no more
         ([7, 5, 11, 9], "cup", 0.6),  # three quarters
-        ([20, 0, 30, 10], "spoon", 0.5),  # right, and in a crowd or not does not matter
+        ([50, 0, 60, 10], "spoon", 0.5),  # right, though it lies in a crowd
+        ([50, 0, 60, 5], "spoon", 0.4),  # a duplicate, were it not for the crowd
     )
-    truth = dc.Targets([[20, 0, 30, 10]], ["spoon"])
+    truth = dc.Targets([[50, 0, 60, 9]], ["spoon"])
     kinds = [one.kind for one in cases(found, truth, crowd)]
-    assert kinds == ["in a crowd", "not there", "not there", "in a crowd", "right"]
-    assert [one.kind for one in cases(found, truth)] == ["not there"] * 4 + ["right"]
+    assert kinds == ["in a crowd", "not there", "not there", "in a crowd", "right", "in a crowd"]
+    assert [one.kind for one in cases(found, truth)] == ["not there"] * 4 + ["right", "duplicate"]
 
 
 def test_a_class_that_the_detector_does_not_have():
