@@ -1,6 +1,7 @@
 from . import conditions as conditions
 from . import dataset as dataset
 from . import density as density
+from . import errors as errors
 from . import evaluation as evaluation
 from . import fusion as fusion
 from . import masks as masks
@@ -22,6 +23,7 @@ from .detectors import WeightsError as WeightsError
 from .detectors import load_detector as load_detector
 from .explanation import Explanation as Explanation
 from .explanation import explain as explain
+from .photos import load_annotated as load_annotated
 from .photos import load_example as load_example
 from .photos import load_photo as load_photo
 

@@ -7,7 +7,7 @@ the array of axes that it drew on; ``axes[0].figure.savefig("name.pdf")`` keeps 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import cv2
 import matplotlib.pyplot as plt
@@ -24,8 +24,13 @@ from .explanation import Explanation
 from .fusion import cascade_steps, scale
 from .planted.scene import Scene
 
+if TYPE_CHECKING:
+    from .errors import Comparison
+
 CMAP = "inferno"  # perceptually even, and it prints in grey
+DIVERGING = "PiYG_r"  # white in the middle; green and pink are told apart by all
 OPACITY = 0.75  # of an overlay's highest value
+TRUTH, PREDICTION = "limegreen", "red"  # boxes in the paper's Fig. 5
 ROLE_COLOURS = {"class": "tab:red", "body": "tab:blue", "edge": "gold", "inert": "tab:gray"}
 _LARGEST = 1600  # pixels of a drawn image's longer side; more cannot be seen
 
@@ -162,6 +167,47 @@ def maps(maps: Mapping[str, np.ndarray], *, box: np.ndarray | None = None, ax: A
     return axes
 
 
+def comparison(comparison: Comparison, *, ax: Any = None) -> np.ndarray:
+    """A case of `errors` as in the paper's Fig. 5: boxes, the map of each vector, and their difference.
+
+    Parameters
+    ----------
+    comparison : Comparison
+        Boxes are green for the ground truth and red, dashed, for the prediction.
+    ax : axes, optional
+        Four, or two where there is only a ground truth or only a prediction.
+
+    Returns
+    -------
+    (4,) or (2,) array of Axes
+    """
+    case, image = comparison.case, comparison.explanation.image
+    maps = {"map of the ground truth": comparison.truth, "map of the prediction": comparison.prediction}
+    heats = {title: _fit(heat) for title, heat in maps.items() if heat is not None}
+    axes = _panels(ax, 4 if len(heats) == 2 else 2, image.shape, columns=2, colour_bar=True)
+    picture = _fit(image)
+    axes[0].imshow(picture)
+    axes[0].set_title(str(case).replace("$", r"\$"))
+    for panel, (title, heat) in zip(axes[1:], heats.items()):
+        _greyed(panel, picture)
+        panel.imshow(heat, cmap=CMAP, vmin=0, vmax=1, alpha=OPACITY * np.sqrt(heat))
+        panel.set_title(title)
+        _colour_bar(panel, 0, 1, "saliency, scaled")
+    if comparison.difference is not None:
+        difference = _fit(comparison.difference)
+        _greyed(axes[3], picture)
+        axes[3].imshow(difference, cmap=DIVERGING, vmin=-1, vmax=1, alpha=np.sqrt(np.abs(difference)))
+        axes[3].set_title("prediction less ground truth")
+        _colour_bar(axes[3], -1, 1, "difference", DIVERGING)
+    factor = _factor(image, picture)
+    for panel in axes:
+        if case.truth is not None:
+            _draw_box(panel, np.asarray(case.truth.boxes[0]) * factor, TRUTH)
+        if case.prediction is not None:
+            _draw_box(panel, case.prediction.boxes[0] * factor, PREDICTION, "--")
+    return axes
+
+
 def curves(
     curves: Mapping[str, np.ndarray],
     *,
@@ -267,13 +313,18 @@ def _fit(picture: np.ndarray) -> np.ndarray:
 def _overlay(panel: Axes, one: Explanation, opacity: float = OPACITY) -> None:
     """Draw the photo, greyed, under the scaled map of one detection, fainter where it is lower."""
     picture = _fit(one.image)
-    grey = picture.mean(axis=2, keepdims=True)
-    panel.imshow((0.4 * picture + 0.6 * grey).astype(np.uint8))
+    _greyed(panel, picture)
     heat = scale(_fit(one.saliency[0]))
     panel.imshow(heat, cmap=CMAP, vmin=0, vmax=1, alpha=opacity * np.sqrt(heat))
     _draw_box(panel, one.detections.boxes[0] * _factor(one.image, picture), "cyan")
     panel.set_title(f"{_caption(one.detections)}, {one.method}")
     _colour_bar(panel, 0, 1, "saliency, scaled")
+
+
+def _greyed(panel: Axes, picture: np.ndarray) -> None:
+    """Draw a photo in faint colours, for a map to lie on."""
+    grey = picture.mean(axis=2, keepdims=True)
+    panel.imshow((0.4 * picture + 0.6 * grey).astype(np.uint8))
 
 
 def _factor(image: np.ndarray, picture: np.ndarray) -> float:
@@ -287,8 +338,8 @@ def _heat(panel: Axes, values: np.ndarray, title: str, label: str = "") -> None:
     _colour_bar(panel, low, high, label)
 
 
-def _colour_bar(panel: Axes, low: float, high: float, label: str) -> None:
-    mappable = ScalarMappable(Normalize(low, high), CMAP)
+def _colour_bar(panel: Axes, low: float, high: float, label: str, cmap: str = CMAP) -> None:
+    mappable = ScalarMappable(Normalize(low, high), cmap)
     panel.figure.colorbar(mappable, cax=panel.inset_axes((1.02, 0, 0.04, 1)), label=label)
 
 
@@ -297,8 +348,8 @@ def _caption(one: Detections) -> str:
     return f"{one.names[0]} {one.scores[0]:.2f}".replace("$", r"\$")
 
 
-def _draw_box(panel: Axes, box: np.ndarray, colour: Any) -> None:
+def _draw_box(panel: Axes, box: np.ndarray, colour: Any, style: str = "-") -> None:
     """Draw a box given by its edges, where pixel 0 reaches from 0 to 1."""
     x1, y1, x2, y2 = (box - 0.5).tolist()
-    for edge, width in (("black", 3.0), (colour, 1.5)):
-        panel.add_patch(Rectangle((x1, y1), x2 - x1, y2 - y1, fill=False, ec=edge, lw=width))
+    for edge, width, line in (("black", 3.0, "-"), (colour, 1.5, style)):
+        panel.add_patch(Rectangle((x1, y1), x2 - x1, y2 - y1, fill=False, ec=edge, lw=width, ls=line))

@@ -92,6 +92,28 @@ def test_maps_are_scaled_and_named():
     assert first.patches[-1].get_width() == 2
 
 
+def test_a_comparison_has_both_boxes_and_a_difference_centred_at_zero(lamps, lit):
+    prediction, truth = lamps.detect(lit)[0], dc.Targets([[10, 2, 18, 8]], ["b"])
+    case = dc.errors.Case("wrong place", prediction, truth, 0.0, 0, 0)
+    comparison = dc.errors.compare(lamps, lit, case, n_masks=20, progress=False)
+    axes = plot.comparison(comparison)
+    assert axes[0].get_title() == str(case)
+    shown = [comparison.truth, comparison.prediction, comparison.difference]
+    assert all(np.array_equal(panel.images[-1].get_array(), one) for panel, one in zip(axes[1:], shown))
+    assert [panel.images[-1].get_clim() for panel in axes[1:]] == [(0, 1), (0, 1), (-1, 1)]
+    for panel in axes:  # each box has a black edge under its colour
+        assert [patch.get_xy() for patch in panel.patches[1::2]] == [
+            (9.5, 1.5),
+            tuple(prediction.boxes[0, :2] - 0.5),
+        ]
+    (*_, first), alone = axes[0].patches, comparison._replace(case=case._replace(prediction=None))
+    assert first.get_linestyle() == "--" and len(plot.comparison(alone)) == 2
+    mine = [plt.figure().add_subplot() for _ in range(4)]
+    assert list(plot.comparison(comparison, ax=mine)) == mine
+    with pytest.raises(dc.InputError, match="must hold 4 axes"):
+        plot.comparison(comparison, ax=mine[:2])
+
+
 def test_curves_have_their_bands():
     mean = np.array([0.9, 0.5, 0.1])
     (panel,) = plot.curves({"a": mean, "b": np.array([mean, mean - 0.1, mean + 0.1])})
