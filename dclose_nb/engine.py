@@ -195,23 +195,26 @@ def sample(
 
     checked, watched = 0, time.monotonic()
     for taken in loop:
-        if tolerance is not None and taken - checked >= CHECK:
+        check = tolerance is not None and taken - checked >= CHECK
+        look = watch is not None and time.monotonic() - watched > WATCH
+        if not (check or look):
+            continue
+        so_far = maps()
+        if check:
             checked = taken
-            if (maps().relative_error <= tolerance).all():
-                break
-        if watch is not None and time.monotonic() - watched > WATCH:
-            if watch(maps()):
-                break
+            if (so_far.relative_error <= tolerance).all():
+                return so_far
+        if watch is not None and look:
+            if watch(so_far):
+                return so_far
             watched = time.monotonic()
-    else:
-        if tolerance is not None and len(targets):
-            error = maps().relative_error
-            if not (error <= tolerance).all():
-                warnings.warn(
-                    f"after {sum(counts)} masks a map's error is {error.max():.2f}, not {tolerance} or less",
-                    stacklevel=3,
-                )
-    return maps()
+    whole = maps()
+    if tolerance is not None and len(targets) and not (whole.relative_error <= tolerance).all():
+        error = whole.relative_error.max()
+        warnings.warn(
+            f"after {sum(counts)} masks a map's error is {error:.2f}, not {tolerance} or less", stacklevel=3
+        )
+    return whole
 
 
 class _Loop:

@@ -34,13 +34,12 @@ def compiled(module: torch.nn.Module, input_size: tuple[int, int]) -> Network | 
         None, with a warning, where ONNX Runtime is missing or cannot run the network; without one
         where the network has hooks, which would not be called, or no weights of 32 bits on a CPU.
     """
-    weights = list(module.state_dict().values())
     if {(one.device.type, one.dtype) for one in module.parameters()} != {("cpu", torch.float32)}:
         return None
     if any(one._forward_hooks or one._forward_pre_hooks for one in module.modules()):
         return None
     digest = hashlib.blake2b(repr(module).encode())
-    for one in weights:
+    for one in module.state_dict().values():
         digest.update(one.detach().contiguous().numpy())
     session = _session(_Network(digest.hexdigest(), module), input_size, torch.get_num_threads())
     if session is None:
