@@ -1,5 +1,6 @@
 """Randomised networks, and the study of how alike their maps are."""
 
+import json
 import sys
 
 import numpy as np
@@ -11,6 +12,7 @@ from toys import Lamps
 import dclose_nb as dc
 from dclose_nb import sanity
 from dclose_nb.dataset import Truth
+from dclose_nb.files import shipped
 from dclose_nb.records import Records
 from dclose_nb.sanity import randomise
 
@@ -222,6 +224,21 @@ def test_a_run_goes_on_where_it_was_stopped(tmp_path, monkeypatch):
     assert a != b  # another shuffling of the same image
     with pytest.raises(dc.InputError, match="was made with"):
         sanity.run(tmp_path, **{**settings, "n_masks": 6})
+
+
+def test_shipped_weights_when_shuffled_leave_no_more_than_chance_of_a_map():
+    records = Records(shipped("results/sanity_planted_full.jsonl"))
+    weights = json.loads(shipped("weights/planted.json").read_text())["sha256"]
+    assert records.settings["detector"]["weights_sha256"] == weights  # not those of an older network
+    assert sum(len(line["labels"]) for line in records.lines) >= 30
+    shuffled, moved, other = (
+        sanity.likeness(records, where, "dclose", "rank", absolute=True)[:, 0]
+        for where in ("full", "moved map", "other masks")
+    )
+    assert shuffled[0] < 0.3
+    assert shuffled[0] < moved[2]  # within the interval of chance
+    assert other[1] > shuffled[2]  # the check has power: the trained network's maps agree with each other
+    assert sanity.emptied(records, "full", "dclose") == [0]
 
 
 def test_the_command_says_what_is_wrong_in_a_line(tmp_path, monkeypatch, capsys):
