@@ -1,12 +1,12 @@
 """The command, as a person types it."""
 
 import json
-import os
 import signal
 import subprocess
 import sys
 import time
 import warnings
+from functools import partial
 
 import numpy as np
 import pytest
@@ -90,7 +90,8 @@ def test_bad_input_is_one_line_and_leaves_nothing(photo, tmp_path, monkeypatch, 
 @pytest.mark.skipif(not weights_at_hand(), reason=NO_WEIGHTS)
 def test_ctrl_c_leaves_nothing_behind(tmp_path):
     command = [sys.executable, "-m", "dclose_nb", "explain", "coffee", "--out", str(tmp_path / "out")]
-    with subprocess.Popen(command, stderr=subprocess.PIPE, env=os.environ, text=True) as process:
+    heed = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)  # what a shell starts with & ignores it
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, preexec_fn=heed) as process:
         for line in iter(lambda: process.stderr.read(40), ""):
             if "mask" in line or "%" in line:  # the bar has begun to move
                 break
