@@ -19,10 +19,9 @@ import torch
 from tqdm.auto import tqdm
 
 from . import checks, metrics
-from .checks import InputError
-from .dataset import read_coco
+from .dataset import command, read_coco
 from .detection import Detections, Detector
-from .detectors import WeightsError, load_detector
+from .detectors import load_detector
 from .explanation import explain
 from .photos import PHOTOS, load_photo
 from .planted.scores import filled_box, relevance_rank
@@ -401,16 +400,7 @@ def main() -> int:
     parser.add_argument("--limit", type=int, help="images of each detector; default: all")
     parser.add_argument("--coco", metavar="DIR", help="photos of COCO after those that ship")
     args = vars(parser.parse_args())
-    try:
-        records = run(args.pop("folder"), **args)
-        print(records.path)
-    except KeyboardInterrupt:
-        print("\nstopped; the same command goes on from there", file=sys.stderr)
-        return 130
-    except (InputError, WeightsError) as error:
-        print(f"conditions: {error}", file=sys.stderr)
-        return 2
-    return 0
+    return command("conditions", lambda: run(args.pop("folder"), **args).path)
 
 
 if __name__ == "__main__":

@@ -8,6 +8,7 @@ import io
 import json
 import os
 import platform
+import sys
 import warnings
 from collections.abc import Callable
 from concurrent.futures import BrokenExecutor, Executor, ProcessPoolExecutor, as_completed
@@ -27,7 +28,7 @@ from tqdm.auto import tqdm
 from . import checks
 from .checks import InputError
 from .detection import Detector, Targets
-from .detectors import load_detector
+from .detectors import WeightsError, load_detector
 from .explanation import versions
 from .files import whole, writing
 from .photos import load_photo
@@ -251,6 +252,19 @@ def _work(
 @lru_cache(maxsize=1)
 def _detector(detector: str | Detector) -> Detector:
     return load_detector(detector)
+
+
+def command(name: str, work: Callable[[], object]) -> int:
+    """Run a study as its command does: print what `work` gives, and return the exit status."""
+    try:
+        print(work())
+    except KeyboardInterrupt:
+        print("\nstopped; the same command goes on from there", file=sys.stderr)
+        return 130
+    except (InputError, WeightsError) as error:
+        print(f"{name}: {error}", file=sys.stderr)
+        return 2
+    return 0
 
 
 def _add_to_manifest(records: Records, run: Record) -> None:

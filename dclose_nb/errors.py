@@ -16,9 +16,9 @@ from tqdm.auto import tqdm
 
 from . import checks
 from .checks import InputError
-from .dataset import Truth, read_coco
+from .dataset import Truth, command, read_coco
 from .detection import Detections, Detector, Targets, box_iou, match
-from .detectors import WeightsError, load_detector
+from .detectors import load_detector
 from .explanation import Explanation, explain, parameters
 from .fusion import scale
 from .metrics import rank_correlation
@@ -431,7 +431,8 @@ def main() -> int:
     parser.add_argument("--n-masks", type=int, help="compare maps of so many masks (default: compare none)")
     parser.add_argument("--skip-missing", action="store_true", help="go on without images that are missing")
     args = parser.parse_args()
-    try:
+
+    def work() -> str:
         records = run(
             load_detector(args.detector),
             args.folder,
@@ -440,15 +441,10 @@ def main() -> int:
             n_masks=args.n_masks,
             missing="skip" if args.skip_missing else "stop",
         )
-    except KeyboardInterrupt:
-        print("\nstopped; the same command goes on from there", file=sys.stderr)
-        return 130
-    except (InputError, WeightsError) as error:
-        print(f"errors: {error}", file=sys.stderr)
-        return 2
-    found = sum(tally(records.lines).values(), Counter())
-    print(f"{len(records.lines)} images: " + ", ".join(f"{found[kind]} {kind}" for kind in KINDS))
-    return 0
+        found = sum(tally(records.lines).values(), Counter())
+        return f"{len(records.lines)} images: " + ", ".join(f"{found[kind]} {kind}" for kind in KINDS)
+
+    return command("errors", work)
 
 
 if __name__ == "__main__":

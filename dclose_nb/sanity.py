@@ -20,9 +20,9 @@ from tqdm.auto import tqdm
 
 from . import checks, metrics
 from .checks import InputError
-from .dataset import Truth, read_coco
+from .dataset import Truth, command, read_coco
 from .detection import Detector, match
-from .detectors import WeightsError, load_detector
+from .detectors import load_detector
 from .explanation import explain, parameters
 from .photos import load_photo
 from .planted.networks import NETWORKS
@@ -361,15 +361,7 @@ def main() -> int:
     parser.add_argument("--limit", type=int, default=8, help="images; default: %(default)s")
     parser.add_argument("--coco", metavar="DIR", help="holds val2017/ and annotations/; else planted scenes")
     args = vars(parser.parse_args())
-    try:
-        print(summary(run(args.pop("folder"), **args)))
-    except KeyboardInterrupt:
-        print("\nstopped; the same command goes on from there", file=sys.stderr)
-        return 130
-    except (InputError, WeightsError) as error:
-        print(f"sanity: {error}", file=sys.stderr)
-        return 2
-    return 0
+    return command("sanity", lambda: summary(run(args.pop("folder"), **args)))
 
 
 def _names(text: str) -> list[str]:

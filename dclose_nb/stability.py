@@ -15,10 +15,8 @@ from pathlib import Path
 import numpy as np
 
 from . import metrics
-from .checks import InputError
-from .dataset import Truth, drawn, read_coco, study
+from .dataset import Truth, command, drawn, read_coco, study
 from .detection import Detector, match
-from .detectors import WeightsError
 from .explanation import explain
 from .records import Record
 
@@ -137,14 +135,16 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--workers", type=int, default=1, metavar="K", help="processes; default: 1")
     args = parser.parse_args(arguments)
     settings: Record = {"planned": runs(), "steps": STEPS}
-    try:
+
+    def work() -> Path:
         data = drawn(args.out / "scenes", 20) if args.coco is None else read_coco(args.coco)
         score = partial(look, **settings)
-        study(args.detector, data, args.out, score, settings, limit=args.limit, workers=args.workers)
-    except (InputError, WeightsError) as error:
-        print(error, file=sys.stderr)
-        return 2
-    return 0
+        records = study(
+            args.detector, data, args.out, score, settings, limit=args.limit, workers=args.workers
+        )
+        return records.path
+
+    return command("stability", work)
 
 
 if __name__ == "__main__":

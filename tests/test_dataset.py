@@ -12,7 +12,7 @@ from sklearn.cluster import KMeans
 from toys import MortalStreet, Street, brightness
 
 import dclose_nb as dc
-from dclose_nb.dataset import drawn, read_coco, study
+from dclose_nb.dataset import command, drawn, read_coco, study
 
 
 @pytest.fixture(scope="module")
@@ -177,3 +177,19 @@ def test_the_manifest_names_each_run(street, data, tmp_path):
     (tmp_path / "manifest.json").write_text("{")
     with pytest.raises(dc.InputError, match=r"manifest\.json' is damaged"):
         look(street, data, tmp_path)
+
+
+# -- a study's command
+
+
+def test_a_command_prints_what_it_found_or_what_is_wrong(capsys):
+    def fails(error):
+        raise error
+
+    assert command("look", lambda: "3 images") == 0
+    assert capsys.readouterr() == ("3 images\n", "")
+    for error in (dc.InputError("no such folder"), dc.WeightsError("no such folder")):
+        assert command("look", lambda error=error: fails(error)) == 2
+        assert capsys.readouterr() == ("", "look: no such folder\n")
+    assert command("look", lambda: fails(KeyboardInterrupt())) == 130
+    assert capsys.readouterr() == ("", "\nstopped; the same command goes on from there\n")

@@ -18,9 +18,9 @@ import torch
 from tqdm.auto import tqdm
 
 from .. import checks, metrics
-from ..checks import InputError
+from ..dataset import command
 from ..detection import Detections, Detector, match
-from ..detectors import WeightsError, load_detector
+from ..detectors import load_detector
 from ..explanation import explain
 from ..files import whole, writing
 from ..metrics import rank_correlation
@@ -258,15 +258,7 @@ def main() -> int:
     parser.add_argument("--scenes", type=int, default=100, help="default: %(default)s")
     parser.add_argument("--n-masks", type=int, default=500, help="default: %(default)s")
     args = vars(parser.parse_args())
-    try:
-        print(run(args.pop("folder"), **args))
-    except KeyboardInterrupt:
-        print("\nstopped; the same command goes on from there", file=sys.stderr)
-        return 130
-    except (InputError, WeightsError) as error:
-        print(f"truth: {error}", file=sys.stderr)
-        return 2
-    return 0
+    return command("truth", lambda: run(args.pop("folder"), **args))
 
 
 if __name__ == "__main__":
