@@ -58,9 +58,9 @@ class Detections:
         names = tuple(self.class_names)
         if not names:
             raise InputError("class_names must not be empty")
-        boxes = _table("boxes", self.boxes, (4,))
-        objectness = _table("objectness", self.objectness, ())
-        probs = _table("class_probs", self.class_probs, (len(names),))
+        boxes = table("boxes", self.boxes, (4,))
+        objectness = table("objectness", self.objectness, ())
+        probs = table("class_probs", self.class_probs, (len(names),))
         if not len(boxes) == len(objectness) == len(probs):
             raise InputError(
                 f"detections need one row each: {len(boxes)} boxes, {len(objectness)} objectness, "
@@ -120,7 +120,7 @@ class Detections:
         return "\n".join([f"Detections ({len(self)})", *rows])
 
 
-def _table(name: str, value: Any, row: tuple[int, ...]) -> np.ndarray:
+def table(name: str, value: Any, row: tuple[int, ...]) -> np.ndarray:
     """An array (n, *row) of float32; nothing at all counts as n = 0."""
     try:
         array = np.array(value, dtype=np.float32)
@@ -131,6 +131,29 @@ def _table(name: str, value: Any, row: tuple[int, ...]) -> np.ndarray:
     if array.ndim != 1 + len(row) or array.shape[1:] != row:
         raise InputError(f"{name} must have the shape {('n', *row)}, got {array.shape}".replace("'", ""))
     return array
+
+
+def one_hot(labels: Sequence[str | int], class_names: Sequence[str]) -> np.ndarray:
+    """Class vectors (n, C) float32 of n labels, which are names or indices.
+
+    Raises
+    ------
+    InputError
+        A label that is not among `class_names`.
+    """
+    vectors = np.zeros((len(labels), len(class_names)), dtype=np.float32)
+    for row, label in zip(vectors, labels):
+        if isinstance(label, str):
+            if label not in class_names:
+                raise InputError(f"this detector has no class {label!r}; it has: {', '.join(class_names)}")
+            label = list(class_names).index(label)
+        index = isinstance(label, int | np.integer) and not isinstance(label, bool)
+        if not index or not 0 <= label < len(class_names):
+            raise InputError(
+                f"a label must be a name or an index from 0 to {len(class_names) - 1}, got {label!r}"
+            )
+        row[int(label)] = 1
+    return vectors
 
 
 @dataclass(frozen=True, eq=False)
@@ -155,28 +178,14 @@ class Targets:
         InputError
             A label that is not among `class_names`, or a number of labels unlike that of boxes.
         """
-        boxes = _table("boxes", self.boxes, (4,))
+        boxes = table("boxes", self.boxes, (4,))
         try:
             labels = list(self.labels)
         except TypeError as error:
             raise InputError(f"labels must be a list, one a box, got {self.labels!r}") from error
         if len(boxes) != len(labels):
             raise InputError(f"each box needs one label: {len(boxes)} boxes, {len(labels)} labels")
-        one_hot = np.zeros((len(boxes), len(class_names)), dtype=np.float32)
-        for row, label in zip(one_hot, labels):
-            if isinstance(label, str):
-                if label not in class_names:
-                    raise InputError(
-                        f"this detector has no class {label!r}; it has: {', '.join(class_names)}"
-                    )
-                label = list(class_names).index(label)
-            index = isinstance(label, int | np.integer) and not isinstance(label, bool)
-            if not index or not 0 <= label < len(class_names):
-                raise InputError(
-                    f"a label must be a name or an index from 0 to {len(class_names) - 1}, got {label!r}"
-                )
-            row[int(label)] = 1
-        return Detections(boxes, np.ones(len(boxes)), one_hot, tuple(class_names))
+        return Detections(boxes, np.ones(len(boxes)), one_hot(labels, class_names), tuple(class_names))
 
 
 @dataclass(frozen=True, eq=False)
@@ -244,6 +253,41 @@ class Proposals(NamedTuple):
     boxes: torch.Tensor  # (B, T, 4) xyxy in canvas pixels
     objectness: torch.Tensor  # (B, T) in [0, 1]
     class_probs: torch.Tensor  # (B, T, C) in [0, 1]
+
+    @classmethod
+    def from_scores(cls, boxes: torch.Tensor, scores: torch.Tensor) -> Proposals:
+        """Proposals of a network without objectness, which scores each class by itself (a sigmoid).
+
+        The highest score takes the place of the objectness, and the class vector is the scores
+        divided by it: the product is the score again, and the vector's direction, all that Eq. 2 looks
+        at, is the same. With 1 in its place a proposal that is sure of nothing would count as much
+        as one that is sure.
+
+        Parameters
+        ----------
+        boxes : (..., 4) tensor
+        scores : (..., C) tensor
+            In [0, 1].
+        """
+        return cls._split(boxes, scores.amax(-1), scores)
+
+    @classmethod
+    def from_softmax(cls, boxes: torch.Tensor, probs: torch.Tensor) -> Proposals:
+        """Proposals of a network that shares out one softmax among C classes and the background.
+
+        Objectness is what the background leaves; a class's probability is conditional on an object.
+
+        Parameters
+        ----------
+        boxes : (..., 4) tensor
+        probs : (..., C) tensor
+            Without the background's, in [0, 1].
+        """
+        return cls._split(boxes, probs.sum(-1), probs)
+
+    @classmethod
+    def _split(cls, boxes: torch.Tensor, objectness: torch.Tensor, probs: torch.Tensor) -> Proposals:
+        return cls(boxes, objectness, probs / objectness.clamp(min=torch.finfo(probs.dtype).tiny)[..., None])
 
 
 def suppress(

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 from .. import checks
@@ -13,18 +16,43 @@ from .weights import OFFICIAL, MissingWeights, WeightsError
 
 __all__ = ["MissingWeights", "WeightsError", "load_detector", "pick_device"]
 
+ONNX_FACTS = ("input_size", "colours", "mean", "std", "resize", "decode")
 
-def load_detector(name: str | Detector, *, device: Any = None) -> Detector:
-    """Get a detector to explain.
+
+def load_detector(
+    detector: str | Path | Detector | torch.nn.Module | Callable[[np.ndarray], Any],
+    *,
+    class_names: Sequence[str] | None = None,
+    name: str | None = None,
+    device: Any = None,
+    **facts: Any,
+) -> Detector:
+    """Get a detector to explain; ``docs/detectors.md`` shows each kind.
 
     Parameters
     ----------
-    name : str or Detector
-        "yolox_nano", "yolox_tiny", "yolox_s", "yolox_m", "yolox_l" or "yolox_x", trained on COCO;
-        "planted" (YOLOX-Nano) or "planted_two_stage" (Faster R-CNN), which ship with the project
-        and know the scenes of `dclose_nb.planted`. A `Detector` is given back as it is.
+    detector : str, path, Detector, torch.nn.Module or callable
+        - "yolox_nano", "yolox_tiny", "yolox_s", "yolox_m", "yolox_l" or "yolox_x", trained on COCO;
+          "planted" (YOLOX-Nano) or "planted_two_stage" (Faster R-CNN), which ship with the project
+          and know the scenes of `dclose_nb.planted`;
+        - the path of an .onnx file, see `detectors.onnx_file.OnnxDetector`: without `facts` a YOLOX
+          export;
+        - a Faster R-CNN, RetinaNet, FCOS or SSD of torchvision, see
+          `detectors.torchvision.load_torchvision`;
+        - a Hugging Face model for object detection with ``processor=``, its image processor;
+        - a function of one image, see `detectors.function.FunctionDetector`;
+        - a `Detector`, which is given back as it is.
+    class_names : sequence of str, optional
+        What the classes are called, for a torchvision network, a function and an .onnx file (there by
+        default COCO's 80). The others know it.
+    name : str, optional
+        What the detector is called in records; by default after the file, class or function.
     device : torch.device or str, optional
-        By default the first GPU where there is one, else the CPU.
+        By default the first GPU where there is one, else the CPU. An .onnx file runs on the CPU, and
+        a function where it likes.
+    **facts
+        For an .onnx file: ``input_size``, ``colours``, ``mean``, ``std``, ``resize`` and ``decode``.
+        For a Hugging Face model: ``processor``.
 
     Returns
     -------
@@ -33,7 +61,8 @@ def load_detector(name: str | Detector, *, device: Any = None) -> Detector:
     Raises
     ------
     InputError
-        An unknown name or device.
+        An unknown name or device, a file or network that cannot be used, or facts that are missing,
+        unknown or do not fit.
     MissingWeights
         Weights that are neither at hand nor to be fetched.
     WeightsError
@@ -44,16 +73,65 @@ def load_detector(name: str | Detector, *, device: Any = None) -> Detector:
     >>> import dclose_nb as dc
     >>> detector = dc.load_detector("yolox_nano")  # doctest: +SKIP
     """
-    if isinstance(name, Detector):
-        return name
+    if isinstance(detector, Detector):
+        _known(facts, "a Detector", (), class_names=class_names, name=name)
+        return detector
+    if isinstance(detector, torch.nn.Module):
+        from .huggingface import is_huggingface, load_huggingface
+
+        if is_huggingface(detector):
+            _known(facts, "a Hugging Face model", ("processor",), class_names=class_names)
+            return load_huggingface(detector, facts.get("processor"), name=name, device=pick_device(device))
+        from .torchvision import load_torchvision
+
+        _known(facts, "a torchvision network", ())
+        return load_torchvision(detector, _names(class_names), name=name, device=pick_device(device))
+    elsewhere = None if str(device) == "cpu" else device
+    if isinstance(detector, str | Path) and str(detector).endswith(".onnx"):
+        from yolox.data.datasets import COCO_CLASSES  # slow to import
+
+        from .onnx_file import OnnxDetector
+
+        _known(facts, "an .onnx file", ONNX_FACTS, device=elsewhere)
+        path = checks.path(detector)
+        names = COCO_CLASSES if class_names is None else _names(class_names)
+        return OnnxDetector(name or path.stem, path, names, **facts)
+    if callable(detector):
+        from .function import FunctionDetector
+
+        _known(facts, "a function", (), device=elsewhere)
+        name = name or str(getattr(detector, "__name__", type(detector).__name__))
+        return FunctionDetector(name, detector, _names(class_names))
     from ..planted import networks  # which stands on the adapters here
 
-    checks.choice("detector", name, [*OFFICIAL, *networks.NETWORKS])
-    if name in networks.NETWORKS:
-        return networks.load(name, device=pick_device(device))
+    known = checks.choice("detector", detector, [*OFFICIAL, *networks.NETWORKS])
+    _known(facts, repr(known), (), class_names=class_names, name=name)
+    if known in networks.NETWORKS:
+        return networks.load(known, device=pick_device(device))
     from .yolox import load_yolox  # the yolox package is slow to import and not always wanted
 
-    return load_yolox(name, device=pick_device(device))
+    return load_yolox(known, device=pick_device(device))
+
+
+def _known(facts: dict[str, Any], what: str, allowed: Iterable[str], **unused: Any) -> None:
+    """Refuse what an adapter has no use for, and what else was given that it knows itself."""
+    foreign = [one for one in facts if one not in allowed]
+    foreign += [one for one, value in unused.items() if value is not None]
+    if foreign:
+        takes = f": it takes {', '.join(allowed)}" if allowed else ""
+        raise InputError(f"{what} takes no {', '.join(foreign)}{takes}")
+
+
+def _names(class_names: Any) -> tuple[str, ...]:
+    """Class names, if they are such."""
+    if class_names is None:
+        raise InputError(
+            'a detector that does not say what its classes are called needs class_names=["cat", ...]'
+        )
+    names = () if isinstance(class_names, str) else tuple(class_names)
+    if not names or not all(isinstance(one, str) for one in names):
+        raise InputError(f"class_names must be a list of names, got {class_names!r}")
+    return names
 
 
 def pick_device(device: Any) -> torch.device:

@@ -124,6 +124,14 @@ def _sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+def digest(module: torch.nn.Module) -> str:
+    """sha256 of all that a network has learnt, in the order of its state dict."""
+    sums = hashlib.sha256()
+    for one in module.state_dict().values():
+        sums.update(one.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
+    return sums.hexdigest()
+
+
 def _first_line(error: Exception) -> str:
     return (str(error).splitlines() or [""])[0] or type(error).__name__
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-import cv2
 import numpy as np
 import torch
 from yolox.config import YoloxConfig
@@ -14,8 +13,8 @@ from yolox.utils import fuse_model
 
 from ..detection import Canvas, Detector, Proposals
 from . import onnx, weights
+from .canvases import letterbox
 
-PADDING = 114
 LARGEST = 1e6  # pixels of a side; sizes are exponentials, which overflow where weights are shuffled
 WORTH_COMPILING = 100  # passes; fewer are done before a network is compiled
 
@@ -64,14 +63,7 @@ class YoloxDetector(Detector):
         }
 
     def prepare(self, image: np.ndarray) -> Canvas:
-        height, width = image.shape[:2]
-        h, w = self.input_size
-        ratio = min(h / height, w / width)
-        inner = max(int(height * ratio), 1), max(int(width * ratio), 1)
-        canvas = np.full((h, w, 3), PADDING, dtype=np.uint8)
-        canvas[: inner[0], : inner[1]] = cv2.resize(image, inner[::-1], interpolation=cv2.INTER_LINEAR)
-        pixels = torch.from_numpy(canvas).permute(2, 0, 1).to(self.device, torch.float32)
-        return Canvas(pixels, (height, width), (0, 0, *inner))
+        return letterbox(image, self.input_size, self.device)
 
     def predict(self, pixels: torch.Tensor) -> Proposals:
         return proposals_of(self.module(pixels.contiguous(memory_format=torch.channels_last)))

@@ -1,0 +1,196 @@
+"""Networks in ONNX files, through ONNX Runtime on the processor."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from .. import checks
+from ..checks import InputError
+from ..detection import Canvas, Detector, Proposals
+from .canvases import letterbox, stretch
+
+Decode = Callable[[list[torch.Tensor], tuple[int, int]], Proposals]
+
+RESIZE = {"letterbox": letterbox, "stretch": stretch}
+COLOURS = ("rgb", "bgr")
+
+
+def centres(size: tuple[int, int], stride: int) -> torch.Tensor:
+    """Centres x, y of a grid's cells in canvas pixels, (N, 2), row by row from the top left.
+
+    Parameters
+    ----------
+    size : (h, w)
+        Of the canvas; sides that the stride does not divide have one cell more.
+    stride : int
+    """
+    rows, columns = (torch.arange(0, side, stride) + stride / 2 for side in size)
+    return torch.cartesian_prod(rows, columns).flip(1)
+
+
+def yolox(outputs: list[torch.Tensor], size: tuple[int, int]) -> Proposals:
+    """Decode what YOLOX's export writes by default: grid and stride are still to be applied.
+
+    One output (B, T, 5 + C), strides 8, 16 and 32: centre, logarithm of the size, objectness, class
+    probabilities.
+    """
+    from .yolox import proposals_of  # the yolox package is slow to import
+
+    (output,) = outputs
+    grids = {stride: centres(size, stride) for stride in (8, 16, 32)}
+    strides = torch.cat([torch.full((len(grid), 1), float(stride)) for stride, grid in grids.items()])
+    centre = output[..., :2] * strides + torch.cat(list(grids.values())) - strides / 2
+    return proposals_of(torch.cat([centre, output[..., 2:4].exp() * strides, output[..., 4:]], dim=-1))
+
+
+def yolox_decoded(outputs: list[torch.Tensor], size: tuple[int, int]) -> Proposals:
+    """Decode what YOLOX's export writes with ``--decode_in_inference``: boxes in canvas pixels."""
+    from .yolox import proposals_of
+
+    (output,) = outputs
+    return proposals_of(output)
+
+
+DECODERS: dict[str, Decode] = {"yolox": yolox, "yolox_decoded": yolox_decoded}
+
+
+class OnnxDetector(Detector):
+    """A network in an ONNX file with one input, (B, 3, h, w); where B is fixed, images go one by one.
+
+    Parameters
+    ----------
+    name : str
+    path : Path
+    class_names : tuple of C str
+    input_size : (h, w), optional
+        Needed where the file leaves it open.
+    colours : {"rgb", "bgr"}
+        The order of the channels that the network wants.
+    mean, std : three numbers each
+        Taken off, and divided by, in 0-255 and in the order of `colours`.
+    resize : {"letterbox", "stretch"}
+        See `canvases`.
+    decode : {"yolox", "yolox_decoded"} or callable
+        A function ``decode(outputs, size)`` from the file's outputs, a list of tensors (B, ...) in its
+        order, and the canvas's (h, w) to `Proposals` in canvas pixels.
+
+    Raises
+    ------
+    InputError
+        A file that cannot be read, facts that do not fit it, or outputs that do not fit `decode` or
+        `class_names`: the network is asked once.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        path: Path,
+        class_names: tuple[str, ...],
+        *,
+        input_size: tuple[int, int] | None = None,
+        colours: str = "bgr",
+        mean: Sequence[float] = (0, 0, 0),
+        std: Sequence[float] = (1, 1, 1),
+        resize: str = "letterbox",
+        decode: str | Decode = "yolox",
+    ) -> None:
+        try:
+            sha256 = hashlib.sha256(path.read_bytes()).hexdigest()
+        except OSError as error:
+            raise InputError(f"{str(path)!r} cannot be read: {error.strerror or error}") from error
+        self.path = path
+        self.colours = checks.choice("colours", colours, COLOURS)
+        self._resize = RESIZE[checks.choice("resize", resize, RESIZE)]
+        self._decode = decode if callable(decode) else DECODERS[checks.choice("decode", decode, DECODERS)]
+        self._mean, self._std = (_channels(*fact) for fact in (("mean", mean), ("std", std)))
+        super().__init__(name, class_names, provenance={"file": path.name, "file_sha256": sha256})
+        self.input_size, self._batch = self._input(input_size)
+        self._check_layout()
+
+    @cached_property
+    def _session(self) -> Any:
+        try:
+            import onnxruntime
+        except ImportError as error:
+            raise InputError(f"an ONNX file needs onnxruntime: pip install onnxruntime ({error})") from error
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = torch.get_num_threads()
+        options.log_severity_level = 3  # older exports bring a page of warnings
+        try:
+            return onnxruntime.InferenceSession(self.path, options, providers=["CPUExecutionProvider"])
+        except Exception as error:  # its own types, of a file that is damaged or too new
+            reason = str(error).splitlines()[0]
+            raise InputError(f"{str(self.path)!r} cannot be read as a network: {reason}") from error
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {name: value for name, value in self.__dict__.items() if name != "_session"}  # made anew
+
+    def _input(self, size: tuple[int, int] | None) -> tuple[tuple[int, int], bool]:
+        """The input's (h, w), and whether it takes batches."""
+        inputs = self._session.get_inputs()
+        shape = inputs[0].shape
+        if (
+            len(inputs) != 1
+            or inputs[0].type != "tensor(float)"
+            or len(shape) != 4
+            or shape[1] not in (3, "3")
+        ):
+            found = ", ".join(f"{one.name} {one.type} {one.shape}" for one in inputs)
+            raise InputError(f"{self.path.name} must have one float input (B, 3, h, w), it has: {found}")
+        batch, _, *own = shape
+        for side, wanted in zip(own, size or own):
+            if isinstance(side, int) and wanted != side:
+                raise InputError(
+                    f"{self.path.name} sees images of {own[0]} x {own[1]}, not input_size={size}"
+                )
+        size = tuple(size or own)
+        if not all(isinstance(side, int) and side > 0 for side in size):
+            raise InputError(f"{self.path.name} leaves its size open: give input_size=(height, width)")
+        return size, not isinstance(batch, int)
+
+    def _check_layout(self) -> None:
+        outputs = self._run(torch.zeros(1, 3, *self.input_size))
+        names = [one.name for one in self._session.get_outputs()]
+        found = ", ".join(f"{name} {tuple(one.shape)}" for name, one in zip(names, outputs))
+        layout = f"{self.path.name} does not fit decode={getattr(self._decode, '__name__', 'decode')}"
+        try:
+            proposals = self._decode(outputs, self.input_size)
+        except Exception as error:  # a person's function on the file's outputs: anything can happen
+            raise InputError(f"{layout}: {type(error).__name__}: {error}; its outputs: {found}") from error
+        t, c = proposals.boxes.shape[1], len(self.class_names)
+        for name, part, shape in zip(proposals._fields, proposals, ((1, t, 4), (1, t), (1, t, c))):
+            if tuple(part.shape) != shape:
+                raise InputError(
+                    f"{layout} and {c} class_names: its {name} are {tuple(part.shape)}, "
+                    f"{shape} are wanted; the file's outputs: {found}"
+                )
+
+    def prepare(self, image: np.ndarray) -> Canvas:
+        return self._resize(image, self.input_size, self.device)
+
+    def predict(self, pixels: torch.Tensor) -> Proposals:
+        if self.colours == "bgr":
+            pixels = pixels.flip(1)
+        return self._decode(self._run((pixels - self._mean) / self._std), self.input_size)
+
+    def _run(self, inputs: torch.Tensor) -> list[torch.Tensor]:
+        """The file's outputs, (B, ...) each."""
+        (name,) = (one.name for one in self._session.get_inputs())
+        if self._batch:
+            return [torch.from_numpy(one) for one in self._session.run(None, {name: inputs.numpy()})]
+        each = [self._session.run(None, {name: one[None].numpy()}) for one in inputs.contiguous()]
+        return [torch.from_numpy(np.stack([one[0] for one in parts])) for parts in zip(*each)]
+
+
+def _channels(name: str, values: Sequence[float]) -> torch.Tensor:
+    try:
+        return torch.tensor(values, dtype=torch.float32).reshape(3, 1, 1)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise InputError(f"{name} must be three numbers, one a channel, got {values!r}") from error
