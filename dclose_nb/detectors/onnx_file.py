@@ -110,6 +110,8 @@ class OnnxDetector(Detector):
         self._resize = RESIZE[checks.choice("resize", resize, RESIZE)]
         self._decode = decode if callable(decode) else DECODERS[checks.choice("decode", decode, DECODERS)]
         self._mean, self._std = (_channels(*fact) for fact in (("mean", mean), ("std", std)))
+        if not self._std.all():
+            raise InputError(f"std must not be 0, got {std!r}: pixels are divided by it")
         super().__init__(name, class_names, provenance={"file": path.name, "file_sha256": sha256})
         self.input_size, self._batch = self._input(input_size)
         self._check_layout()
@@ -145,6 +147,10 @@ class OnnxDetector(Detector):
             found = ", ".join(f"{one.name} {one.type} {one.shape}" for one in inputs)
             raise InputError(f"{self.path.name} must have one float input (B, 3, h, w), it has: {found}")
         batch, _, *own = shape
+        if isinstance(batch, int) and batch != 1:
+            raise InputError(
+                f"{self.path.name} sees {batch} images at once: export it for 1, or for any number"
+            )
         for side, wanted in zip(own, size or own):
             if isinstance(side, int) and wanted != side:
                 raise InputError(
@@ -164,6 +170,8 @@ class OnnxDetector(Detector):
             proposals = self._decode(outputs, self.input_size)
         except Exception as error:  # a person's function on the file's outputs: anything can happen
             raise InputError(f"{layout}: {type(error).__name__}: {error}; its outputs: {found}") from error
+        if not isinstance(proposals, Proposals):
+            raise InputError(f"decode must return dc.Proposals, got {type(proposals).__name__}")
         t, c = proposals.boxes.shape[1], len(self.class_names)
         for name, part, shape in zip(proposals._fields, proposals, ((1, t, 4), (1, t), (1, t, c))):
             if tuple(part.shape) != shape:
