@@ -12,6 +12,7 @@ from . import sanity as sanity
 from . import similarity as similarity
 from . import stability as stability
 from . import tables as tables
+from . import testing as testing
 from .checks import InputError as InputError
 from .detection import Canvas as Canvas
 from .detection import Detections as Detections

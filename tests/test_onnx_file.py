@@ -115,7 +115,7 @@ def test_other_families_are_explained(zoo, file):
     explained = dc.explain(detector, image, cup, n_masks=100, progress=False)
     (x1, y1, x2, y2), (height, width) = cup.boxes[0], image.shape[:2]
     share = (x2 - x1) * (y2 - y1) / (width * height)
-    assert dc.metrics.ebpg(explained.saliency[0], cup.boxes[0]) > 1.3 * share
+    assert dc.metrics.ebpg(explained.saliency[0], cup.boxes[0]) > 1.15 * share
 
 
 def test_centres_go_row_by_row():

@@ -1,0 +1,255 @@
+"""The test kit: a detector that is right passes, and each that is broken in one way is told which."""
+
+import numpy as np
+import pytest
+import torch
+from skimage.measure import label, regionprops
+from toys import Lamps
+
+import dclose_nb as dc
+from dclose_nb.testing import check_detector
+
+COLOURS = {"red": (220, 30, 30), "blue": (30, 40, 230)}
+
+
+def blobs(image):
+    """Boxes of what is red or blue."""
+    boxes, labels, scores = [], [], []
+    for name, colour in COLOURS.items():
+        near = np.abs(image.astype(int) - colour).max(2) < 60
+        for region in regionprops(label(near)):
+            y1, x1, y2, x2 = region.bbox
+            boxes.append((x1, y1, x2, y2))
+            labels.append(name)
+            scores.append(region.extent)  # how full the box is
+    return {"boxes": boxes, "labels": labels, "scores": scores}
+
+
+@pytest.fixture
+def image():
+    image = np.full((60, 80, 3), 90, np.uint8)
+    image[:30, :, 1] = 120
+    image[8:24, 10:30] = COLOURS["red"]
+    image[30:50, 50:62] = COLOURS["blue"]
+    return image
+
+
+def soft(answer):
+    """Two objects as proposals: the score is the objectness, classes are 0.9 and 0.1."""
+    probs = [[0.9, 0.1] if name == "red" else [0.1, 0.9] for name in answer["labels"]]
+    return {"boxes": answer["boxes"], "objectness": answer["scores"], "class_probs": probs}
+
+
+class Blobs(dc.Detector):
+    """`blobs` on a canvas twice as large as the image, at (4, 6) of its padding."""
+
+    def __init__(self, name="blobs"):
+        super().__init__(name, tuple(COLOURS))
+        self.finder = dc.load_detector(lambda image: soft(blobs(image)), class_names=self.class_names)
+
+    def prepare(self, image):
+        height, width = image.shape[:2]
+        pixels = torch.full((3, 2 * height + 10, 2 * width + 10), 114.0)
+        doubled = torch.from_numpy(image).permute(2, 0, 1).float()
+        pixels[:, 4 : 4 + 2 * height, 6 : 6 + 2 * width] = doubled.repeat_interleave(2, 1).repeat_interleave(
+            2, 2
+        )
+        return dc.Canvas(pixels, (height, width), (4, 6, 2 * height, 2 * width))
+
+    def predict(self, pixels):
+        return self.finder.predict(pixels)
+
+
+def test_detectors_that_are_right_have_nothing_to_be_said(image):
+    assert check_detector(Blobs(), image) == []
+    planted = dc.load_detector("planted", device="cpu")
+    assert check_detector(planted, dc.planted.scene(3).image) == []
+
+
+def test_the_two_stage_network_passes():
+    assert (
+        check_detector(dc.load_detector("planted_two_stage", device="cpu"), dc.planted.scene(3).image) == []
+    )
+
+
+def test_yolox_passes_on_a_photo(yolox):
+    assert dc.testing.check_detector(yolox) == []
+
+
+def test_one_hot_classes_are_remarked(image):
+    detector = dc.load_detector(blobs, class_names=COLOURS)
+    with pytest.warns(UserWarning, match="one-hot"):
+        remarks = check_detector(detector, image)
+    assert len(remarks) == 1 and "one-hot" in remarks[0]
+
+
+def test_where_nothing_is_found_it_says_what_it_did_not_look_at():
+    (remark,) = check_detector(Blobs(), np.full((60, 80, 3), 90, np.uint8))
+    assert "nothing was found" in remark and "give an image of what it knows" in remark
+
+
+# -- one fault each
+
+
+def faulty(**functions):
+    """A detector of which one function gives something else than it should."""
+
+    def wrap(name, change):
+        return lambda self, value: change(getattr(Blobs, name)(self, value))
+
+    return type("Faulty", (Blobs,), {name: wrap(name, change) for name, change in functions.items()})()
+
+
+def canvas_with(**parts):
+    def change(canvas):
+        known = {"pixels": canvas.pixels, "image_size": canvas.image_size, "content": canvas.content}
+        return dc.Canvas(**known | {name: part(known[name]) for name, part in parts.items()})
+
+    return faulty(prepare=change)
+
+
+def proposals_with(**parts):
+    return faulty(
+        predict=lambda answer: answer._replace(
+            **{name: part(getattr(answer, name)) for name, part in parts.items()}
+        )
+    )
+
+
+def to_xywh(boxes):
+    return torch.cat([boxes[..., :2], boxes[..., 2:] - boxes[..., :2]], -1)
+
+
+@pytest.mark.parametrize(
+    ("detector", "word"),
+    [
+        (faulty(prepare=lambda canvas: canvas.pixels), "prepare must return dc.Canvas, got Tensor"),
+        (
+            canvas_with(image_size=lambda size: size[::-1]),
+            r"image_size must be .* \(60, 80\), got \(80, 60\)",
+        ),
+        (canvas_with(pixels=lambda pixels: pixels.permute(1, 2, 0)), r"pixels must be \(3, h, w\) and float"),
+        (canvas_with(pixels=lambda pixels: pixels.byte()), "and float, got .* torch.uint8"),
+        (canvas_with(pixels=lambda pixels: pixels / 255), r"pixels must be in 0-255, they lie in \[.*, 0.9"),
+        (canvas_with(pixels=lambda pixels: pixels * 2), "pixels must be in 0-255"),
+        (canvas_with(pixels=lambda pixels: pixels.flip(0)), "colours are BGR"),
+        (canvas_with(content=lambda _: (4, 6, 200, 160)), "does not lie in its 130 x 170"),
+        (canvas_with(content=lambda _: (-1, 6, 20, 20)), "does not lie in its 130 x 170"),
+        (canvas_with(content=lambda _: (0, 0, 130, 170)), "does not show the image"),
+        (faulty(predict=lambda answer: answer.boxes), "predict must return dc.Proposals, got Tensor"),
+        (
+            proposals_with(objectness=lambda o: o[:1]),
+            r"objectness of 3 images.* must be \(3, 2\), got \(1, 2\)",
+        ),
+        (
+            proposals_with(class_probs=lambda p: p[..., :1]),
+            r"class_probs .* must be \(3, 2, 2\), got \(3, 2, 1\)",
+        ),
+        (proposals_with(boxes=lambda b: b[..., :3]), r"boxes .* must be \(3, 2, 4\), got \(3, 2, 3\)"),
+        (proposals_with(boxes=lambda b: b.long()), "boxes must be float, got torch.int64"),
+        (proposals_with(objectness=lambda o: o / 0), "objectness must be finite"),
+        (
+            proposals_with(objectness=lambda o: 4 * o - 2),
+            r"objectness must lie in \[0, 1\], they lie in \[-2, 2\]",
+        ),
+        (
+            proposals_with(class_probs=lambda p: 9 * p),
+            r"class_probs must lie in \[0, 1\].*sigmoid or softmax",
+        ),
+        (proposals_with(boxes=to_xywh), "ends before it begins.*are these x, y, width, height"),
+        (proposals_with(boxes=lambda b: b / 170), "all lie below .*: are they fractions"),
+        (proposals_with(boxes=lambda b: b + 500), "lies outside the canvas of 130 x 170 pixels"),
+        (proposals_with(boxes=lambda b: b.clamp(max=90)), "'red' at .* was not found 80 pixels to the right"),
+        (proposals_with(boxes=lambda b: b / 2 - 2), "was not found 80 pixels to the right"),
+        (proposals_with(objectness=lambda o: o * torch.rand(1)), "another answer the second time"),
+        (proposals_with(boxes=lambda b: b[:1].expand_as(b)), "another answer in a batch than alone"),
+    ],
+)
+def test_each_fault_is_named(detector, word, image):
+    with pytest.raises(dc.InputError, match=rf"(?s)'blobs' does not keep the contract:\n- .*{word}"):
+        check_detector(detector, image)
+
+
+def test_boxes_of_width_and_height_are_found_out_wherever_they_lie(image):
+    """A box in the upper left corner is one of either form; in the lower right it is not."""
+    image[:] = 90
+    image[4:30, 3:30] = COLOURS["red"]
+    answer = blobs(image)
+    assert (to_xywh(torch.tensor(answer["boxes"]))[:, 2:] > 4).all()
+
+    def xywh(picture):
+        answer = blobs(picture)
+        boxes = np.reshape(answer["boxes"], (-1, 4))
+        return answer | {"boxes": np.hstack([boxes[:, :2], boxes[:, 2:] - boxes[:, :2]])}
+
+    detector = dc.load_detector(xywh, class_names=COLOURS)
+    with pytest.warns(UserWarning, match="one-hot"):
+        assert len(detector.detect(image)) == 1  # nothing to be seen of it yet
+    with pytest.raises(dc.InputError, match="are these x, y, width, height"):
+        check_detector(detector, image)
+    with pytest.raises(dc.InputError, match="are these x, y, width, height"):
+        check_detector(proposals_with(boxes=to_xywh), image)
+
+
+def test_what_a_detector_raises_reaches_the_reader(image):
+    def broken(picture):
+        raise KeyError("no such layer")
+
+    with pytest.raises(dc.InputError, match="predict raised KeyError: 'no such layer'"):
+        check_detector(dc.load_detector(broken, class_names=["a"]), image)
+    with pytest.raises(dc.InputError, match="prepare raised ZeroDivisionError"):
+        check_detector(faulty(prepare=lambda canvas: 1 / 0), image)
+
+
+def test_what_is_written_to_is_named(image):
+    class Scribbler(Blobs):
+        def predict(self, pixels):
+            answer = super().predict(pixels)
+            pixels *= 0
+            return answer
+
+    with pytest.raises(dc.InputError, match="predict writes to the pixels"):
+        check_detector(Scribbler(), image)
+
+    class Painter(Blobs):
+        def prepare(self, image):
+            canvas = super().prepare(image)
+            image[0, 0] = 0
+            return canvas
+
+    with pytest.raises(dc.InputError, match="prepare writes to the image"):
+        check_detector(Painter(), image)
+
+
+def test_a_network_that_still_learns_is_named(image):
+    detector = Blobs()
+    detector.module = torch.nn.Sequential(torch.nn.Dropout())
+    with pytest.raises(dc.InputError, match="training mode"):
+        check_detector(detector, image)
+    detector.module.eval()
+    assert check_detector(detector, image) == []
+
+
+def test_another_predictor_is_named(image):
+    class Hasty(Blobs):
+        def predictor(self, passes):
+            return lambda pixels: self.predict(pixels)._replace(objectness=torch.zeros(len(pixels), 2))
+
+    with pytest.raises(dc.InputError, match=r"predictor\(1000\) gives other answers"):
+        check_detector(Hasty(), image)
+
+
+def test_names_and_kinds_are_looked_at(image):
+    with pytest.raises(dc.InputError, match=r"must be a dclose_nb\.Detector, got function"):
+        check_detector(blobs, image)
+    nameless = Blobs()
+    nameless.class_names = ()
+    with pytest.raises(dc.InputError, match="class_names must be one or more names"):
+        check_detector(nameless, image)
+
+
+def test_boxes_that_stay_where_they_are_are_found_out(lit):
+    """Lamps shine at fixed places of the image, wherever what shines has gone."""
+    boxes, probs = [[1, 1, 7, 9], [10, 2, 18, 8]], [[0.9, 0.1], [0.2, 0.8]]
+    with pytest.raises(dc.InputError, match="was not found 20 pixels to the right and 12 below"):
+        check_detector(Lamps(boxes, probs), lit)
