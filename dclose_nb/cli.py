@@ -60,7 +60,8 @@ def _parser() -> argparse.ArgumentParser:
     explain.add_argument(
         "--detector",
         default="yolox_nano",
-        help="yolox_nano (default) to yolox_x; planted or planted_two_stage for scenes",
+        help="yolox_nano (default) to yolox_x, or a YOLOX export FILE.onnx; planted or planted_two_stage "
+        "for scenes",
     )
     explain.add_argument("--method", default="dclose", help="dclose (default), drise, mfpp, gradcam or sodex")
     explain.add_argument("--n-masks", type=int, metavar="N", help="masked images; default: the method's own")

@@ -123,7 +123,7 @@ class Detections:
 def table(name: str, value: Any, row: tuple[int, ...]) -> np.ndarray:
     """An array (n, *row) of float32; nothing at all counts as n = 0."""
     try:
-        array = np.array(value, dtype=np.float32)
+        array = np.asarray(value, dtype=np.float32).copy()  # np.array warns of tensors
     except (TypeError, ValueError) as error:
         raise InputError(f"{name} must be numbers: {error}") from error
     if array.size == 0:

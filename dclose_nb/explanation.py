@@ -282,9 +282,9 @@ def versions() -> dict[str, str]:
     """Versions of all that the numbers depend on."""
     found = {"python": platform.python_version()}
     packages = "dclose_nb torch torchvision onnxruntime numpy scikit-image opencv-python pixeltable-yolox"
-    for name in packages.split():
+    for name in (*packages.split(), "transformers"):
         try:
             found[name] = version(name)
-        except PackageNotFoundError:  # conda-forge names OpenCV otherwise
+        except PackageNotFoundError:  # conda-forge names OpenCV otherwise, transformers is an extra
             continue
     return found

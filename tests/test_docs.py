@@ -1,0 +1,67 @@
+"""The pages of docs/: their blocks run word by word, in order."""
+
+import os
+import re
+from pathlib import Path
+
+import matplotlib.pyplot as plt
+import pytest
+
+import dclose_nb as dc
+
+PAGE = Path(__file__).parent.parent / "docs" / "detectors.md"
+SECTIONS = re.findall(r"^## (.+?)$(.*?)(?=^## |\Z)", PAGE.read_text(encoding="utf-8"), re.M | re.S)
+
+
+@pytest.fixture
+def needs(tmp_path, monkeypatch):
+    """The folder that a reader works in, with the files that a section names."""
+    monkeypatch.chdir(tmp_path)
+
+    def onnx():
+        folder = os.environ.get("DCLOSE_ONNX")
+        if not folder:
+            pytest.skip("no ONNX files: set DCLOSE_ONNX to a folder with them")
+        for file in Path(folder).glob("*.onnx"):
+            (tmp_path / file.name).symlink_to(file)
+
+    def huggingface():
+        pytest.importorskip("transformers", reason="pip install 'dclose_nb[huggingface]'")
+        from test_huggingface import build
+
+        for part in build("detr"):
+            part.save_pretrained(tmp_path / "my_detr")
+
+    return {"An ONNX file": onnx, "A Hugging Face model": huggingface}
+
+
+@pytest.mark.filterwarnings("ignore:.*one-hot")
+@pytest.mark.parametrize(("title", "text"), SECTIONS, ids=[title for title, _ in SECTIONS])
+def test_a_section_runs_by_itself(title, text, needs, capsys):
+    needs.get(title, lambda: None)()
+    blocks = re.findall(r"^```python\n(.*?)^```$", text, re.M | re.S)
+    assert blocks
+    reader = {"__name__": "reader"}
+    for block in blocks:
+        exec(compile(block, f"{PAGE.name}: {title}", "exec"), reader)
+    plt.close("all")
+    explained = reader["explanation"]
+    assert len(explained) >= 1 and explained.saliency.max() > 0
+    if title == "A function":
+        assert explained.detections.names == ["red", "blue"]
+        shares = [dc.metrics.ebpg(m, box) for m, box in zip(explained.saliency, explained.detections.boxes)]
+        areas = [320 / 4800, 240 / 4800]
+        assert all(share > 3 * area for share, area in zip(shares, areas))
+        assert "one-hot" in capsys.readouterr().out
+    if title == "The contract":
+        assert capsys.readouterr().out == "[]\n"  # nothing to be said against it
+
+
+def test_the_page_has_all_kinds():
+    assert [title for title, _ in SECTIONS] == [
+        "A function",
+        "A torchvision network",
+        "An ONNX file",
+        "A Hugging Face model",
+        "The contract",
+    ]

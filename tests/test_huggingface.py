@@ -1,0 +1,132 @@
+"""Hugging Face's networks as detectors: their own answers. Small ones with random weights."""
+
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+
+import dclose_nb as dc
+
+
+def test_the_package_is_not_imported_where_it_is_not_used():
+    code = (
+        "import sys, torch, dclose_nb as dc; from dclose_nb.detectors import huggingface, torchvision;"
+        "dc.load_detector(lambda image: None, class_names=['a']); sys.exit('transformers' in sys.modules)"
+    )
+    assert subprocess.run([sys.executable, "-c", code]).returncode == 0
+
+
+transformers = pytest.importorskip("transformers", reason="pip install 'dclose_nb[huggingface]'")
+
+NAMES = {0: "cat", 1: "dog", 2: "cow"}
+SMALL = {"d_model": 32, "encoder_layers": 1, "decoder_layers": 1, "num_queries": 12}
+SMALL |= {f"{part}_{what}": 2 for part in ("encoder", "decoder") for what in ("attention_heads",)}
+SMALL |= {f"{part}_ffn_dim": 32 for part in ("encoder", "decoder")}
+
+
+def backbone():
+    sizes = {"embedding_size": 8, "hidden_sizes": [8, 16, 24, 32], "depths": [1, 1, 1, 1]}
+    return transformers.ResNetConfig(**sizes, layer_type="basic", out_features=["stage4"])
+
+
+def build(family):
+    """A network whose scores differ from query to query, with its image processor, at 64 x 96."""
+    torch.manual_seed(0)
+    size = {"size": {"height": 64, "width": 96}}
+    if family == "yolos":
+        config = transformers.YolosConfig(
+            hidden_size=32,
+            num_hidden_layers=1,
+            num_attention_heads=2,
+            intermediate_size=32,
+            image_size=[64, 96],
+            num_detection_tokens=12,
+            id2label=NAMES,
+        )
+        module, processor = (
+            transformers.YolosForObjectDetection(config),
+            transformers.YolosImageProcessor(**size),
+        )
+    else:
+        kind = {"detr": "Detr", "conditional_detr": "ConditionalDetr"}[family]
+        config = getattr(transformers, f"{kind}Config")(
+            backbone_config=backbone(), use_timm_backbone=False, backbone=None, id2label=NAMES, **SMALL
+        )
+        module = getattr(transformers, f"{kind}ForObjectDetection")(config)
+        processor = getattr(transformers, f"{kind}ImageProcessor")(**size)
+    with torch.no_grad():
+        for name, weight in module.named_parameters():  # as they come, all queries are alike
+            if weight.ndim > 1 and len(weight):
+                fan_in = 1 if "query" in name or "tokens" in name else weight[0].numel()
+                torch.nn.init.normal_(weight, std=fan_in**-0.5)
+            if "class_labels_classifier" in name and weight.shape == (4,):
+                weight[3] = 2  # for the background
+            if "class_labels_classifier" in name and weight.shape == (3,):
+                weight.fill_(-1.5)
+    return module.eval(), processor
+
+
+@pytest.fixture(scope="module", params=["detr", "conditional_detr", "yolos"])
+def made(request):
+    module, processor = build(request.param)
+    return module, processor, dc.load_detector(module, processor=processor, device="cpu")
+
+
+@pytest.fixture
+def image():
+    return np.random.default_rng(0).integers(0, 256, (50, 70, 3), np.uint8)
+
+
+def test_detections_are_those_of_the_package(made, image):
+    """Its own way from image to boxes takes each query's best class; nothing is suppressed."""
+    module, processor, detector = made
+    with torch.inference_mode():
+        output = module(**processor(images=image, return_tensors="pt"))
+    scored = processor.post_process_object_detection(output, threshold=0.0, target_sizes=[(50, 70)])[0]
+    canvas = detector.prepare(image)
+    with torch.inference_mode():
+        proposals = detector.predict(canvas.pixels[None])
+    scores = proposals.objectness * proposals.class_probs.amax(-1)
+    assert detector.class_names == ("cat", "dog", "cow") and canvas.content == (0, 0, 64, 96)
+    assert scores.std() > 0.01 and proposals.boxes.std((0, 1)).min() > 0.5
+    ours = np.column_stack(
+        [
+            canvas.boxes_to_image(proposals.boxes[0]),
+            100 * scores[0],
+            100 * proposals.class_probs[0].argmax(-1),
+        ]
+    )
+    wanted = np.column_stack([scored["boxes"], 100 * scored["scores"], 100 * scored["labels"]])
+    if type(module).__name__.startswith("Conditional"):  # it lists each query once for each class
+        best = {tuple(row[:4]): row for row in reversed(wanted)}  # sorted by score, so the best comes last
+        wanted = np.array(list(best.values()))
+    assert len(wanted) == len(ours) == 12
+    apart = torch.cdist(*map(torch.from_numpy, (ours.astype(float), wanted.astype(float))))
+    assert apart.amin(0).max() < 0.02 and apart.amin(1).max() < 0.02
+
+
+def test_it_keeps_the_contract(made, image):
+    _, _, detector = made
+    (remark,) = dc.testing.check_detector(detector, image)
+    assert "nothing was found" in remark  # random weights are sure of nothing
+
+
+def test_it_can_be_explained(made, image):
+    _, _, detector = made
+    found = detector.detect(image, confidence=0, iou=1.0)[:2]
+    explained = dc.explain(detector, image, found, method="drise", n_masks=10, progress=False)
+    assert explained.saliency.shape == (2, 50, 70) and (explained.saliency.max((1, 2)) > 0).all()
+    assert "transformers" in explained.provenance["versions"]
+    assert explained.provenance["detector"]["weights_sha256"]
+
+
+def test_what_is_missing_or_of_another_kind_is_named():
+    module, processor = build("detr")
+    with pytest.raises(dc.InputError, match="DetrForObjectDetection needs its image processor"):
+        dc.load_detector(module)
+    with pytest.raises(dc.InputError, match="a Hugging Face model takes no class_names"):
+        dc.load_detector(module, processor=processor, class_names=["a"])
+    with pytest.raises(dc.InputError, match="DetrModel detects no objects"):
+        dc.load_detector(module.model, processor=processor)
