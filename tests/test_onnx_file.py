@@ -55,11 +55,26 @@ def test_an_export_of_yolox_answers_as_the_network(planted, pixels, tmp_path, mo
     detector = dc.load_detector(path, class_names=names, colours="rgb", decode=decode)
     with torch.inference_mode():
         expected = planted.predict(pixels)
-        got = detector.predict(pixels)
+        got = detector.predict(pixels.contiguous(memory_format=torch.channels_last))
     for part, wanted in zip(got, expected):
         assert part.shape == wanted.shape and torch.allclose(part, wanted, atol=1e-3)
     assert torch.equal(detector.prepare(dc.planted.scene(3).image).pixels, pixels[2])
     assert detector.name == "net" and detector.provenance["file"] == "net.onnx"
+
+
+TWICE_OR_NEVER = "does not fit decode={}: its boxes are not x1, y1, x2, y2 in canvas pixels"
+
+
+def test_a_grid_applied_twice_is_found_out(planted, tmp_path, monkeypatch):
+    monkeypatch.setattr(planted.module.head, "decode_in_inference", True)
+    path = export(planted.module, tmp_path / "net.onnx", (torch.zeros(1, 3, 320, 320),))
+    with pytest.raises(dc.InputError, match=TWICE_OR_NEVER.format("yolox")):
+        dc.load_detector(path, class_names=planted.class_names, colours="rgb")
+
+
+def test_a_grid_never_applied_is_found_out(zoo):
+    with pytest.raises(dc.InputError, match=TWICE_OR_NEVER.format("yolox_decoded")):
+        dc.load_detector(zoo / "yolox_nano.onnx", decode="yolox_decoded")
 
 
 def test_yolox_nano_is_the_same_from_its_file_and_from_its_weights(yolox, zoo):
@@ -169,6 +184,7 @@ def test_an_image_keeps_its_shape_or_fills_the_canvas(one, resize, content):
 def test_it_can_be_sent_to_other_processes(one):
     detector = dc.load_detector(one, class_names=["a", "b", "c"], decode=decode)
     pixels = torch.rand(3, 3, 8, 12)
+    assert detector.provenance["decode"] == "decode" and detector.provenance["mean"] == [0, 0, 0]
     again = pickle.loads(pickle.dumps(detector))
     assert torch.equal(again.predict(pixels).class_probs, detector.predict(pixels).class_probs)
 

@@ -112,7 +112,16 @@ class OnnxDetector(Detector):
         self._mean, self._std = (_channels(*fact) for fact in (("mean", mean), ("std", std)))
         if not self._std.all():
             raise InputError(f"std must not be 0, got {std!r}: pixels are divided by it")
-        super().__init__(name, class_names, provenance={"file": path.name, "file_sha256": sha256})
+        provenance = {
+            "file": path.name,
+            "file_sha256": sha256,
+            "decode": getattr(self._decode, "__name__", "decode"),
+            "colours": self.colours,
+            "mean": self._mean.flatten().tolist(),
+            "std": self._std.flatten().tolist(),
+            "resize": resize,
+        }
+        super().__init__(name, class_names, provenance=provenance)
         self.input_size, self._batch = self._input(input_size)
         self._check_layout()
 
@@ -138,12 +147,7 @@ class OnnxDetector(Detector):
         """The input's (h, w), and whether it takes batches."""
         inputs = self._session.get_inputs()
         shape = inputs[0].shape
-        if (
-            len(inputs) != 1
-            or inputs[0].type != "tensor(float)"
-            or len(shape) != 4
-            or shape[1] not in (3, "3")
-        ):
+        if len(inputs) != 1 or inputs[0].type != "tensor(float)" or len(shape) != 4 or shape[1] != 3:
             found = ", ".join(f"{one.name} {one.type} {one.shape}" for one in inputs)
             raise InputError(f"{self.path.name} must have one float input (B, 3, h, w), it has: {found}")
         batch, _, *own = shape
@@ -165,7 +169,7 @@ class OnnxDetector(Detector):
         outputs = self._run(torch.zeros(1, 3, *self.input_size))
         names = [one.name for one in self._session.get_outputs()]
         found = ", ".join(f"{name} {tuple(one.shape)}" for name, one in zip(names, outputs))
-        layout = f"{self.path.name} does not fit decode={getattr(self._decode, '__name__', 'decode')}"
+        layout = f"{self.path.name} does not fit decode={self.provenance['decode']}"
         try:
             proposals = self._decode(outputs, self.input_size)
         except Exception as error:  # a person's function on the file's outputs: anything can happen
@@ -179,6 +183,12 @@ class OnnxDetector(Detector):
                     f"{layout} and {c} class_names: its {name} are {tuple(part.shape)}, "
                     f"{shape} are wanted; the file's outputs: {found}"
                 )
+        sides = proposals.boxes[..., 2:] - proposals.boxes[..., :2]
+        if sides.min() < 0 or not sides.median() < 10 * max(self.input_size):
+            raise InputError(
+                f"{layout}: its boxes are not x1, y1, x2, y2 in canvas pixels, their sides go from "
+                f"{sides.min():.3g} to {sides.max():.3g}; the file's outputs: {found}"
+            )
 
     def prepare(self, image: np.ndarray) -> Canvas:
         return self._resize(image, self.input_size, self.device)
@@ -190,11 +200,12 @@ class OnnxDetector(Detector):
 
     def _run(self, inputs: torch.Tensor) -> list[torch.Tensor]:
         """The file's outputs, (B, ...) each."""
-        (name,) = (one.name for one in self._session.get_inputs())
+        name = self._session.get_inputs()[0].name
+        images = inputs.contiguous().numpy()
         if self._batch:
-            return [torch.from_numpy(one) for one in self._session.run(None, {name: inputs.numpy()})]
-        each = [self._session.run(None, {name: one[None].numpy()}) for one in inputs.contiguous()]
-        return [torch.from_numpy(np.stack([one[0] for one in parts])) for parts in zip(*each)]
+            return [torch.from_numpy(part) for part in self._session.run(None, {name: images})]
+        each = [self._session.run(None, {name: image[None]}) for image in images]
+        return [torch.from_numpy(np.concatenate(parts)) for parts in zip(*each)]
 
 
 def _channels(name: str, values: Sequence[float]) -> torch.Tensor:
