@@ -18,7 +18,7 @@ help:
 
 demo: $(READY)
 	@$(BIN)/dclose-nb demo
-	@echo "Next: look at demo/sheet.png, explain a photo of yours with"
+	@echo "Next: look at demo/report.html, explain a photo of yours with"
 	@echo "      $(BIN)/dclose-nb explain PHOTO, or open the notebooks with: make lab"
 
 test: $(READY)

@@ -67,6 +67,9 @@ def _parser() -> argparse.ArgumentParser:
     explain.add_argument("--n-masks", type=int, metavar="N", help="masked images; default: the method's own")
     explain.add_argument("--seed", type=int, default=0, metavar="S", help="default: %(default)s")
     explain.add_argument("--top", type=int, metavar="K", help="only the K best detections")
+    explain.add_argument(
+        "--html", action="store_true", help="write report.html too, a page with switchable layers"
+    )
     explain.add_argument("--out", type=Path, metavar="DIR", help="default: explanations/PHOTO_METHOD")
     explain.set_defaults(run=_explain, left=NOTHING)
     demo = commands.add_parser(
@@ -135,13 +138,15 @@ def _explain(args: argparse.Namespace) -> int:
         return Example(detector, image, detector.detect(image)[: args.top])
 
     out = args.out or Path("explanations") / f"{Path(args.photo).stem}_{args.method}"
-    return _write(out, situation, args.photo, **options)
+    return _write(out, situation, args.photo, html=args.html, **options)
 
 
 def _demo(args: argparse.Namespace) -> int:
     import dclose_nb as dc
 
-    return _write(args.out, lambda: dc.load_example("overlap"), "the example 'overlap'", n_masks=1000)
+    return _write(
+        args.out, lambda: dc.load_example("overlap"), "the example 'overlap'", html=True, n_masks=1000
+    )
 
 
 def _evaluate(args: argparse.Namespace) -> int:
@@ -180,7 +185,7 @@ def _show_warnings() -> None:
     warnings.showwarning = lambda message, *_: print(f"note: {message}", file=sys.stderr)
 
 
-def _write(out: Path, situation: Callable[[], Example], photo: str, **options: Any) -> int:
+def _write(out: Path, situation: Callable[[], Example], photo: str, *, html: bool, **options: Any) -> int:
     """Explain what `situation` gives, into a folder that is known to be writable before."""
     import matplotlib
 
@@ -190,15 +195,15 @@ def _write(out: Path, situation: Callable[[], Example], photo: str, **options: A
     from . import report
 
     _show_warnings()
-    with report.staged(out) as stage:
+    with report.staged(out, html=html) as stage:
         detector, image, targets = situation()
         explanation = dc.explain(detector, image, targets, **options)
         explanation = replace(explanation, n_forward=explanation.n_forward + 1)  # the detection before
-        report.fill(stage, explanation, photo=photo)
+        report.fill(stage, explanation, photo=photo, html=html)
     _print_table(explanation)
     if not len(explanation):
         print("no object was found (confidence 0.25 or more), so there is nothing to explain")
-    print(f"\n{out}/  sheet.png, overlays, maps.npz, manifest.json")
+    print(f"\n{out}/  sheet.png, overlays, {'report.html, ' * html}maps.npz, manifest.json")
     return 0
 
 

@@ -81,7 +81,7 @@ def sheet(explanation: Explanation, *, ax: Any = None) -> np.ndarray:
 def detections(image: np.ndarray, detections: Detections, *, ax: Any = None) -> np.ndarray:
     """The image with its detections: boxes, labels and scores."""
     axes = _panels(ax, 1, image.shape)
-    picture = _fit(image)
+    picture = fit(image)
     axes[0].imshow(picture)
     for k in reversed(range(len(detections))):  # the best on top
         one = detections[k]
@@ -139,7 +139,7 @@ def masks(masks: Any, *, titles: Sequence[str] | None = None, ax: Any = None) ->
     masks = np.asarray(masks)
     axes = _panels(ax, len(masks), masks.shape[1:])
     for k, (panel, mask) in enumerate(zip(axes, masks)):
-        panel.imshow(_fit(mask.astype(np.float32)), cmap="gray", vmin=0, vmax=1)
+        panel.imshow(fit(mask.astype(np.float32)), cmap="gray", vmin=0, vmax=1)
         if titles is not None:
             panel.set_title(titles[k])
     return axes
@@ -159,7 +159,7 @@ def maps(maps: Mapping[str, np.ndarray], *, box: np.ndarray | None = None, ax: A
     """Named maps (H, W) side by side, each scaled to [0, 1], and a box (x1, y1, x2, y2) in each."""
     axes = _panels(ax, len(maps), next(iter(maps.values())).shape, columns=min(len(maps), 6))
     for panel, (name, one) in zip(axes, maps.items()):
-        picture = scale(_fit(np.asarray(one, dtype=np.float64)))
+        picture = scale(fit(np.asarray(one, dtype=np.float64)))
         panel.imshow(picture, cmap=CMAP, vmin=0, vmax=1)
         panel.set_title(name)
         if box is not None:
@@ -183,9 +183,9 @@ def comparison(comparison: Comparison, *, ax: Any = None) -> np.ndarray:
     """
     case, image = comparison.case, comparison.explanation.image
     maps = {"map of the ground truth": comparison.truth, "map of the prediction": comparison.prediction}
-    heats = {title: _fit(heat) for title, heat in maps.items() if heat is not None}
+    heats = {title: fit(heat) for title, heat in maps.items() if heat is not None}
     axes = _panels(ax, 4 if len(heats) == 2 else 2, image.shape, columns=2, colour_bar=True)
-    picture = _fit(image)
+    picture = fit(image)
     axes[0].imshow(picture)
     axes[0].set_title(str(case).replace("$", r"\$"))
     for panel, (title, heat) in zip(axes[1:], heats.items()):
@@ -194,7 +194,7 @@ def comparison(comparison: Comparison, *, ax: Any = None) -> np.ndarray:
         panel.set_title(title)
         _colour_bar(panel, 0, 1, "saliency, scaled")
     if comparison.difference is not None:
-        difference = _fit(comparison.difference)
+        difference = fit(comparison.difference)
         _greyed(axes[3], picture)
         axes[3].imshow(difference, cmap=DIVERGING, vmin=-1, vmax=1, alpha=np.sqrt(np.abs(difference)))
         axes[3].set_title("prediction less ground truth")
@@ -301,7 +301,7 @@ def _given(ax: Any, n: int) -> np.ndarray:
     return axes
 
 
-def _fit(picture: np.ndarray) -> np.ndarray:
+def fit(picture: np.ndarray) -> np.ndarray:
     """Shrink a picture that is larger than can be seen."""
     factor = _LARGEST / max(picture.shape[:2])
     if factor >= 1:
@@ -312,9 +312,9 @@ def _fit(picture: np.ndarray) -> np.ndarray:
 
 def _overlay(panel: Axes, one: Explanation, opacity: float = OPACITY) -> None:
     """Draw the photo, greyed, under the scaled map of one detection, fainter where it is lower."""
-    picture = _fit(one.image)
+    picture = fit(one.image)
     _greyed(panel, picture)
-    heat = scale(_fit(one.saliency[0]))
+    heat = scale(fit(one.saliency[0]))
     panel.imshow(heat, cmap=CMAP, vmin=0, vmax=1, alpha=opacity * np.sqrt(heat))
     _draw_box(panel, one.detections.boxes[0] * _factor(one.image, picture), "cyan")
     panel.set_title(f"{_caption(one.detections)}, {one.method}")
@@ -333,7 +333,7 @@ def _factor(image: np.ndarray, picture: np.ndarray) -> float:
 
 def _heat(panel: Axes, values: np.ndarray, title: str, label: str = "") -> None:
     low, high = float(values.min()), float(values.max())
-    panel.imshow(_fit(values), cmap=CMAP, vmin=low, vmax=high)
+    panel.imshow(fit(values), cmap=CMAP, vmin=low, vmax=high)
     panel.set_title(title)
     _colour_bar(panel, low, high, label)
 

@@ -17,21 +17,22 @@ from typing import Any
 import matplotlib.pyplot as plt
 import numpy as np
 
-from . import checks, plot
+from . import checks, page, plot
 from .checks import InputError
 from .explanation import Explanation
 
-MANIFEST = "manifest.json"
-_OURS = re.compile(r"(overlay_\d+_[\w-]+|sheet)\.(png|pdf)|maps\.npz|manifest\.json")
+MANIFEST, PAGE = "manifest.json", "report.html"
+_OURS = re.compile(r"(overlay_\d+_[\w-]+|sheet)\.(png|pdf)|maps\.npz|manifest\.json|report\.html")
 
 
 @contextmanager
-def staged(folder: str | Path) -> Iterator[Path]:
+def staged(folder: str | Path, *, html: bool = True) -> Iterator[Path]:
     """Give a hidden folder to write in; what it holds moves to `folder` when all went well.
 
     Entered before long work, it shows at once whether `folder` can be written. Left by an error
     or Ctrl-C, it leaves nothing behind. The old manifest goes first and the new one comes last, so
-    that a folder with a manifest is whole. Figures that only the old one named are removed.
+    that a folder with a manifest is whole. Figures that only the old one named are removed. `html`
+    says whether a page is to be among the new ones.
 
     Raises
     ------
@@ -49,7 +50,8 @@ def staged(folder: str | Path) -> Iterator[Path]:
         raise InputError(f"cannot write to the folder {str(folder)!r}: {error.strerror or error}") from error
     try:
         old = _files_of(folder)
-        _refuse_foreign(folder, {"sheet.png", "sheet.pdf", "maps.npz", MANIFEST} - old)
+        always = {"sheet.png", "sheet.pdf", "maps.npz", MANIFEST}
+        _refuse_foreign(folder, (always | {PAGE} if html else always) - old)
         yield stage
         new = {file.name for file in stage.iterdir()}
         _refuse_foreign(folder, new - old)
@@ -87,7 +89,7 @@ def _remove_empty(folders: list[Path]) -> None:
 
 
 def write(explanation: Explanation, folder: str | Path, *, photo: str | None = None) -> Path:
-    """Write an explanation: figures as PNG and PDF, maps as NumPy archive, manifest as JSON.
+    """Write an explanation: figures as PNG and PDF, a page, maps as NumPy archive, manifest as JSON.
 
     Parameters
     ----------
@@ -100,8 +102,9 @@ def write(explanation: Explanation, folder: str | Path, *, photo: str | None = N
     Returns
     -------
     Path
-        The folder, with ``overlay_NN_LABEL.png`` a detection, ``sheet.png``, ``maps.npz`` (the
-        arrays of `Explanation` and of `Detections`) and ``manifest.json``.
+        The folder, with ``overlay_NN_LABEL.png`` a detection, ``sheet.png``, ``report.html`` (one
+        file to open in a browser or to pass on), ``maps.npz`` (the arrays of `Explanation` and of
+        `Detections`) and ``manifest.json``.
 
     Raises
     ------
@@ -113,14 +116,18 @@ def write(explanation: Explanation, folder: str | Path, *, photo: str | None = N
     return checks.path(folder)
 
 
-def fill(stage: Path, explanation: Explanation, *, photo: str | None = None) -> None:
-    """Write an explanation's files to a staged folder."""
+def fill(stage: Path, explanation: Explanation, *, photo: str | None = None, html: bool = True) -> None:
+    """Write an explanation's files to a staged folder, with a page or without."""
     for k, one in enumerate(explanation):
         _figure(plot.explanation(one), stage / overlay_name(explanation, k))
     _figure(plot.sheet(explanation), stage / "sheet")
     np.savez_compressed(stage / "maps.npz", **_arrays(explanation))
     manifest = _manifest(explanation, photo)
-    manifest["files"] = sorted([*(file.name for file in stage.iterdir()), MANIFEST])
+    names = [*(file.name for file in stage.iterdir()), MANIFEST]
+    manifest["files"] = sorted([*names, PAGE] if html else names)
+    if html:
+        content = page.explanation(explanation, manifest)
+        (stage / PAGE).write_text(content, encoding="utf-8", errors="xmlcharrefreplace", newline="\n")
     (stage / MANIFEST).write_text(json.dumps(manifest, indent=2, default=str) + "\n", encoding="utf-8")
 
 

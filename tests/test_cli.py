@@ -46,6 +46,14 @@ def test_a_photo_is_explained(photo, tmp_path, capsys):
     assert len(list(out.glob("overlay_*.png"))) == 2
 
 
+def test_html_is_written_where_it_is_asked_for(photo, tmp_path, capsys):
+    out = tmp_path / "out"
+    for arguments, there in (((), False), (("--html",), True)):
+        assert explain(photo, "--out", str(out), *arguments) == 0
+        assert (out / "report.html").is_file() == there == ("report.html" in capsys.readouterr().out)
+    assert "lit.png: 2 objects explained" in (out / "report.html").read_text()
+
+
 def test_top_explains_the_best_only(photo, tmp_path, capsys):
     assert explain(photo, "--out", str(tmp_path / "out"), "--top", "1", "--method", "drise") == 0
     assert [path.name for path in tmp_path.glob("out/overlay_*.png")] == ["overlay_01_a.png"]

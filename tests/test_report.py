@@ -24,6 +24,7 @@ FILES = [
     "manifest.json",
     "maps.npz",
     *(f"overlay_{k:02d}_{label}.{ending}" for k, label in ((1, "a"), (2, "b")) for ending in ("pdf", "png")),
+    "report.html",
     "sheet.pdf",
     "sheet.png",
 ]
@@ -76,6 +77,19 @@ def test_a_manifest_from_outside_is_not_trusted(found, tmp_path):
     assert victim.read_text() == "precious" and (folder / "notes.txt").read_text() == "mine"
 
 
+def test_without_a_page_an_older_one_goes_and_a_user_s_own_stays(found, tmp_path):
+    old, new = tmp_path / "old", tmp_path / "new"
+    found.save(old)
+    new.mkdir()
+    (new / "report.html").write_text("mine")
+    for folder in (old, new):
+        with report.staged(folder, html=False) as stage:
+            report.fill(stage, found, html=False)
+        assert "report.html" not in json.loads((folder / "manifest.json").read_text())["files"]
+    assert names(old) == [name for name in FILES if name != "report.html"]
+    assert names(new) == FILES and (new / "report.html").read_text() == "mine"
+
+
 @pytest.mark.parametrize("stop", [KeyboardInterrupt, RuntimeError])
 def test_an_interrupted_save_leaves_nothing_new(found, tmp_path, monkeypatch, stop):
     found[:1].save(tmp_path / "old")
@@ -92,7 +106,9 @@ def test_an_interrupted_save_leaves_nothing_new(found, tmp_path, monkeypatch, st
     assert names(tmp_path) == ["old"]
 
 
-@pytest.mark.parametrize("name", ["sheet.png", "maps.npz", "manifest.json", "overlay_01_a.png"])
+@pytest.mark.parametrize(
+    "name", ["sheet.png", "maps.npz", "manifest.json", "report.html", "overlay_01_a.png"]
+)
 def test_a_file_of_the_user_s_is_never_replaced(found, tmp_path, name):
     (tmp_path / name).write_text("precious")
     with pytest.raises(dc.InputError, match="would be lost"):
