@@ -3,7 +3,9 @@ from . import dataset as dataset
 from . import density as density
 from . import errors as errors
 from . import evaluation as evaluation
+from . import figures as figures
 from . import fusion as fusion
+from . import gallery as gallery
 from . import masks as masks
 from . import metrics as metrics
 from . import planted as planted

@@ -104,6 +104,22 @@ def _parser() -> argparse.ArgumentParser:
     tables = commands.add_parser("tables", help="print and write the tables of an evaluation")
     tables.add_argument("folder", type=Path, metavar="DIR", help="what evaluate wrote to")
     tables.set_defaults(run=_tables, left=NOTHING)
+    figures = commands.add_parser(
+        "figures",
+        help="make the paper's figures",
+        description="Make the paper's Figures 1 to 10 as PDF and PNG, and a page that shows them. "
+        "A run that was stopped goes on with the same command.",
+    )
+    figures.add_argument("--coco", type=Path, metavar="DIR", help="look for cases in a folder of COCO")
+    figures.add_argument(
+        "--photo", nargs="+", default=[], metavar="PHOTO", help="use these photos; default: those that ship"
+    )
+    figures.add_argument("--detector", default="yolox_nano", help="default: %(default)s")
+    figures.add_argument("--n-masks", type=int, metavar="N", help="for each map; default: the paper's")
+    figures.add_argument("--seed", type=int, default=0, metavar="S", help="default: %(default)s")
+    figures.add_argument("--only", type=int, nargs="+", metavar="K", help="only these figures")
+    figures.add_argument("--out", type=Path, metavar="DIR", required=True)
+    figures.set_defaults(run=_figures, left="the same command goes on from there")
     fetch = commands.add_parser("fetch", help="fetch a detector's weights, for use without a network")
     fetch.add_argument("detector", metavar="NAME", help="yolox_nano to yolox_x")
     fetch.set_defaults(run=_fetch, left=NOTHING)
@@ -178,6 +194,32 @@ def _tables(args: argparse.Namespace) -> int:
     _show_warnings()
     print(tables.write(args.folder))
     print(f"{args.folder}/  tables.md, tables.tex, table_1.csv to table_3.csv")
+    return 0
+
+
+def _figures(args: argparse.Namespace) -> int:
+    import matplotlib
+
+    matplotlib.use("agg")
+    from . import gallery
+
+    _show_warnings()
+    numbers = list(gallery.FIGURES) if args.only is None else args.only
+    records = gallery.make(
+        args.out,
+        detector=args.detector,
+        coco=args.coco,
+        photos=args.photo,
+        n_masks=args.n_masks,
+        seed=args.seed,
+        only=numbers,
+    )
+    for number in sorted(set(numbers)):
+        record = records[number]
+        print(f"figure {number}: {', '.join(record['files']) or 'missing'}")
+        for note in record["notes"]:
+            print(f"    {note}")
+    print(f"\n{args.out}/  {gallery.GALLERY}, {gallery.RECORDS}, maps/")
     return 0
 
 

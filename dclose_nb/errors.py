@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import sys
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -210,15 +210,19 @@ def compare(detector: Detector, image: Any, case: Case, **options: Any) -> Compa
     InputError
         An object of a class that the detector does not have, or what `explain` refuses.
     """
-    vectors = [] if case.truth is None else [case.truth.detections(detector.class_names)]
-    vectors += [] if case.prediction is None else [case.prediction]
-    both = Detections(  # no score is above 1, so that the ground truth stays first
-        np.concatenate([one.boxes for one in vectors]),
-        np.concatenate([one.objectness for one in vectors]),
-        np.concatenate([one.class_probs for one in vectors]),
-        vectors[-1].class_names,
+    return Comparison(case, explain(detector, image, vectors(case, detector.class_names), **options))
+
+
+def vectors(case: Case, class_names: Sequence[str]) -> Detections:
+    """What is explained of a case: the ground truth, then the prediction, as far as there are both."""
+    every = [] if case.truth is None else [case.truth.detections(class_names)]
+    every += [] if case.prediction is None else [case.prediction]
+    return Detections(  # no score is above 1, so that the ground truth stays first
+        np.concatenate([one.boxes for one in every]),
+        np.concatenate([one.objectness for one in every]),
+        np.concatenate([one.class_probs for one in every]),
+        tuple(class_names),
     )
-    return Comparison(case, explain(detector, image, both, **options))
 
 
 def hide(image: np.ndarray, heat: np.ndarray, n_pixels: int) -> np.ndarray:

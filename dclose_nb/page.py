@@ -163,6 +163,51 @@ def explanation(explanation: Explanation, manifest: dict[str, Any]) -> str:
     return document(f"{name}: {found}", body, script=SWITCH if n else "")
 
 
+def gallery(records: dict[int, dict[str, Any]]) -> str:
+    """The page of the figures: each with its caption and how it was made.
+
+    Parameters
+    ----------
+    records : dict of int to dict
+        See `figures.make`. Pictures are those beside the page.
+    """
+    body = (
+        "<p>The figures of Truong et al. 2023, <cite>Towards Better Explanations for Object "
+        "Detection</cite>, arranged as there and made anew with pictures and a detector at hand.</p>\n"
+    )
+    for number, record in records.items():
+        title = f"Figure {number}. {escape(record['title'])}"
+        body += f'<section id="figure-{number}">\n<h2>{title}</h2>\n<figure>\n'
+        for name in (name for name in record["files"] if name.endswith(".png")):
+            body += f'<a href="{escape(name)}"><img src="{escape(name)}" alt="{title}"></a>\n'
+        body += f"<figcaption>{escape(record['caption'])}</figcaption>\n</figure>\n"
+        body += "".join(f'<p class="note">{escape(note)}</p>\n' for note in record["notes"])
+        body += _how(record) + "</section>\n"
+    return document("D-CLOSE: the figures", body, images="'self' file:")
+
+
+def _how(record: dict[str, Any]) -> str:
+    """How a figure was made, folded."""
+    rows = [
+        [
+            escape(one["picture"]),
+            escape(", ".join(one["objects"])),
+            escape(str(one["detector"]["name"])),
+            escape(one["method"]),
+            *(escape(str(one[name])) for name in ("n_masks", "seed", "n_forward", "seconds")),
+        ]
+        for one in record["maps"]
+    ]
+    head = ["picture", "explained", "detector", "method", "masks", "seed", "passes", "seconds"]
+    others = [name for name in record["files"] if not name.endswith(".png")]
+    links = " ".join(f'<a href="{escape(name)}">{escape(name[-3:].upper())}</a>' for name in others)
+    return (
+        f"<details><summary>How it was made</summary>\n{table(head, rows, numbers=4) if rows else ''}"
+        f"<p>Made {escape(record['made'])} in {escape(str(record['seconds']))} s, without the time of maps "
+        f"that were there already. {links}</p>\n<pre>{escape(_json(record['settings']))}</pre></details>\n"
+    )
+
+
 def _layers(explanation: Explanation) -> list[tuple[str, np.ndarray]]:
     """Names and maps (n, h, w): the saliency, then the levels, finest first."""
     layers = [("saliency", explanation.saliency)]
@@ -230,8 +275,8 @@ def _made(explanation: Explanation) -> str:
     return table([], [[name, escape(str(value))] for name, value in rows.items()])
 
 
-def _json(manifest: dict[str, Any]) -> str:
-    return json.dumps(manifest, indent=2, default=str, ensure_ascii=False)
+def _json(record: dict[str, Any]) -> str:
+    return json.dumps(record, indent=2, default=str, ensure_ascii=False)
 
 
 def _boxes(explanation: Explanation, width: int, height: int) -> str:

@@ -237,17 +237,25 @@ def load_annotated() -> tuple[Detector, dict[str, Annotated]]:
     >>> image, truth = images["coffee"]  # doctest: +SKIP
     """
     if not _photos_can_be_explained("drawn scenes"):
-        drawn = {f"scene_{seed}": scene(seed) for seed in _HARD_SCENES}
-        return load_detector("planted"), {
-            name: Annotated(one.image, Targets(one.boxes, one.names)) for name, one in drawn.items()
-        }
+        return load_detector("planted"), annotated_scenes()
+    return load_detector("yolox_nano"), annotated_photos()
+
+
+def annotated_photos() -> dict[str, Annotated]:
+    """Photos that ship, whole or cut, with the boxes of ``data/photo_boxes.json``."""
     images = {}
     for name, entry in json.loads(shipped("photo_boxes.json").read_text(encoding="utf-8")).items():
         image = load_photo(entry["photo"])
         x1, y1, x2, y2 = entry.get("window", (0, 0, image.shape[1], image.shape[0]))
         labels, boxes = [one[0] for one in entry["objects"]], [one[1:] for one in entry["objects"]]
         images[name] = Annotated(image[y1:y2, x1:x2].copy(), Targets(boxes, labels))
-    return load_detector("yolox_nano"), images
+    return images
+
+
+def annotated_scenes() -> dict[str, Annotated]:
+    """Drawn scenes in which the planted detector errs, and one that it gets right."""
+    drawn = {f"scene_{seed}": scene(seed) for seed in _HARD_SCENES}
+    return {name: Annotated(one.image, Targets(one.boxes, one.names)) for name, one in drawn.items()}
 
 
 def _photos_can_be_explained(instead: str) -> bool:

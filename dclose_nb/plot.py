@@ -19,7 +19,7 @@ from matplotlib.patches import Patch, Rectangle
 from skimage.segmentation import find_boundaries
 
 from .checks import InputError
-from .detection import Detections
+from .detection import Detections, Targets
 from .explanation import Explanation
 from .fusion import cascade_steps, scale
 from .planted.scene import Scene
@@ -88,13 +88,19 @@ def detections(image: np.ndarray, detections: Detections, *, ax: Any = None) -> 
         colour = plt.get_cmap("tab10")(k % 10)
         box = one.boxes[0] * _factor(image, picture)
         _draw_box(axes[0], box, colour)
-        axes[0].text(
-            *np.maximum(box[:2], 0),
-            _caption(one),
-            va="top",
-            color="white",
-            bbox={"facecolor": colour, "edgecolor": "none", "pad": 2},
-        )
+        _name(axes[0], box, _caption(one), colour)
+    return axes
+
+
+def boxes(image: np.ndarray, truth: Targets, *, ax: Any = None) -> np.ndarray:
+    """The image with objects as people have marked them: boxes and names, without scores."""
+    axes = _panels(ax, 1, image.shape)
+    picture = fit(image)
+    axes[0].imshow(picture)
+    for box, label in zip(np.asarray(truth.boxes, dtype=float), truth.labels):
+        box = box * _factor(image, picture)
+        _draw_box(axes[0], box, TRUTH)
+        _name(axes[0], box, str(label).replace("$", r"\$"), "green")
     return axes
 
 
@@ -346,6 +352,13 @@ def _colour_bar(panel: Axes, low: float, high: float, label: str, cmap: str = CM
 def _caption(one: Detections) -> str:
     """Label and score; a $ in a label is no formula."""
     return f"{one.names[0]} {one.scores[0]:.2f}".replace("$", r"\$")
+
+
+def _name(panel: Axes, box: np.ndarray, text: str, colour: Any) -> None:
+    """Write what a box holds into its corner."""
+    label = {"facecolor": colour, "edgecolor": "none", "pad": 2}
+    x, y = np.maximum(box[:2], 0)
+    panel.text(x, y, text, va="top", color="white", bbox=label)
 
 
 def _draw_box(panel: Axes, box: np.ndarray, colour: Any, style: str = "-") -> None:
