@@ -221,7 +221,7 @@ def vectors(case: Case, class_names: Sequence[str]) -> Detections:
         np.concatenate([one.boxes for one in every]),
         np.concatenate([one.objectness for one in every]),
         np.concatenate([one.class_probs for one in every]),
-        tuple(class_names),
+        every[-1].class_names,
     )
 
 

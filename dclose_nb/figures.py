@@ -16,6 +16,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import ConnectionPatch
 
 from . import plot
+from .checks import InputError
 from .conditions import CONDITIONS, MAPPED_AT, target_weights
 from .detection import Canvas, Detections, Detector, Targets
 from .errors import Case, Comparison, vectors
@@ -48,7 +49,7 @@ def procedure(studio: Studio) -> tuple[Figure, str]:
     """Fig. 1: the whole way above, what happens on one level below."""
     subject = studio.subject(0)
     detector, target = subject.look.detector, subject.target
-    explanation = studio.explain_in(subject.look, target, levels=True)
+    explanation = studio.explain(subject.look, target, levels=True)
     assert explanation.levels is not None and explanation.density is not None
     image, levels = explanation.image, explanation.levels[:, 0]
     canvas = detector.prepare(image)
@@ -58,7 +59,7 @@ def procedure(studio: Studio) -> tuple[Figure, str]:
     samplers = [superpixel_masks(labels, level=k, **options) for k, labels in enumerate(cut)]
 
     height = image.shape[0] / image.shape[1]
-    figure = plt.figure(figsize=(16, 16 * (5 * height + 1) / 7), layout="constrained")
+    figure = plt.figure(figsize=(16, 16 * (5.2 * height + 1.2) / 7), layout="constrained")
     upper, lower = figure.subfigures(2, 1, height_ratios=(3, 2.1), squeeze=False)[:, 0]
     upper.suptitle("from the image to the map", weight="bold")
     grid = upper.add_gridspec(3, len(segments) + 2)
@@ -107,7 +108,7 @@ def procedure(studio: Studio) -> tuple[Figure, str]:
 def density(studio: Studio) -> tuple[Figure, str]:
     """Fig. 2: the weighted sum, the density, and what is left when one is divided by the other."""
     subject = studio.subject(0)
-    explanation = studio.explain_in(subject.look, subject.target, levels=True)
+    explanation = studio.explain(subject.look, subject.target, levels=True)
     assert explanation.levels is not None and explanation.density is not None
     segments = sorted(explanation.params["segments"], reverse=True)
     axes = _grid([explanation.image.shape] * 2, 3)
@@ -129,7 +130,7 @@ def density(studio: Studio) -> tuple[Figure, str]:
 def fusion(studio: Studio) -> tuple[Figure, str]:
     """Fig. 3: scaled levels above, the cascade below, and the operators between them."""
     subject = studio.subject(0)
-    explanation = studio.explain_in(subject.look, subject.target, levels=True)
+    explanation = studio.explain(subject.look, subject.target, levels=True)
     assert explanation.levels is not None
     levels = explanation.levels[:, 0]
     segments = sorted(explanation.params["segments"], reverse=True)
@@ -169,9 +170,12 @@ def altered_weights(studio: Studio) -> tuple[Figure, str]:
     """Fig. 4: (a) the ground truth, (b) the map, (c) the map when the weights are shuffled."""
     subject = studio.subject(1)
     look, target, truth = subject.look, subject.target, subject.truth
-    other = randomise(look.detector, seed=studio.seed)
+    try:
+        other = randomise(look.detector, seed=studio.seed)
+    except InputError as error:
+        raise MissingCase(f"{str(error).capitalize()}.") from error
     other.provenance = other.provenance | {"before": look.detector.provenance}
-    trained, altered = (studio.explain_in(one, target) for one in (look, look._replace(detector=other)))
+    trained, altered = (studio.explain(one, target) for one in (look, look._replace(detector=other)))
     left = target_weights(other, trained.image, target)[0]
     (axes,) = _grid([look.size], 3)
     if truth is None:
@@ -243,7 +247,7 @@ def overlaps(studio: Studio) -> tuple[Figure, str]:
         raise MissingCase(NOTHING)
     axes = _grid([look.size for look, _, _ in rows], 3)
     for letter, row, (look, target, truth) in zip("abc", axes, rows):
-        explanation = studio.explain_in(look, target)
+        explanation = studio.explain(look, target)
         if truth is None:
             plot.detections(explanation.image, target, ax=row[0])
         else:
@@ -281,7 +285,7 @@ def bad_conditions(studio: Studio) -> tuple[Figure, str]:
         plot.detections(image, subject.look.found, ax=column[0])
         column[0].set_title(name)
         for panel, (method, called) in zip(column[1:], METHODS.items()):
-            plot.explanation(studio.explain_in(subject.look, subject.target, method=method), ax=panel)
+            plot.explanation(studio.explain(subject.look, subject.target, method=method), ax=panel)
             panel.set_title(f"{called}, {subject.target.names[0]}")
         left = target_weights(subject.look.detector, image, subject.target)[0]
         said.append(f"{name}, the {subject.target.names[0]} in {subject.look.picture.name}: {left:.2f}")
@@ -304,7 +308,7 @@ def samples(studio: Studio) -> tuple[Figure, str]:
         plot.detections(subject.look.image, subject.target, ax=row[0])
         row[0].set_title(called)
         for panel, n_masks in zip(row[1:], budgets):
-            made = studio.explain_in(subject.look, subject.target, method=method, n_masks=n_masks)
+            made = studio.explain(subject.look, subject.target, method=method, n_masks=n_masks)
             plot.explanation(made, ax=panel)
             panel.set_title(f"{n_masks} samples")
     caption = (
@@ -327,7 +331,7 @@ def by_size(studio: Studio) -> tuple[Figure, str]:
     axes = _grid([max((one.look.size for one in row), key=_height) for row in rows.values()], ACROSS)
     for panels, (group, row) in zip(axes, rows.items()):
         for panel, subject in zip(panels, row):
-            plot.explanation(studio.explain_in(subject.look, subject.target), ax=panel)
+            plot.explanation(studio.explain(subject.look, subject.target), ax=panel)
             panel.set_title(f"{group}: {subject.target.names[0]} {subject.target.scores[0]:.2f}")
         for spare in panels[len(row) :]:
             spare.remove()
@@ -391,7 +395,7 @@ def _plainest(kind: str, pool: Pool) -> tuple[Look, Case] | None:
 
 def _compared(studio: Studio, look: Look, case: Case) -> Comparison:
     """`errors.compare` with maps that are kept."""
-    return Comparison(case, studio.explain_in(look, vectors(case, look.detector.class_names)))
+    return Comparison(case, studio.explain(look, vectors(case, look.detector.class_names)))
 
 
 def _erred(one: tuple[Look, Case]) -> str:

@@ -79,8 +79,8 @@ def make(
         checks.at_least("n_masks", n_masks, 40)  # an eighth is one for each of five levels
     checks.at_least("seed", seed, 0)
     out = checks.path(out)
-    gallery = _Gallery(out)
     pools, why = _pools(detector, coco, photos)
+    gallery = _Gallery(out)
     for number in numbers:
         studio = Studio(pools, out, n_masks=n_masks, seed=seed, progress=progress)
         settings = _settings(studio, number)
@@ -174,7 +174,7 @@ class _Gallery:
                 )
         try:
             found = json.loads(path.read_text(encoding="utf-8"))["figures"] if path.exists() else {}
-            self.records: dict[int, Record] = {int(number): found[number] for number in found}
+            self.records: dict[int, Record] = {int(number): record for number, record in found.items()}
             self._page()  # refuses records that are not ours
         except OSError as error:
             raise InputError(f"{str(path)!r} cannot be read: {error.strerror or error}") from error

@@ -180,7 +180,10 @@ def gallery(records: dict[int, dict[str, Any]]) -> str:
         body += f'<section id="figure-{number}">\n<h2>{title}</h2>\n<figure>\n'
         for name in (name for name in record["files"] if name.endswith(".png")):
             body += f'<a href="{escape(name)}"><img src="{escape(name)}" alt="{title}"></a>\n'
-        body += f"<figcaption>{escape(record['caption'])}</figcaption>\n</figure>\n"
+        links = " ".join(
+            f'<a href="{escape(name)}">{escape(name[-3:].upper())}</a>' for name in record["files"]
+        )
+        body += f"<figcaption>{escape(record['caption'])} {links}</figcaption>\n</figure>\n"
         body += "".join(f'<p class="note">{escape(note)}</p>\n' for note in record["notes"])
         body += _how(record) + "</section>\n"
     return document("D-CLOSE: the figures", body, images="'self' file:")
@@ -199,12 +202,10 @@ def _how(record: dict[str, Any]) -> str:
         for one in record["maps"]
     ]
     head = ["picture", "explained", "detector", "method", "masks", "seed", "passes", "seconds"]
-    others = [name for name in record["files"] if not name.endswith(".png")]
-    links = " ".join(f'<a href="{escape(name)}">{escape(name[-3:].upper())}</a>' for name in others)
     return (
         f"<details><summary>How it was made</summary>\n{table(head, rows, numbers=4) if rows else ''}"
         f"<p>Made {escape(record['made'])} in {escape(str(record['seconds']))} s, without the time of maps "
-        f"that were there already. {links}</p>\n<pre>{escape(_json(record['settings']))}</pre></details>\n"
+        f"that were there already.</p>\n<pre>{escape(_json(record['settings']))}</pre></details>\n"
     )
 
 

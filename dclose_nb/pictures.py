@@ -24,6 +24,7 @@ SIZES = (0.02, 0.5)  # share of the image that an object to explain should have,
 _MORE_SCENES = ((5, "overlap", None), (17, "overlap", None), (42, "inside", None), (0, "mixed", 8))
 WITHIN = 0.7  # share of an object inside a box that wraps it
 PARTLY, WHOLLY = (0.1, 0.7), 0.95  # of the smaller of two boxes, covered by the other
+ALIKE = 0.7  # of the larger box's area: what covers a smaller one wholly must not be the same box again
 
 
 class Picture(NamedTuple):
@@ -112,7 +113,7 @@ class Pool:
     def looks(self) -> list[Look]:
         """What is found in every picture."""
         looks = []
-        for picture in tqdm(self.pictures, unit="picture", desc=f"looking at {self.name}", leave=False):
+        for picture in tqdm(self.pictures, unit="picture", desc=self.name, leave=False, delay=2):
             image = picture.load()
             found, truth = self.detector.detect(image), picture.truth
             named = [] if truth is None else cases(found, truth, picture.crowds)
@@ -172,12 +173,13 @@ class Pool:
         found = []
         for look in self.looks:
             right = look.right
-            shares = look.share(right.boxes)
-            covered = _common(right.boxes, right.boxes) / np.minimum.outer(*[_areas(right.boxes)] * 2)
+            areas, shares = _areas(right.boxes), look.share(right.boxes)
+            covered = _common(right.boxes, right.boxes) / np.minimum.outer(areas, areas)
             for pair in combinations(range(len(right)), 2):
-                enough = shares[list(pair)].min() > SIZES[0]
-                fits = covered[pair] > WHOLLY if wholly else PARTLY[0] < covered[pair] < PARTLY[1]
-                if enough and fits:
+                small, large = sorted(areas[list(pair)])
+                nested = covered[pair] > WHOLLY and small < ALIKE * large
+                fits = nested if wholly else PARTLY[0] < covered[pair] < PARTLY[1]
+                if fits and shares[list(pair)].min() > SIZES[0]:
                     found.append(Subject(look, right[list(pair)]))
         return max(found, key=lambda one: one.target.scores.min(), default=None)
 

@@ -76,19 +76,16 @@ class Studio:
         return (wanted or subjects)[number % len(wanted or subjects)]
 
     def explain(
-        self,
-        detector: Detector,
-        image: np.ndarray,
-        targets: Detections,
-        name: str,
-        *,
-        levels: bool = False,
-        **options: Any,
+        self, look: Look, targets: Detections, *, levels: bool = False, **options: Any
     ) -> Explanation:
-        """`explain`, or what it gave before; `levels` says whether they, and the density, are wanted."""
+        """`explain` targets in a picture, or what that gave before.
+
+        `levels` says whether they, and the density, are wanted.
+        """
+        detector, image = look.detector, look.image
         options = {"n_masks": self.n_masks, "seed": self.seed} | options
-        params = parameters(**options)
-        path = self.folder / "maps" / f"{_key(detector, image, targets, params)}.npz"
+        method, params = options.get("method", "dclose"), parameters(**options)
+        path = self.folder / "maps" / f"{_key(detector, image, targets, method, params)}.npz"
         kept = _read(path)
         if kept is None or (levels and "levels" not in kept):
             made = explain(detector, image, targets, progress=self.progress, **options)
@@ -111,24 +108,20 @@ class Studio:
             relative_error=None,
             detections=targets,
             image=image,
-            method=options.get("method", "dclose"),
+            method=method,
             params=params,
             n_forward=int(kept["n_forward"]),
             seconds=float(kept["seconds"]),
             provenance={"detector": {"name": detector.name, **detector.provenance}, "versions": versions()},
         )
-        self.maps.append(_line(explanation, name))
+        self.maps.append(_line(explanation, look.picture.name))
         return explanation
 
-    def explain_in(self, look: Look, targets: Detections, **options: Any) -> Explanation:
-        """`explain` in a picture that was looked at."""
-        return self.explain(look.detector, look.image, targets, look.picture.name, **options)
 
-
-def _key(detector: Detector, image: np.ndarray, targets: Detections, params: Record) -> str:
+def _key(detector: Detector, image: np.ndarray, targets: Detections, method: str, params: Record) -> str:
     """What a map depends on, as a name."""
     arrays = image, targets.boxes, targets.objectness, targets.class_probs
-    said = [detector.name, detector.provenance, versions()["dclose_nb"], image.shape]
+    said = [detector.name, detector.provenance, versions()["dclose_nb"], method, image.shape]
     said += [hashlib.sha256(one.tobytes()).hexdigest() for one in arrays]
     said.append({name: value for name, value in params.items() if name != "batch_size"})
     return hashlib.sha256(json.dumps(said, default=str).encode()).hexdigest()[:20]
@@ -136,7 +129,7 @@ def _key(detector: Detector, image: np.ndarray, targets: Detections, params: Rec
 
 def _read(path: Path) -> dict[str, np.ndarray] | None:
     """The arrays of a file, or None where there is none that is whole."""
-    with suppress(OSError, ValueError, KeyError, zipfile.BadZipFile), np.load(path) as file:
+    with suppress(OSError, EOFError, ValueError, KeyError, zipfile.BadZipFile), np.load(path) as file:
         return dict(file)
     return None
 

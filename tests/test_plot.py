@@ -53,6 +53,13 @@ def test_every_figure_draws_where_it_is_told(found, name):
         draw(found, ax=[*mine, plt.figure().add_subplot()])
 
 
+def test_boxes_have_names_and_no_scores():
+    truth = dc.Targets([[1, 2, 7, 9], [10, 2, 18, 8]], ["a", "$b$"])
+    (panel,) = plot.boxes(np.zeros((12, 20, 3), np.uint8), truth)
+    assert [text.get_text() for text in panel.texts] == ["a", r"\$b\$"]
+    assert [patch.get_xy() for patch in panel.patches[1::2]] == [(0.5, 1.5), (9.5, 1.5)]
+
+
 def test_an_overlay_shows_its_map_and_its_box(found):
     (panel,) = plot.explanation(found[1])
     assert panel.get_title() == f"b {found.detections.scores[1]:.2f}, dclose"
