@@ -22,7 +22,7 @@ from .planted.scene import scene
 LOOKED_AT = 500  # pictures of a data set, drawn at random: the search shall take a minute, not an hour
 SIZES = (0.02, 0.5)  # share of the image that an object to explain should have, where there is one
 _MORE_SCENES = ((5, "overlap", None), (17, "overlap", None), (42, "inside", None), (0, "mixed", 8))
-WITHIN = 0.7  # share of an object inside a box that wraps it
+WITHIN, FILLED = 0.7, 0.2  # share of an object inside a box that wraps it, and of the box in the object
 PARTLY, WHOLLY = (0.1, 0.7), 0.95  # of the smaller of two boxes, covered by the other
 ALIKE = 0.7  # of the larger box's area: what covers a smaller one wholly must not be the same box again
 
@@ -162,7 +162,7 @@ class Pool:
                 boxes = np.asarray(truth.boxes, dtype=np.float32)
                 both = _common(one.boxes, boxes)[0]
                 alike = np.array(truth.labels) == one.names[0]
-                inside = alike & (both > WITHIN * _areas(boxes)) & (both > 0.1 * _areas(one.boxes))
+                inside = alike & (both > WITHIN * _areas(boxes)) & (both > FILLED * _areas(one.boxes))
                 if inside.sum() > 1:
                     wrapped = Targets(boxes[inside], [one.names[0]] * int(inside.sum()))
                     found.append((look, one, wrapped))

@@ -72,7 +72,7 @@ def test_a_box_that_wraps_two_objects_of_its_class():
     assert found is two and target.names == ["cup"] and np.array_equal(truth.boxes, halves)
     others = look("others", [(box, "cup", 0.5)], [(halves[0], "cup"), (halves[1], "bowl")])
     outside = look("outside", [(box, "cup", 0.5)], [(halves[0], "cup"), ([45, 0, 90, 20], "cup")])
-    specks = look("specks", [(box, "cup", 0.5)], [([0, 0, 5, 5], "cup"), ([10, 0, 15, 5], "cup")])
+    specks = look("specks", [(box, "cup", 0.5)], [([0, 0, 20, 11], "cup"), ([30, 0, 50, 11], "cup")])
     assert pool(others, outside, specks, look("unmarked", [(box, "cup", 0.9)])).wrapping() is None
 
 
