@@ -426,7 +426,7 @@ def _modelled(studio: Studio, name: str) -> tuple[str, Subject]:
 
 def photographs() -> dict[str, list[Path]]:
     """Photographs of each condition of `REAL`, under the folder that ``DCLOSE_CONDITIONS`` names."""
-    folder = Path(os.environ.get("DCLOSE_CONDITIONS", "nowhere"))
+    folder = Path(os.environ.get("DCLOSE_CONDITIONS") or "nowhere")
     return {
         name: sorted(file for pattern in patterns for file in folder.glob(pattern))
         for name, patterns in REAL.items()

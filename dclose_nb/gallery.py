@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 import time
+import warnings
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
@@ -110,8 +111,9 @@ def _pools(
     try:
         loaded = load_detector(detector)
     except MissingWeights as error:
-        scenes = pictures.drawn("planted")
-        return [scenes], [f"{error} Drawn scenes and the planted detector take the place of photographs."]
+        warnings.warn(str(error), stacklevel=3)
+        why = f"The weights of {detector} are missing: drawn scenes and the planted detector stand in."
+        return [pictures.drawn("planted")], [why]
     pools = [pictures.of_photos(loaded, photos)] if photos else []
     pools += [pictures.of_coco(loaded, coco)] if coco is not None else []
     if loaded.name in NETWORKS:
