@@ -29,5 +29,6 @@ from .explanation import explain as explain
 from .photos import load_annotated as load_annotated
 from .photos import load_example as load_example
 from .photos import load_photo as load_photo
+from .widgets import explore as explore
 
 __version__: str

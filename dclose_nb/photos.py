@@ -8,7 +8,7 @@ import warnings
 from collections.abc import Callable
 from functools import lru_cache
 from pathlib import Path
-from typing import NamedTuple
+from typing import BinaryIO, NamedTuple
 
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
@@ -99,16 +99,21 @@ def load_photo(name: str | Path) -> np.ndarray:
             f"{str(name)!r} is neither a file, nor scene_0, scene_1, ..., nor a photo that ships: "
             f"{', '.join(PHOTOS)}"
         )
+    return decode(path, str(path))
+
+
+def decode(file: Path | BinaryIO, name: str) -> np.ndarray:
+    """Read an image file as `load_photo` does; `name` stands in errors."""
     try:
         Image.init()  # Pillow learns of most formats only when asked to
-        with Image.open(path, formats=[name for name in FORMATS if name in Image.OPEN]) as file:
-            return checks.image(_pixels(ImageOps.exif_transpose(file)))
+        with Image.open(file, formats=[name for name in FORMATS if name in Image.OPEN]) as opened:
+            return checks.image(_pixels(ImageOps.exif_transpose(opened)))
     except UnidentifiedImageError as error:
-        raise InputError(f"{str(path)!r} is not an image that can be read") from error
+        raise InputError(f"{name!r} is not an image that can be read") from error
     except InputError as error:
-        raise InputError(f"{str(path)!r}: {error}") from error
+        raise InputError(f"{name!r}: {error}") from error
     except Exception as error:  # decoders raise whatever they like for a damaged file
-        raise InputError(f"{str(path)!r} cannot be read as an image: {error}") from error
+        raise InputError(f"{name!r} cannot be read as an image: {error}") from error
 
 
 def _pixels(image: Image.Image) -> np.ndarray:

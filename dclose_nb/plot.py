@@ -195,13 +195,12 @@ def comparison(comparison: Comparison, *, ax: Any = None) -> np.ndarray:
     axes[0].imshow(picture)
     axes[0].set_title(str(case).replace("$", r"\$"))
     for panel, (title, heat) in zip(axes[1:], heats.items()):
-        _greyed(panel, picture)
-        panel.imshow(heat, cmap=CMAP, vmin=0, vmax=1, alpha=OPACITY * np.sqrt(heat))
+        panel.imshow(blend(picture, heat))
         panel.set_title(title)
         _colour_bar(panel, 0, 1, "saliency, scaled")
     if comparison.difference is not None:
         difference = fit(comparison.difference)
-        _greyed(axes[3], picture)
+        axes[3].imshow(_greyed(picture).astype(np.uint8))
         axes[3].imshow(difference, cmap=DIVERGING, vmin=-1, vmax=1, alpha=np.sqrt(np.abs(difference)))
         axes[3].set_title("prediction less ground truth")
         _colour_bar(axes[3], -1, 1, "difference", DIVERGING)
@@ -317,20 +316,42 @@ def fit(picture: np.ndarray) -> np.ndarray:
 
 
 def _overlay(panel: Axes, one: Explanation, opacity: float = OPACITY) -> None:
-    """Draw the photo, greyed, under the scaled map of one detection, fainter where it is lower."""
+    """Draw the photo under the map of one detection, with its box, label and score."""
     picture = fit(one.image)
-    _greyed(panel, picture)
-    heat = scale(fit(one.saliency[0]))
-    panel.imshow(heat, cmap=CMAP, vmin=0, vmax=1, alpha=opacity * np.sqrt(heat))
+    panel.imshow(blend(picture, fit(one.saliency[0]), opacity=opacity))
     _draw_box(panel, one.detections.boxes[0] * _factor(one.image, picture), "cyan")
     panel.set_title(f"{_caption(one.detections)}, {one.method}")
     _colour_bar(panel, 0, 1, "saliency, scaled")
 
 
-def _greyed(panel: Axes, picture: np.ndarray) -> None:
-    """Draw a photo in faint colours, for a map to lie on."""
-    grey = picture.mean(axis=2, keepdims=True)
-    panel.imshow((0.4 * picture + 0.6 * grey).astype(np.uint8))
+def blend(
+    image: np.ndarray, saliency: np.ndarray, *, opacity: float = OPACITY, threshold: float = 0
+) -> np.ndarray:
+    """An image, greyed, under a map, which is fainter where it is lower.
+
+    Parameters
+    ----------
+    image : (H, W, 3) uint8 array
+    saliency : (H, W) array
+        Scaled to [0, 1] here.
+    opacity : float
+        Of the highest value, in [0, 1].
+    threshold : float
+        Values of the scaled map that are lower are not shown, in [0, 1].
+
+    Returns
+    -------
+    (H, W, 3) uint8 array
+    """
+    heat = scale(saliency)[..., None]
+    alpha = opacity * np.sqrt(heat) * (heat >= threshold)
+    colours = 255 * plt.get_cmap(CMAP)(heat[..., 0])[..., :3]
+    return (alpha * colours + (1 - alpha) * _greyed(image)).round().astype(np.uint8)
+
+
+def _greyed(picture: np.ndarray) -> np.ndarray:
+    """A photo in faint colours, for a map to lie on."""
+    return 0.4 * picture + 0.6 * picture.mean(axis=2, keepdims=True)
 
 
 def _factor(image: np.ndarray, picture: np.ndarray) -> float:

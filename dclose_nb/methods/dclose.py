@@ -11,7 +11,7 @@ from ..checks import InputError
 from ..detection import Canvas, Detections, Detector
 from ..engine import Budget, Level, Maps, Watch
 from ..fusion import cascade
-from ..masks import SEGMENTS, superpixel_masks, superpixels
+from ..masks import SEGMENTS, MaskSampler, superpixel_masks, superpixels
 
 
 def dclose(
@@ -89,22 +89,8 @@ def dclose(
         order=order,
         tolerance=tolerance,
     )
-    finest_first = sorted(segments, reverse=True)
-
-    # Step 1: superpixels and masks, on the image as the network sees it.
-    content = canvas.content_image
-    samplers = [
-        superpixel_masks(
-            superpixels(content, n_segments),
-            p=p,
-            r=r,
-            seed=seed,
-            level=level,
-            crops_per_draw=crops_per_draw,
-            device=canvas.pixels.device,
-        )
-        for level, n_segments in enumerate(finest_first)
-    ]
+    # Step 1: superpixels and masks.
+    samplers = pyramid(canvas, segments, p=p, r=r, seed=seed, crops_per_draw=crops_per_draw)
 
     def finish(results: list[Level]) -> Maps:
         levels = np.stack([result.saliency for result in results])  # (L, n, h, w)
@@ -128,6 +114,25 @@ def dclose(
         filtered=proposals == "filtered",
         progress=progress,
     )
+
+
+def pyramid(
+    canvas: Canvas, segments: Sequence[int], *, p: float, r: float, seed: int, crops_per_draw: int
+) -> list[MaskSampler]:
+    """Masks of each level, finest first, on the image as the network sees it; see `dclose`."""
+    content = canvas.content_image
+    return [
+        superpixel_masks(
+            superpixels(content, n_segments),
+            p=p,
+            r=r,
+            seed=seed,
+            level=level,
+            crops_per_draw=crops_per_draw,
+            device=canvas.pixels.device,
+        )
+        for level, n_segments in enumerate(sorted(segments, reverse=True))
+    ]
 
 
 def without_density(levels: np.ndarray, densities: np.ndarray, counts: Sequence[int], p: float) -> np.ndarray:
