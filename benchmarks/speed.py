@@ -107,7 +107,7 @@ def ratios(times: dict[str, list[float]], base: str) -> Result:
 def bare(predict: Callable[[torch.Tensor], Any], canvas: dc.Canvas, n_images: int) -> Callable[[], None]:
     """The network alone, on as many images in the same batches as the loop sees."""
     size = default_batch_size(canvas.pixels.device)
-    pixels = canvas.pixels.repeat(size, 1, 1, 1).contiguous(memory_format=torch.channels_last)
+    pixels = canvas.pixels.repeat(size, 1, 1, 1)
 
     @torch.inference_mode()
     def run() -> None:

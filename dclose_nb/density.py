@@ -37,3 +37,29 @@ def normalise(weighted_sum: np.ndarray, density: np.ndarray) -> np.ndarray:
     weighted_sum = np.asarray(weighted_sum, dtype=float)
     kept = np.broadcast_to(density, weighted_sum.shape) > 0
     return np.divide(weighted_sum, density, out=np.zeros_like(weighted_sum), where=kept)
+
+
+def contrast(weighted_sum: np.ndarray, density: np.ndarray, weights: np.ndarray) -> np.ndarray:
+    """What keeping a pixel adds: the mean weight of masks that kept it less that of masks that hid it.
+
+    The mean of Eq. 4 lies near the mean weight of all masks wherever a pixel is of no consequence;
+    the contrast lies near 0 there, so that it has a floor, and twice as far from it elsewhere.
+
+    Parameters
+    ----------
+    weighted_sum : (n, h, w) array
+        ``sum_k w_k M_k`` for n targets.
+    density : (h, w) array
+        ``sum_k M_k``.
+    weights : (N, n) array
+        ``w_k``.
+
+    Returns
+    -------
+    (n, h, w) float64 array in [-1, 1]
+        0 where every mask kept a pixel, or none did.
+    """
+    kept = normalise(weighted_sum, density)
+    hidden = normalise(weights.sum(0, dtype=float)[:, None, None] - weighted_sum, len(weights) - density)
+    both = (density > 0) & (density < len(weights))
+    return np.where(both, kept - hidden, 0)

@@ -12,7 +12,7 @@ import torch
 from tqdm.auto import tqdm
 
 from . import checks
-from .density import normalise
+from .density import contrast, normalise
 from .detection import Canvas, Detections, Detector
 from .fusion import scale
 from .masks import MaskSampler
@@ -33,6 +33,11 @@ class Level(NamedTuple):
     def saliency(self) -> np.ndarray:
         """S_k of Eq. 7, (n, h, w) float32."""
         return normalise(self.weighted_sum, self.density).astype(np.float32)
+
+    @property
+    def contrast(self) -> np.ndarray:
+        """What keeping a pixel adds, see `density.contrast`, (n, h, w) float32."""
+        return contrast(self.weighted_sum, self.density, self.weights).astype(np.float32)
 
 
 class Maps(NamedTuple):
@@ -292,7 +297,6 @@ class _Loop:
             return masks.new_zeros(0, len(self.boxes))
         if len(self.batch) < len(masks):
             self.batch = self.canvas.pixels.repeat(len(masks), 1, 1, 1)
-            self.batch = self.batch.contiguous(memory_format=torch.channels_last)
         batch, window = self.batch[: len(masks)], self.canvas.window
         torch.mul(self.canvas.pixels[:, *window], masks[:, None], out=batch[:, :, *window])
         weights = mask_weights(self.predict(batch), self.boxes, self.probs, filtered=self.filtered)

@@ -306,7 +306,7 @@ def curves(
     boxes = canvas.boxes_to_canvas(detections.boxes)
     probs = torch.tensor(detections.class_probs, device=content.device)
     size = batch_size or default_batch_size(content.device)
-    batch = canvas.pixels.repeat(size, 1, 1, 1).contiguous(memory_format=torch.channels_last)
+    batch = canvas.pixels.repeat(size, 1, 1, 1)
 
     todo = [(kind, k, step) for kind in kinds for k in range(len(detections)) for step in range(steps + 1)]
     predict = detector.predictor(len(todo))

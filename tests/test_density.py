@@ -1,6 +1,6 @@
 import numpy as np
 
-from dclose_nb.density import density_map, normalise
+from dclose_nb.density import contrast, density_map, normalise
 
 RNG = np.random.default_rng(2)
 
@@ -31,3 +31,24 @@ def test_integers_are_divided_too():
 def test_a_pixel_that_no_mask_kept_gets_0():
     density = np.array([[0.0, 2.0]])
     assert normalise(np.array([[[0.0, 1.0]]]), density).tolist() == [[[0, 0.5]]]
+
+
+def test_contrast_is_kept_less_hidden_by_loops():
+    masks, weights = RNG.uniform(0, 1, (6, 4, 5)), RNG.uniform(0, 1, (6, 2))
+    weighted_sum = np.einsum("kn,khw->nhw", weights, masks)
+    got = contrast(weighted_sum, density_map(masks), weights)
+    for n in range(2):
+        for i in range(4):
+            for j in range(5):
+                kept = sum(weights[k, n] * masks[k, i, j] for k in range(6)) / masks[:, i, j].sum()
+                hidden = (
+                    sum(weights[k, n] * (1 - masks[k, i, j]) for k in range(6)) / (1 - masks[:, i, j]).sum()
+                )
+                assert np.isclose(got[n, i, j], kept - hidden)
+
+
+def test_contrast_of_what_is_always_or_never_kept_is_0():
+    masks = np.array([[[1.0, 0.0, 1.0]], [[1.0, 0.0, 0.0]]])
+    weights = np.array([[0.9], [0.2]])
+    got = contrast(np.einsum("kn,khw->nhw", weights, masks), density_map(masks), weights)
+    assert np.allclose(got, [[[0, 0, 0.7]]])

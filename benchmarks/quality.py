@@ -1,0 +1,152 @@
+"""Faithfulness against forward passes: tables on the screen, ``quality.json`` and ``quality.png``.
+
+    .venv/bin/python benchmarks/quality.py OUT [--coco DIR --detector NAME] [--limit N] [--workers K]
+
+Explains every object found in images of COCO, or in planted scenes, with more and more masks by
+each method and estimator, and compares each with D-CLOSE at the paper's 4000. On scenes the scores
+of truth are taken as well. A line is written an image as it is done; a stopped run goes on.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from functools import partial
+from pathlib import Path
+
+import matplotlib
+
+matplotlib.use("agg")
+import matplotlib.pyplot as plt
+import numpy as np
+
+import dclose_nb as dc
+from dclose_nb import metrics, tables
+from dclose_nb.dataset import Truth, drawn, read_coco, study
+from dclose_nb.detection import match
+from dclose_nb.planted import scores
+from dclose_nb.planted.truth import removal_effects
+from dclose_nb.records import Record, Records
+
+BUDGETS = (50, 100, 200, 400, 1000)
+METHODS = {
+    "dclose": {"method": "dclose"},
+    "dclose, difference": {"method": "dclose", "estimator": "difference"},
+    "drise": {"method": "drise"},
+}
+REFERENCE = "dclose 4000"
+LOSS = 0.02  # of the reference's score that a cheaper setting may cost
+STEPS = 50  # of deletion and insertion
+SCENES = 60
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("out", type=Path, metavar="OUT", help="records, quality.json and quality.png")
+    parser.add_argument("--coco", type=Path, metavar="DIR", help=f"default: {SCENES} planted scenes")
+    parser.add_argument("--detector", default="planted", help="default: %(default)s")
+    parser.add_argument("--limit", type=int, metavar="N", help="only the first N images, in random order")
+    parser.add_argument("--workers", type=int, default=1, metavar="K", help="processes; default: 1")
+    args = parser.parse_args()
+    data = drawn(args.out / "scenes", SCENES) if args.coco is None else read_coco(args.coco)
+    settings: Record = {"planned": planned(), "steps": STEPS, "with_truth": args.coco is None}
+    score = partial(look, **settings)
+    records = study(args.detector, data, args.out, score, settings, limit=args.limit, workers=args.workers)
+    result = compare(records)
+    (args.out / "quality.json").write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
+    draw(result, args.out / "quality.png")
+
+
+def planned() -> dict[str, Record]:
+    """Options of `explain` for each setting; names end in the number of masks."""
+    found = {REFERENCE: {**METHODS["dclose"], "n_masks": 4000}}
+    for name, options in METHODS.items():
+        found |= {f"{name} {n_masks}": {**options, "n_masks": n_masks} for n_masks in BUDGETS}
+    return found
+
+
+def look(
+    detector: dc.Detector,
+    image: np.ndarray,
+    truth: Truth,
+    *,
+    planned: dict[str, Record],
+    steps: int,
+    with_truth: bool,
+) -> Record:
+    """Scores of each setting on the matched objects of an image; for `dataset.study`."""
+    canvas = detector.prepare(image)
+    found = detector.detect_on(canvas)
+    pairs = match(found, truth.boxes, truth.labels)
+    if not pairs:
+        return {"objects": []}
+    targets = found[[row for row, _ in pairs]]
+    x1, y1, x2, y2 = truth.boxes.T
+    areas = (x2 - x1) * (y2 - y1) / (image.shape[0] * image.shape[1])
+    objects: list[Record] = [
+        {"label": truth.labels[k], "area": round(float(areas[k]), 6), "methods": {}} for _, k in pairs
+    ]
+    scene = dc.planted.scene(truth.image) if with_truth else None
+    effects = (
+        [removal_effects(detector, scene, target, scene.parts[k]) for target, (_, k) in zip(targets, pairs)]
+        if scene
+        else []
+    )
+    for name, options in planned.items():
+        maps = dc.explain(detector, image, targets, progress=False, **options).saliency
+        curves = metrics.curves(detector, canvas, targets, maps, steps=steps)
+        for n, (_, k) in enumerate(pairs):
+            own = objects[n]["methods"][name] = {
+                "over_all": curves["insertion"][n].score - curves["deletion"][n].score,
+                "ebpg": metrics.ebpg(maps[n], truth.boxes[k]),
+            }
+            if scene:
+                parts = scene.parts[k]
+                causal = np.any([part.mask for part in parts], axis=0)
+                correlation = scores.part_correlation(maps[n], parts, effects[n])
+                own["relevance_mass"] = scores.relevance_mass(maps[n], causal)
+                own["relevance_rank"] = scores.relevance_rank(maps[n], causal)
+                own["part_correlation"] = None if np.isnan(correlation) else correlation
+    return {"objects": objects}
+
+
+def compare(records: Records) -> Record:
+    """Print and give means and differences from the reference, each with its 95 % interval over images."""
+    found = tables.objects(records)
+    print(f"{records.settings['detector']['name']}: {len(found)} objects of {len(records.lines)} images")
+    result: Record = {"detector": records.settings["detector"], "objects": len(found), "scores": {}}
+    for score in found[0]["methods"][REFERENCE]:
+        print(f"\n{score:<26} {'mean':>23} {'less ' + REFERENCE:>27}")
+        rows = result["scores"][score] = {}
+        for name in records.settings["planned"]:
+            mean = tables.mean(found, name, score)
+            more = tables.difference(found, name, REFERENCE, score)
+            rows[name] = {"mean": mean.round(4).tolist(), "more": more.round(4).tolist()}
+            kept = "" if more[1] <= -LOSS or name == REFERENCE else "kept"
+            print(f"{name:<26} {_cell(mean):>23} {_cell(more, '+'):>27}  {kept}")
+    return result
+
+
+def _cell(values: np.ndarray, sign: str = "") -> str:
+    mean, low, high = (f"{value:{sign}.3f}" for value in values)
+    return f"{mean} [{low}, {high}]"
+
+
+def draw(result: Record, path: Path) -> None:
+    """A panel a score: its mean and band against the number of forward passes, the reference dashed."""
+    _, axes = plt.subplots(
+        1, len(result["scores"]), figsize=(4 * len(result["scores"]), 3.4), layout="constrained"
+    )
+    for panel, (score, rows) in zip(axes, result["scores"].items()):
+        lines = {
+            method: np.transpose([rows[f"{method} {n_masks}"]["mean"] for n_masks in BUDGETS])
+            for method in METHODS
+        }
+        dc.plot.curves(lines, x=BUDGETS, labels=("forward passes", score), ax=panel)
+        panel.axhline(rows[REFERENCE]["mean"][0], color="black", linestyle="--", linewidth=1)
+        panel.set_xscale("log")
+    plt.savefig(path, dpi=100)
+
+
+if __name__ == "__main__":
+    main()
