@@ -19,11 +19,9 @@ Network = Callable[[torch.Tensor], torch.Tensor]
 
 
 def compiled(module: torch.nn.Module, input_size: tuple[int, int]) -> Network | None:
-    """A network as it is now, for the processor: images of a batch run side by side.
+    """A network as it is now, for the processor; see `run`.
 
-    There are as many threads as PyTorch has. Each takes some images whole, which is faster than to
-    share every layer of every image and to wait for each other after it. It takes half a second for
-    a small network to be made, and nothing when asked again for the same.
+    It takes half a second for a small one to be made, and nothing when asked again for the same.
 
     Parameters
     ----------
@@ -48,14 +46,47 @@ def compiled(module: torch.nn.Module, input_size: tuple[int, int]) -> Network | 
     session = _session(_Network(digest.hexdigest(), module), input_size)
     if session is None:
         return None
-    n_threads = torch.get_num_threads()
+    return lambda pixels: run(session, pixels)[0]
 
-    def run(pixels: torch.Tensor) -> torch.Tensor:
-        shares = np.array_split(pixels.contiguous().numpy(), min(n_threads, len(pixels)))
-        outputs = _threads(n_threads).map(lambda share: session.run(None, {"pixels": share})[0], shares)
-        return torch.from_numpy(np.concatenate(list(outputs)))
 
-    return run
+def open_session(file: Path) -> Any:
+    """A session of ONNX Runtime for a file's network, on one thread: `run` makes use of more.
+
+    Raises
+    ------
+    ImportError
+        Without onnxruntime.
+    Exception
+        Of onnxruntime's own types, where the file cannot be read.
+    """
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = 1
+    options.log_severity_level = 3  # older exports bring a page of warnings
+    return onnxruntime.InferenceSession(file, options, providers=["CPUExecutionProvider"])
+
+
+def run(session: Any, pixels: torch.Tensor, *, batches: bool = True) -> list[torch.Tensor]:
+    """What a network makes of images: its outputs, (B, ...) each.
+
+    There are as many threads as PyTorch has. Each takes some images whole, which is faster than to
+    share every layer of every image and to wait for each other after it.
+
+    Parameters
+    ----------
+    session : onnxruntime.InferenceSession
+        Of one input.
+    pixels : (B, 3, h, w) float32 tensor
+    batches : bool
+        Whether the network takes more than one image at once.
+    """
+    name, threads = session.get_inputs()[0].name, torch.get_num_threads()
+    shares = np.array_split(
+        pixels.contiguous().numpy(), min(threads, len(pixels)) if batches else len(pixels)
+    )
+    outputs = _threads(threads).map(lambda share: session.run(None, {name: share}), shares)
+    return [torch.from_numpy(np.concatenate(parts)) for parts in zip(*outputs)]
 
 
 @dataclass(frozen=True)
@@ -75,12 +106,10 @@ def _threads(count: int) -> ThreadPoolExecutor:
 def _session(network: _Network, input_size: tuple[int, int]) -> Any:
     try:
         import onnx  # noqa: F401  needed by the export
-        import onnxruntime
+        import onnxruntime  # noqa: F401
     except ImportError as error:
         _slower(str(error))
         return None
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = 1  # beside the threads of `compiled`
     with TemporaryDirectory() as folder:
         file = Path(folder) / "network.onnx"
         try:
@@ -89,7 +118,7 @@ def _session(network: _Network, input_size: tuple[int, int]) -> Any:
             reason = str(error).splitlines()[-1]
             _slower(f"no ONNX of this one ({reason})")
             return None
-        return onnxruntime.InferenceSession(file, options, providers=["CPUExecutionProvider"])
+        return open_session(file)
 
 
 def _slower(reason: str) -> None:

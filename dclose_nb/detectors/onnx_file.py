@@ -14,6 +14,7 @@ import torch
 from .. import checks
 from ..checks import InputError
 from ..detection import Canvas, Detector, Proposals
+from . import onnx
 from .canvases import letterbox, stretch
 
 Decode = Callable[[list[torch.Tensor], tuple[int, int]], Proposals]
@@ -128,14 +129,9 @@ class OnnxDetector(Detector):
     @cached_property
     def _session(self) -> Any:
         try:
-            import onnxruntime
+            return onnx.open_session(self.path)
         except ImportError as error:
             raise InputError(f"an ONNX file needs onnxruntime: pip install onnxruntime ({error})") from error
-        options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = torch.get_num_threads()
-        options.log_severity_level = 3  # older exports bring a page of warnings
-        try:
-            return onnxruntime.InferenceSession(self.path, options, providers=["CPUExecutionProvider"])
         except Exception as error:  # its own types, of a file that is damaged or too new
             reason = str(error).splitlines()[0]
             raise InputError(f"{str(self.path)!r} cannot be read as a network: {reason}") from error
@@ -200,12 +196,7 @@ class OnnxDetector(Detector):
 
     def _run(self, inputs: torch.Tensor) -> list[torch.Tensor]:
         """The file's outputs, (B, ...) each."""
-        name = self._session.get_inputs()[0].name
-        images = inputs.contiguous().numpy()
-        if self._batch:
-            return [torch.from_numpy(part) for part in self._session.run(None, {name: images})]
-        each = [self._session.run(None, {name: image[None]}) for image in images]
-        return [torch.from_numpy(np.concatenate(parts)) for parts in zip(*each)]
+        return onnx.run(self._session, inputs, batches=self._batch)
 
 
 def _channels(name: str, values: Sequence[float]) -> torch.Tensor:
