@@ -7,6 +7,7 @@ import torch
 import dclose_nb as dc
 from dclose_nb import engine
 from dclose_nb.masks import superpixel_masks, superpixels
+from dclose_nb.methods.contrast import share
 from dclose_nb.methods.dclose import fuse, split, without_density
 
 SEGMENTS = (4, 8, 16)
@@ -57,6 +58,45 @@ def test_all_settings_come_from_one_run(lamps, lit):
     mfpp = dc.explain(lamps, lit, method="mfpp", **options)
     assert np.allclose(mfpp.saliency, lamps.prepare(lit).maps_to_image(fuse(bare, fusion="mean")), atol=1e-5)
     assert mfpp.params["segments"] == SEGMENTS and mfpp.n_forward == 66
+
+
+def test_contrast_mask_by_mask(lamps, lit):
+    """Kept less hidden, negatives cut to a twentieth, then the cascade; a coarse level gets more masks."""
+    targets = lamps.detect(lit)
+    found = dc.explain(
+        lamps, lit, targets, method="contrast", segments=SEGMENTS, n_masks=60, seed=2, progress=False
+    )
+    canvas = lamps.prepare(lit)
+    finest, counts = sorted(SEGMENTS, reverse=True), share(60, SEGMENTS)
+    assert counts == sorted(counts) and found.n_forward == sum(counts) == 60
+    samplers = [
+        superpixel_masks(superpixels(canvas.content_image, n), level=k, seed=2) for k, n in enumerate(finest)
+    ]
+    results = engine.run(lamps, canvas, targets, samplers, counts, progress=False)
+    A, harmful = None, []
+    for level, sampler, result, count in zip(found.levels, samplers, results, counts):
+        kept, hidden, keeps, hides = (np.zeros_like(level, dtype=float) for _ in range(4))
+        for number in range(count):
+            M = sampler.masks(number, number + 1)[0].numpy().astype(float)
+            w = result.weights[number][:, None, None]
+            kept, keeps, hidden, hides = kept + w * M, keeps + M, hidden + w * (1 - M), hides + 1 - M
+        assert keeps.min() > 0 and hides.min() > 0
+        S = kept / keeps - hidden / hides
+        harmful.append((S < 0).any())
+        S[S < 0] /= 20
+        assert np.allclose(level, S, atol=1e-6)
+        S = (S - S.min((1, 2), keepdims=True)) / np.ptp(S, (1, 2), keepdims=True)
+        A = S if A is None else (A + S) * S
+    assert any(harmful)
+    assert np.allclose(found.saliency, canvas.maps_to_image(A.astype(np.float32)), atol=1e-4)
+
+
+@pytest.mark.parametrize("n_masks", [6, 7, 200, 1001])
+def test_the_budget_of_contrast(n_masks):
+    """At least two masks a level, no mask lost, and the rest as superpixels are large."""
+    counts = share(n_masks, (100, 200, 400))
+    assert sum(counts) == n_masks and min(counts) >= 2
+    assert np.allclose(counts, 2 + (n_masks - 6) * np.array([1, 2, 4]) / 7, atol=1)
 
 
 def test_sodex_is_a_weighted_ridge_regression(lamps, lit):
@@ -170,6 +210,8 @@ def test_bad_options(lamps, lit):
         ),
         (lamps, lit, {"method": "sodex", "segments": 0}, "segments"),
         (lamps, lit, {"method": "mfpp", "p": 1.5}, "p must be"),
+        (lamps, lit, {"method": "contrast", "n_masks": 9}, "at least two for each of 5 levels, got 9"),
+        (lamps, lit, {"method": "contrast", "density": False}, "'contrast' has no option 'density'"),
         (lamps, lit, {"method": "mfpp", "order": "coarse_to_fine"}, "'mfpp' has no option 'order'"),
         (lamps, lit, {"density": 1}, "density must be True or False"),
         (lamps, lit, {"fusion": "sum"}, "fusion must be one of 'cascade', 'mean'"),
@@ -180,6 +222,6 @@ def test_bad_options(lamps, lit):
 
 
 def test_without_anything_to_explain(lamps, lit):
-    for method in ("mfpp", "sodex"):
+    for method in ("contrast", "mfpp", "sodex"):
         found = dc.explain(lamps, np.zeros_like(lit), method=method, progress=False)
         assert found.saliency.shape == (0, *lit.shape[:2])

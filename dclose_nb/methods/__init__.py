@@ -12,7 +12,7 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 from ..engine import Maps
-from . import dclose, drise, gradcam, mfpp, sodex
+from . import contrast, dclose, drise, gradcam, mfpp, sodex
 
 
 class Method(NamedTuple):
@@ -24,6 +24,7 @@ class Method(NamedTuple):
 
 METHODS = {
     "dclose": Method(dclose.dclose, dclose.check),
+    "contrast": Method(contrast.contrast, contrast.check),
     "drise": Method(drise.drise, drise.check),
     "mfpp": Method(mfpp.mfpp, mfpp.check),
     "gradcam": Method(gradcam.gradcam, gradcam.check),
