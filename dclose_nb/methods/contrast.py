@@ -34,11 +34,12 @@ def contrast(
 ) -> Maps:
     """Explain all targets of one image by what keeping a pixel adds.
 
-    Three things differ from `dclose`. A level is the contrast of masks that kept a pixel and masks
+    Four things differ from `dclose`. A level is the contrast of masks that kept a pixel and masks
     that hid it (`density.contrast`), not the mean over those that kept it: what does not matter
     lies at 0 and not at a noisy plateau, which the cascade would multiply. Negative contrasts are
     cut to a twentieth. A level gets masks in proportion to the size of its superpixels, since few
-    large ones find an object in fewer masks than many small ones. ``benchmarks/quality.py``
+    large ones find an object in fewer masks than many small ones. And a level is averaged with all
+    coarser ones, which are less noisy. ``benchmarks/quality.py``
     compares the two.
 
     Parameters
@@ -62,7 +63,9 @@ def contrast(
 
     def finish(results: list[Level]) -> Maps:
         contrasts = np.stack([result.contrast for result in results])  # (L, n, h, w)
-        levels = np.where(contrasts < 0, LEAK * contrasts, contrasts)
+        coarsest_first = np.cumsum(contrasts[::-1], axis=0)
+        means = coarsest_first[::-1] / np.arange(len(results), 0, -1)[:, None, None, None]
+        levels = np.where(means < 0, LEAK * means, means).astype(np.float32)
         densities = np.stack([result.density.astype(np.float32) for result in results])  # (L, h, w)
         used = sum(len(result.weights) for result in results)
         return Maps(cascade(levels), used, levels, densities)
