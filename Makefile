@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/ready
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint format lab notebooks clean
+.PHONY: help demo test lint format lab notebooks book clean
 
 help:
 	@echo "make demo       explain the objects in a photo, into demo/"
@@ -14,7 +14,8 @@ help:
 	@echo "make lab        open the notebooks in JupyterLab"
 	@echo "make lint       check style and types      make format     mend the style"
 	@echo "make notebooks  run the notebooks anew and keep their outputs"
-	@echo "make clean      remove .venv and demo/"
+	@echo "make book       make a website of the notebooks and the reference, in build/book"
+	@echo "make clean      remove .venv and all that was made"
 
 demo: $(READY)
 	@$(BIN)/dclose-nb demo
@@ -23,7 +24,7 @@ demo: $(READY)
 
 test: $(READY)
 	@$(BIN)/dclose-nb fetch yolox_nano || echo "Without these weights, notebooks run on drawn scenes, and tests that need them are skipped."
-	@$(BIN)/python -m pytest tests notebooks
+	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --maxprocesses=4 --dist loadfile tests notebooks
 	@echo "The tests passed. Next: make demo, or open the notebooks with: make lab"
 
 lint: $(READY)
@@ -40,9 +41,15 @@ lab: $(READY)
 
 notebooks: $(READY)
 	@PYTHONWARNINGS=ignore $(BIN)/jupyter nbconvert --to notebook --execute --inplace notebooks/*.ipynb
+	@$(BIN)/python docs/thumbnails.py
+
+book: $(READY)
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[book]'
+	@$(BIN)/sphinx-build -q -W -c docs . build/book
+	@echo "Next: open build/book/index.html"
 
 clean:
-	rm -rf $(VENV) demo
+	rm -rf $(VENV) demo build test-artifacts
 
 # Quick the second time: only a change of what is installed makes it anew.
 $(READY): pyproject.toml constraints.txt

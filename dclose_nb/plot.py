@@ -35,7 +35,9 @@ ROLE_COLOURS = {"class": "tab:red", "body": "tab:blue", "edge": "gold", "inert":
 _LARGEST = 1600  # pixels of a drawn image's longer side; more cannot be seen
 
 
-def explanation(explanation: Explanation, *, ax: Any = None, opacity: float = OPACITY) -> np.ndarray:
+def explanation(
+    explanation: Explanation, *, ax: Any = None, opacity: float = OPACITY, threshold: float = 0
+) -> np.ndarray:
     """Overlay of each detection's map, with its box, label and score.
 
     Parameters
@@ -45,6 +47,8 @@ def explanation(explanation: Explanation, *, ax: Any = None, opacity: float = OP
     ax : n axes, optional
     opacity : float
         Of the highest value, in [0, 1]; lower values are fainter, so that the photo shows.
+    threshold : float
+        Values of the scaled map that are lower are not shown, in [0, 1].
 
     Returns
     -------
@@ -63,7 +67,7 @@ def explanation(explanation: Explanation, *, ax: Any = None, opacity: float = OP
         raise InputError("there is nothing to draw: the explanation holds no detection")
     axes = _panels(ax, len(explanation), explanation.image.shape, colour_bar=True)
     for panel, one in zip(axes, explanation):
-        _overlay(panel, one, opacity)
+        _overlay(panel, one, opacity=opacity, threshold=threshold)
     return axes
 
 
@@ -315,10 +319,10 @@ def fit(picture: np.ndarray) -> np.ndarray:
     return cv2.resize(picture, size, interpolation=cv2.INTER_AREA)
 
 
-def _overlay(panel: Axes, one: Explanation, opacity: float = OPACITY) -> None:
+def _overlay(panel: Axes, one: Explanation, *, opacity: float = OPACITY, threshold: float = 0) -> None:
     """Draw the photo under the map of one detection, with its box, label and score."""
     picture = fit(one.image)
-    panel.imshow(blend(picture, fit(one.saliency[0]), opacity=opacity))
+    panel.imshow(blend(picture, fit(one.saliency[0]), opacity=opacity, threshold=threshold))
     _draw_box(panel, one.detections.boxes[0] * _factor(one.image, picture), "cyan")
     panel.set_title(f"{_caption(one.detections)}, {one.method}")
     _colour_bar(panel, 0, 1, "saliency, scaled")

@@ -24,11 +24,13 @@ from . import checks, engine, metrics, plot
 from .checks import InputError
 from .detection import Detections, Detector
 from .detectors import load_detector
+from .detectors.weights import OFFICIAL
 from .explanation import Explanation, explain, parameters
 from .masks import SEGMENTS
 from .methods import METHODS
 from .methods.dclose import pyramid
 from .photos import decode, load_photo
+from .planted.networks import NETWORKS
 
 PICTURE = 900  # pixels of a drawn picture's longer side
 LARGEST = 12_000_000  # pixels of an uploaded photo; a larger one is shrunk
@@ -40,7 +42,7 @@ KEPT = 32  # explanations that need not be made again
 STYLE = """<style>
 .dclose-picture {position: relative; padding: 0; overflow: hidden; flex: 1 1 320px; max-width: 900px}
 .dclose-picture img {display: block; width: 100%; height: auto; margin: 0}
-.dclose-picture .jupyter-button {position: absolute; margin: 0; padding: 0 4px; min-width: 0;
+.dclose-picture .jupyter-button {display: flex; position: absolute; margin: 0; padding: 0 4px; min-width: 0;
   background: transparent; box-shadow: none; color: white; text-shadow: 0 0 3px black, 0 0 6px black;
   font-size: 15px; font-weight: 600; line-height: 1.3; text-align: left; justify-content: flex-start;
   align-items: flex-start; overflow: visible}
@@ -95,7 +97,9 @@ class Explorer(widgets.VBox):
         self.explanation: Explanation | None = None
         self._shown: dict[int, Explanation] = {}  # by panel
         self._finished: dict[Any, Explanation] = {}  # by what was asked for
+        self._plans: list[tuple[str, dict[str, Any]]] = []  # methods and their options
         self._explainer, self._artist = _Worker(), _Worker()
+        self._lock = threading.RLock()
         self._build()
         super().__init__(self._parts())
         self.add_class("dclose-explorer")
@@ -145,15 +149,23 @@ class Explorer(widgets.VBox):
         for k, title in enumerate(DRAWN):
             self.steps.set_title(k, f"{k + 1}. {title}")
 
-        self.list.observe(lambda _: self._start(), "value")
-        for option in self.options.values():
-            option.observe(lambda _: self._start(), "value")
+        for option in (self.list, *self.options.values()):
+            option.observe(self._alone(lambda _: self._start()), "value")
         for option in (self.opacity, self.threshold):
-            option.observe(lambda _: self._redraw(), "value")
-        self.steps.observe(lambda _: self._draw_step(), "selected_index")
-        self.upload.observe(lambda change: self._uploaded(change["new"]), "value")
+            option.observe(self._alone(lambda _: self._look_again()), "value")
+        self.steps.observe(self._alone(lambda _: self._draw_step()), "selected_index")
+        self.upload.observe(self._alone(lambda change: self._uploaded(change["new"])), "value")
         self.stop.on_click(lambda _: self._explainer.stop.set())
-        self.save.on_click(lambda _: self._save())
+        self.save.on_click(self._alone(lambda _: self._save()))
+
+    def _alone(self, answer: Callable[[Any], None]) -> Callable[[Any], None]:
+        """An answer to the page that waits for others: kernels may run them side by side."""
+
+        def wrapped(event: Any) -> None:
+            with self._lock:
+                answer(event)
+
+        return wrapped
 
     def _parts(self) -> list[widgets.Widget]:
         row = widgets.Layout(flex_flow="row wrap", align_items="flex-start", width="100%", grid_gap="8px")
@@ -190,6 +202,7 @@ class Explorer(widgets.VBox):
             tooltip="no box here",
             layout=widgets.Layout(left="0", top="0", width="100%", height="100%", border="none"),
         )
+        ground.add_class("dclose-ground")
         ground.on_click(lambda _: self._say("There is no box here: click one, or choose it from the list."))
         self.boxes = []
         for k, one in enumerate(self.detections):
@@ -208,7 +221,8 @@ class Explorer(widgets.VBox):
                     **{name: f"{share:.3%}" for name, share in place.items()},
                 ),
             )
-            button.on_click(partial(self._choose, k))
+            button.add_class("dclose-box")
+            button.on_click(self._alone(partial(self._choose, k)))
             self.boxes.append(button)
         areas = np.prod(self.detections.boxes[:, 2:] - self.detections.boxes[:, :2], axis=1)
         on_top_last = [self.boxes[k] for k in np.argsort(-areas)]  # a small box is never behind a large one
@@ -222,8 +236,11 @@ class Explorer(widgets.VBox):
         n = len(self.detections)
         self._say(f"{n} {'box' if n == 1 else 'boxes'} found: click one." if n else "No object was found.")
 
-    def _choose(self, k: int, _: Any = None) -> None:
-        self.list.value = k
+    def _choose(self, k: int, _: Any) -> None:
+        if self.list.value == k:
+            self._start()  # again, after it was stopped
+        else:
+            self.list.value = k
 
     def _uploaded(self, files: Any) -> None:
         for file in files[:1]:
@@ -257,17 +274,12 @@ class Explorer(widgets.VBox):
             (button.add_class if n == k else button.remove_class)("dclose-chosen")
         self._explainer.stop.set()
         self._shown, self.explanation = {}, None
-        wanted = [self.options["method"].value] + [self.options["beside"].value] * bool(
-            self.options["beside"].value
-        )
-        try:
-            plans = [(method, self._options_of(method)) for method in wanted]
-        except InputError as error:
-            self._say(str(error))
-            return
+        methods = filter(None, (self.options[name].value for name in ("method", "beside")))
+        plans = [(method, self._options_of(method)) for method in methods]
         for panel in self.panels[len(plans) :]:
             panel.clear()
-        self.code.value = self._code(k, plans)
+        self._plans = plans
+        self._write_code()
         self.stop.disabled = self.save.disabled = False
         self._say(f"{_caption(self.detections[k])}: looking ...")
         self._explainer.do(self._run, k, plans)
@@ -329,20 +341,31 @@ class Explorer(widgets.VBox):
                 self._draw_step()
 
     def _show(self, stop: threading.Event, place: int, one: Explanation, text: str) -> None:
-        if self._explainer.stop is not stop:  # another box has been chosen since
-            return
-        self._shown[place] = one
-        if place == 0:
-            self.explanation = one
-        self._redraw(place)
-        self.panels[place].caption.value = _numbers(one)
-        self._say(text)
+        with self._lock:
+            if self._explainer.stop is not stop:  # another box has been chosen since
+                return
+            self._shown[place] = one
+            if place == 0:
+                self.explanation = one
+            self._redraw(place)
+            self.panels[place].caption.value = _numbers(one)
+            self._say(text)
 
     def _redraw(self, *places: int) -> None:
         """Lay the maps over the photo anew."""
         look = {"opacity": self.opacity.value, "threshold": self.threshold.value}
         for place in places or tuple(self._shown):
-            self.panels[place].image.value = _jpeg(_overlay(self._shown[place], **look))
+            self.panels[place].show(_jpeg(_overlay(self._shown[place], **look)))
+
+    def _look_again(self) -> None:
+        self._redraw()
+        self._write_code()
+
+    def wait(self) -> Explorer:
+        """Wait until all that was asked for is there, as a script may want to."""
+        self._explainer.todo.join()
+        self._artist.todo.join()
+        return self
 
     # The steps, the code, and what is kept
 
@@ -370,13 +393,17 @@ class Explorer(widgets.VBox):
         figure.savefig(content, format="png", dpi=80)
         self.steps.children[k].value = content.getvalue()
 
-    def _code(self, k: int, plans: list[tuple[str, dict[str, Any]]]) -> str:
-        """A cell that makes the same figures."""
+    def _write_code(self) -> None:
+        """Show the cell that makes the same figures."""
+        k = self.list.value
+        if k is None:
+            return
+        look = {"opacity": (self.opacity.value, plot.OPACITY), "threshold": (self.threshold.value, 0)}
+        looks = "".join(f", {name}={value:g}" for name, (value, usual) in look.items() if value != usual)
         lines = ["import dclose_nb as dc", ""]
-        try:
-            load_detector(self.detector.name)
+        if self.detector.name in (*OFFICIAL, *NETWORKS):
             lines.append(f"detector = dc.load_detector({self.detector.name!r})")
-        except (InputError, RuntimeError):
+        else:
             lines.append(f"# detector: the one that was explored, {self.detector.name}")
         lines.append(
             "# image: the array that was explored"
@@ -384,13 +411,13 @@ class Explorer(widgets.VBox):
             else f"image = dc.load_photo({self.name!r})"
         )
         lines.append(f"target = detector.detect(image)[{k}]  # {_caption(self.detections[k])}")
-        for method, options in plans:
+        for method, options in self._plans:
             default = parameters(method)
             changed = {name: value for name, value in options.items() if value != default[name]}
             given = "".join(f", {name}={value!r}" for name, value in ({"method": method} | changed).items())
             lines.append(f"explanation = dc.explain(detector, image, target{given})")
-            lines.append(f"dc.plot.explanation(explanation, opacity={self.opacity.value:g})")
-        return "\n".join(lines)
+            lines.append(f"dc.plot.explanation(explanation{looks})")
+        self.code.value = "\n".join(lines)
 
     def _save(self) -> None:
         if self.explanation is None:
@@ -411,8 +438,11 @@ class _Panel(widgets.VBox):
         self.add_class("dclose-picture")
         self.clear()
 
+    def show(self, picture: bytes) -> None:
+        self.image.value, self.layout.display = picture, None
+
     def clear(self) -> None:
-        self.image.value, self.caption.value = b"", ""
+        self.image.value, self.caption.value, self.layout.display = b"", "", "none"
 
 
 class _Worker:

@@ -9,12 +9,6 @@ extensions = [
     "sphinx.ext.napoleon",
     "sphinx.ext.viewcode",
 ]
-    "myst_nb",
-    "sphinx_external_toc",
-    "sphinx.ext.autodoc",
-    "sphinx.ext.napoleon",
-    "sphinx.ext.viewcode",
-]
 include_patterns = ["README.md", "docs/*.md", "notebooks/*.ipynb"]
 external_toc_path = "docs/toc.yml"
 myst_heading_anchors = 3

@@ -68,7 +68,7 @@ def test_every_package_is_installed_with_the_project():
     assert set(PYPROJECT["tool"]["setuptools"]["packages"]) == names | {"dclose_nb.data"}
 
 
-@pytest.mark.parametrize("word", ["demo", "test", "lab", "lint"])
+@pytest.mark.parametrize("word", ["demo", "test", "lab", "lint", "book"])
 def test_the_readme_s_commands_exist(word):
     assert f"make {word}" in (ROOT / "README.md").read_text()
     assert re.search(rf"^{word}:", (ROOT / "Makefile").read_text(), re.M)

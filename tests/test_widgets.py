@@ -28,17 +28,10 @@ def explorer(detector):
     return explorer
 
 
-def ready(explorer):
-    """Wait for what has been asked for."""
-    explorer._explainer.todo.join()
-    explorer._artist.todo.join()
-    return explorer
-
-
 def test_a_click_on_a_box_gives_what_explain_gives(explorer, detector):
     assert explorer.explanation is None and explorer.save.disabled
     explorer.boxes[1].click()
-    got = ready(explorer).explanation
+    got = explorer.wait().explanation
     expected = dc.explain(detector, DRAWN.image, explorer.detections[1], n_masks=40, progress=False)
     assert np.array_equal(got.saliency, expected.saliency) and got.params == expected.params
     assert explorer.list.value == 1
@@ -68,12 +61,12 @@ def test_a_click_outside_any_box_says_so(explorer):
 
 def test_a_control_makes_the_map_anew_and_a_known_one_comes_back_at_once(explorer, detector):
     explorer.boxes[0].click()
-    first = ready(explorer).explanation
+    first = explorer.wait().explanation
     explorer.options["seed"].value = 3
-    other = ready(explorer).explanation
+    other = explorer.wait().explanation
     assert other.params["seed"] == 3 and not np.array_equal(first.saliency, other.saliency)
     explorer.options["seed"].value = 0
-    assert ready(explorer).explanation is first
+    assert explorer.wait().explanation is first
 
 
 def test_the_map_sharpens_and_stop_keeps_what_there_is(explorer):
@@ -84,7 +77,7 @@ def test_the_map_sharpens_and_stop_keeps_what_there_is(explorer):
         time.sleep(0.02)
     assert explorer.explanation.n_forward < 100_000
     explorer.stop.click()
-    stopped = ready(explorer).explanation
+    stopped = explorer.wait().explanation
     assert 0 < stopped.n_forward < 100_000 and "stopped after" in explorer.status_text
 
 
@@ -93,7 +86,7 @@ def test_a_second_click_stops_the_first_run(explorer, monkeypatch):
     explorer.boxes[0].click()
     explorer.options["n_masks"].value = 40
     explorer.boxes[1].click()
-    got = ready(explorer).explanation
+    got = explorer.wait().explanation
     assert (
         got.params["n_masks"] == 40 and got.detections.boxes.tolist() == explorer.detections[1].boxes.tolist()
     )
@@ -102,7 +95,7 @@ def test_a_second_click_stops_the_first_run(explorer, monkeypatch):
 def test_two_methods_side_by_side_with_their_numbers(explorer, detector):
     explorer.options["beside"].value = "drise"
     explorer.boxes[0].click()
-    ready(explorer)
+    explorer.wait()
     assert [panel.caption.value.partition(":")[0] for panel in explorer.panels] == [
         "<b>dclose</b>",
         "<b>drise</b>",
@@ -113,13 +106,13 @@ def test_two_methods_side_by_side_with_their_numbers(explorer, detector):
     )
     assert f"insertion less deletion {over_all.score:.2f}" in explorer.panels[0].caption.value
     explorer.options["beside"].value = ""
-    ready(explorer)
+    explorer.wait()
     assert explorer.panels[1].image.value == b""
 
 
 def test_opacity_and_threshold_redraw_without_a_new_run(explorer):
     explorer.boxes[0].click()
-    before = ready(explorer).explanation, explorer.panels[0].image.value
+    before = explorer.wait().explanation, explorer.panels[0].image.value
     explorer.opacity.value = 0
     plain = explorer.panels[0].image.value
     explorer.opacity.value, explorer.threshold.value = 0.75, 1
@@ -130,18 +123,18 @@ def test_opacity_and_threshold_redraw_without_a_new_run(explorer):
 @pytest.mark.parametrize("k", range(7))
 def test_every_step_opens(explorer, k):
     explorer.boxes[0].click()
-    ready(explorer)
+    explorer.wait()
     explorer.steps.selected_index = k
-    image = Image.open(io.BytesIO(ready(explorer).steps.children[k].value))
+    image = Image.open(io.BytesIO(explorer.wait().steps.children[k].value))
     assert min(image.size) > 100 and np.ptp(np.asarray(image.convert("L"))) > 50
 
 
 def test_a_method_without_levels_says_so(explorer):
     explorer.options["method"].value = "drise"
     explorer.boxes[0].click()
-    ready(explorer)
+    explorer.wait()
     explorer.steps.selected_index = 0
-    assert "drise has none" in ready(explorer).status_text
+    assert "drise has none" in explorer.wait().status_text
 
 
 def test_the_code_makes_the_same_map():
@@ -149,7 +142,7 @@ def test_the_code_makes_the_same_map():
     explorer.options["n_masks"].value, explorer.options["p"].value = 40, 0.4
     explorer.options["segments"].value = (150, 600)
     explorer.boxes[0].click()
-    wanted = ready(explorer).explanation
+    wanted = explorer.wait().explanation
     names = {}
     exec(explorer.code.value, names)
     assert np.array_equal(names["explanation"].saliency, wanted.saliency)
@@ -162,10 +155,10 @@ def test_what_a_detector_raises_reaches_the_person_and_the_explorer_goes_on(expl
     with monkeypatch.context() as broken_for_now:
         broken_for_now.setattr(detector, "predict", broken)
         explorer.boxes[0].click()
-        assert ready(explorer).status_text == "RuntimeError: the cable is <out>"
+        assert explorer.wait().status_text == "RuntimeError: the cable is <out>"
         assert "<out>" not in explorer.status.value  # it is no HTML
     explorer.boxes[1].click()
-    assert ready(explorer).explanation is not None
+    assert explorer.wait().explanation is not None
 
 
 def upload(explorer, content, name):
@@ -188,7 +181,7 @@ def test_no_photo_and_one_that_the_detector_refuses_change_nothing(explorer):
     upload(explorer, file.getvalue(), "small.png")
     assert "knows one scene" in explorer.status_text and explorer.image is before
     explorer.boxes[0].click()
-    assert ready(explorer).explanation is not None
+    assert explorer.wait().explanation is not None
 
 
 def test_a_huge_photo_is_shrunk(monkeypatch):
@@ -203,7 +196,7 @@ def test_a_huge_photo_is_shrunk(monkeypatch):
 def test_save_writes_what_explanation_save_writes(explorer, tmp_path):
     explorer.folder.value = str(tmp_path / "kept")
     explorer.boxes[0].click()
-    ready(explorer).save.click()
+    explorer.wait().save.click()
     assert (tmp_path / "kept" / "manifest.json").is_file() and "Saved in" in explorer.status_text
 
 
