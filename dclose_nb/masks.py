@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -87,6 +88,14 @@ class MaskSampler:
             self._cut(self._pattern(number), self._offset(number), mask)
         return out
 
+    @cached_property
+    def _taps(self) -> list[tuple[torch.Tensor, ...]]:
+        """Of both sides, see the function."""
+        return [
+            _taps(size, enlarged, self.cells.device)
+            for size, enlarged in zip(self.cells.shape, self.enlarged)
+        ]
+
     def pattern(self, number: int) -> torch.Tensor:
         """The binary pattern (a, b) that mask `number` is cut from, before it is enlarged."""
         return self._pattern(number)[self.cells]
@@ -105,8 +114,8 @@ class MaskSampler:
     def _cut(self, kept: torch.Tensor, offset: tuple[int, int], out: torch.Tensor) -> None:
         """Write the window at `offset` of the enlarged pattern to `out`."""
         (y0, y1, fy), (x0, x1, fx) = (
-            _taps(offset[k], self.shape[k], self.cells.shape[k], self.enlarged[k], self.cells.device)
-            for k in (0, 1)
+            [one[start : start + length] for one in taps]
+            for taps, start, length in zip(self._taps, offset, self.shape)
         )
         top, left = int(y0[0]), int(x0[0])
         part = kept[self.cells[top : int(y1[-1]) + 1, left : int(x1[-1]) + 1]]
@@ -114,14 +123,12 @@ class MaskSampler:
         torch.lerp(columns.index_select(0, y0 - top), columns.index_select(0, y1 - top), fy[:, None], out=out)
 
 
-def _taps(
-    offset: int, length: int, size: int, enlarged: int, device: torch.device
-) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """The two source pixels of each pixel of a window, and the second one's share.
+def _taps(size: int, enlarged: int, device: torch.device) -> tuple[torch.Tensor, ...]:
+    """The two source pixels of each pixel along an enlarged side, and the second one's share.
 
     Bilinear enlargement from `size` to `enlarged` with pixel centres at halves, edges repeated.
     """
-    at = (torch.arange(offset, offset + length, dtype=torch.float64) + 0.5) * (size / enlarged) - 0.5
+    at = (torch.arange(enlarged, dtype=torch.float64) + 0.5) * (size / enlarged) - 0.5
     at = at.clamp(0, size - 1)
     low = at.long()
     high = (low + 1).clamp(max=size - 1)

@@ -1,4 +1,4 @@
-"""The pages of docs/: their blocks run word by word, in order."""
+"""The page of docs/ and what the README says of methods: their blocks run word by word, in order."""
 
 import os
 import re
@@ -8,6 +8,7 @@ import matplotlib.pyplot as plt
 import pytest
 
 import dclose_nb as dc
+from dclose_nb.methods import METHODS
 
 PAGE = Path(__file__).parent.parent / "docs" / "detectors.md"
 SECTIONS = re.findall(r"^## (.+?)$(.*?)(?=^## |\Z)", PAGE.read_text(encoding="utf-8"), re.M | re.S)
@@ -65,3 +66,18 @@ def test_the_page_has_all_kinds():
         "A Hugging Face model",
         "The contract",
     ]
+
+
+def test_a_method_of_your_own_takes_twenty_lines(lamps, lit):
+    readme = (PAGE.parent.parent / "README.md").read_text(encoding="utf-8")
+    (block,) = re.findall(r"^### A method of your own$.*?^```python\n(.*?)^```$", readme, re.M | re.S)
+    assert len(re.findall(r"^.*\S.*$", block, re.M)) <= 20
+    exec(compile(block, "README.md", "exec"), {"__name__": "reader"})
+    try:
+        found = dc.explain(lamps, lit, method="grid contrast", n_masks=60, progress=False)
+        boxes = found.detections.boxes
+        assert all(dc.metrics.pointing_game(one, box) for one, box in zip(found.saliency, boxes))
+        with pytest.raises(dc.InputError, match="n_masks must be"):
+            dc.explain(lamps, lit, method="grid contrast", n_masks=1)
+    finally:
+        del METHODS["grid contrast"]

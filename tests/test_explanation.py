@@ -202,7 +202,7 @@ def test_the_budget_is_shared_finest_first():
     [
         ({"method": ["dclose"]}, "method must be"),
         ({"crops_per_draw": 0}, "crops_per_draw"),
-        ({"method": "magic"}, "method must be one of 'dclose', 'drise'"),
+        ({"method": "magic"}, "method must be one of 'dclose', 'contrast', 'drise'"),
         ({"n_masks": 0}, "n_masks"),
         ({"n_masks": -3}, "n_masks"),
         ({"n_masks": 4}, "each of 5 levels"),

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 
 import numpy as np
+import torch
 
 from .. import checks, engine
 from ..checks import InputError
@@ -120,10 +123,12 @@ def pyramid(
     canvas: Canvas, segments: Sequence[int], *, p: float, r: float, seed: int, crops_per_draw: int
 ) -> list[MaskSampler]:
     """Masks of each level, finest first, on the image as the network sees it; see `dclose`."""
-    content = canvas.content_image
+    finest_first = sorted(segments, reverse=True)
+    with ThreadPoolExecutor(torch.get_num_threads()) as threads:  # SLIC takes as long as fifty passes
+        cut = list(threads.map(partial(superpixels, canvas.content_image), finest_first))
     return [
         superpixel_masks(
-            superpixels(content, n_segments),
+            labels,
             p=p,
             r=r,
             seed=seed,
@@ -131,7 +136,7 @@ def pyramid(
             crops_per_draw=crops_per_draw,
             device=canvas.pixels.device,
         )
-        for level, n_segments in enumerate(sorted(segments, reverse=True))
+        for level, labels in enumerate(cut)
     ]
 
 
