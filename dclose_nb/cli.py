@@ -63,7 +63,9 @@ def _parser() -> argparse.ArgumentParser:
         help="yolox_nano (default) to yolox_x, or a YOLOX export FILE.onnx; planted or planted_two_stage "
         "for scenes",
     )
-    explain.add_argument("--method", default="dclose", help="dclose (default), drise, mfpp, gradcam or sodex")
+    explain.add_argument(
+        "--method", default="dclose", help="dclose (default), contrast, drise, mfpp, gradcam or sodex"
+    )
     explain.add_argument("--n-masks", type=int, metavar="N", help="masked images; default: the method's own")
     explain.add_argument("--seed", type=int, default=0, metavar="S", help="default: %(default)s")
     explain.add_argument("--top", type=int, metavar="K", help="only the K best detections")

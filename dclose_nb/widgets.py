@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import atexit
+import base64
 import html
 import io
 import threading
@@ -104,6 +105,15 @@ class Explorer(widgets.VBox):
         super().__init__(self._parts())
         self.add_class("dclose-explorer")
         self._take(image)
+
+    def _repr_mimebundle_(self, **kwargs: Any) -> dict[str, Any]:
+        """The widget and, for pages that can show none, the picture that it shows now."""
+        picture = self.panels[0].image.value or self.picture.children[0].value
+        still = {
+            "text/plain": f"Explorer of what {self.detector.name} found",
+            "image/jpeg": base64.b64encode(picture).decode(),
+        }
+        return super()._repr_mimebundle_(**kwargs) | still
 
     # What is on the page
 

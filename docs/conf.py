@@ -11,6 +11,7 @@ extensions = [
 ]
 include_patterns = ["README.md", "docs/*.md", "notebooks/*.ipynb"]
 external_toc_path = "docs/toc.yml"
+myst_enable_extensions = ["dollarmath", "html_image"]
 myst_heading_anchors = 3
 nb_execution_mode = "off"  # their outputs are committed, and tests run them
 nb_render_markdown_format = "myst"

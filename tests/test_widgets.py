@@ -1,5 +1,6 @@
 """The explorer, without a browser: what a click, a control and a bad photo lead to."""
 
+import base64
 import io
 import subprocess
 import sys
@@ -198,6 +199,20 @@ def test_save_writes_what_explanation_save_writes(explorer, tmp_path):
     explorer.boxes[0].click()
     explorer.wait().save.click()
     assert (tmp_path / "kept" / "manifest.json").is_file() and "Saved in" in explorer.status_text
+
+
+def test_a_page_that_shows_no_widgets_shows_the_picture(explorer):
+    """The photo at first, and the map once there is one."""
+
+    def shown():
+        bundle = explorer._repr_mimebundle_()
+        assert "application/vnd.jupyter.widget-view+json" in bundle
+        return np.asarray(Image.open(io.BytesIO(base64.b64decode(bundle["image/jpeg"]))))
+
+    photo = shown()
+    explorer.boxes[0].click()
+    explorer.wait()
+    assert photo.shape == shown().shape and np.abs(photo.astype(int) - shown()).mean() > 5
 
 
 def test_nothing_found_says_so(detector):
