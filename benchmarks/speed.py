@@ -5,7 +5,7 @@
 Times: the network alone and a loop around it take turns on the same number of images, in the same
 batches, precision and runtime; the ratio of each pair counts, since times drift. The peer is
 xaitk-saliency's D-RISE, where it is installed (``pip install '.[benchmarks]'``). Memory: the peak of
-fresh processes.
+fresh processes. Sections that are not run again stay as they are in ``speed.json``.
 """
 
 from __future__ import annotations
@@ -58,19 +58,18 @@ def main() -> None:
     if args.peak:
         print(peak(args.peak[0], int(args.peak[1])))
         return
-    result: Result = {
-        "threads": torch.get_num_threads(),
-        "machine": platform.platform(),
-        "versions": versions(),
-    }
+    file = None if args.out is None else args.out / "speed.json"
+    result: Result = json.loads(file.read_text(encoding="utf-8")) if file and file.exists() else {}
+    result |= {"threads": torch.get_num_threads(), "machine": platform.platform(), "versions": versions()}
     print(f"torch {torch.__version__}, {torch.get_num_threads()} threads, {args.detector}")
     detector, image = dc.load_detector(args.detector), dc.load_photo("coffee")
     for name in args.only:
         print(f"\n{name}")
         result[name] = SECTIONS[name](detector, image, args.images, args.rounds)
-    if args.out is not None:
-        args.out.mkdir(parents=True, exist_ok=True)
-        (args.out / "speed.json").write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
+        result.setdefault("images", {})[name] = args.images
+    if file is not None:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
         draw(result, args.out / "speed.png")
 
 
