@@ -133,7 +133,7 @@ def explain(
         A name in `dclose_nb.methods.METHODS`.
     n_masks : int or "auto", optional
         Budget of masked images; by default the method's own (``dclose`` and ``mfpp`` 4000, ``contrast``
-        200, ``drise`` 5000, ``sodex`` 1000). ``gradcam`` masks nothing and takes none. "auto" is the
+        400, ``drise`` 5000, ``sodex`` 1000). ``gradcam`` masks nothing and takes none. "auto" is the
         method's own with ``tolerance=0.1``: as soon as two halves of the masks agree that far,
         sampling stops.
     seed : int
