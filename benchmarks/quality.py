@@ -145,6 +145,8 @@ def draw(result: Record, path: Path) -> None:
         dc.plot.curves(lines, x=BUDGETS, labels=("forward passes", score), ax=panel)
         panel.axhline(rows[REFERENCE]["mean"][0], color="black", linestyle="--", linewidth=1)
         panel.set_xscale("log")
+        panel.set_xticks(BUDGETS, map(str, BUDGETS))
+        panel.minorticks_off()
     plt.savefig(path, dpi=100)
 
 

@@ -199,7 +199,7 @@ def comparison(comparison: Comparison, *, ax: Any = None) -> np.ndarray:
     axes[0].imshow(picture)
     axes[0].set_title(str(case).replace("$", r"\$"))
     for panel, (title, heat) in zip(axes[1:], heats.items()):
-        panel.imshow(blend(picture, heat))
+        _lay(panel, picture, heat)
         panel.set_title(title)
         _colour_bar(panel, 0, 1, "saliency, scaled")
     if comparison.difference is not None:
@@ -322,10 +322,24 @@ def fit(picture: np.ndarray) -> np.ndarray:
 def _overlay(panel: Axes, one: Explanation, *, opacity: float = OPACITY, threshold: float = 0) -> None:
     """Draw the photo under the map of one detection, with its box, label and score."""
     picture = fit(one.image)
-    panel.imshow(blend(picture, fit(one.saliency[0]), opacity=opacity, threshold=threshold))
+    _lay(panel, picture, fit(one.saliency[0]), opacity, threshold)
     _draw_box(panel, one.detections.boxes[0] * _factor(one.image, picture), "cyan")
     panel.set_title(f"{_caption(one.detections)}, {one.method}")
     _colour_bar(panel, 0, 1, "saliency, scaled")
+
+
+def _lay(
+    panel: Axes, picture: np.ndarray, saliency: np.ndarray, opacity: float = OPACITY, threshold: float = 0
+) -> None:
+    """Draw what `blend` mixes as two layers, so that the map's own values stay in the figure."""
+    panel.imshow(_greyed(picture).astype(np.uint8))
+    heat = scale(saliency)
+    panel.imshow(heat, cmap=CMAP, vmin=0, vmax=1, alpha=_alpha(heat, opacity, threshold))
+
+
+def _alpha(heat: np.ndarray, opacity: float, threshold: float) -> np.ndarray:
+    """How far a scaled map covers the image: less where it is lower, not at all below the threshold."""
+    return opacity * np.sqrt(heat) * (heat >= threshold)
 
 
 def blend(
@@ -347,9 +361,9 @@ def blend(
     -------
     (H, W, 3) uint8 array
     """
-    heat = scale(saliency)[..., None]
-    alpha = opacity * np.sqrt(heat) * (heat >= threshold)
-    colours = 255 * plt.get_cmap(CMAP)(heat[..., 0])[..., :3]
+    heat = scale(saliency)
+    alpha = _alpha(heat, opacity, threshold)[..., None]
+    colours = 255 * plt.get_cmap(CMAP)(heat)[..., :3]
     return (alpha * colours + (1 - alpha) * _greyed(image)).round().astype(np.uint8)
 
 
