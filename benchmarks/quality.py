@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import json
 from functools import partial
+from itertools import product
 from pathlib import Path
 
 import matplotlib
@@ -22,18 +23,13 @@ import numpy as np
 
 import dclose_nb as dc
 from dclose_nb import metrics, tables
-from dclose_nb.dataset import Truth, drawn, read_coco, study
-from dclose_nb.detection import match
+from dclose_nb.dataset import Truth, drawn, matched, read_coco, study
 from dclose_nb.planted import scores
 from dclose_nb.planted.truth import removal_effects
 from dclose_nb.records import Record, Records
 
 BUDGETS = (100, 200, 400, 1000)
-METHODS = {
-    "dclose": {"method": "dclose"},
-    "contrast": {"method": "contrast"},
-    "drise": {"method": "drise"},
-}
+METHODS = "dclose", "contrast", "drise"
 REFERENCE = "dclose 4000"
 LOSS = 0.02  # of the reference's score that a cheaper setting may cost
 STEPS = 50  # of deletion and insertion
@@ -59,10 +55,8 @@ def main() -> None:
 
 def planned() -> dict[str, Record]:
     """Options of `explain` for each setting; names end in the number of masks."""
-    found = {REFERENCE: {**METHODS["dclose"], "n_masks": 4000}}
-    for name, options in METHODS.items():
-        found |= {f"{name} {n_masks}": {**options, "n_masks": n_masks} for n_masks in BUDGETS}
-    return found
+    settings = [("dclose", 4000), *product(METHODS, BUDGETS)]
+    return {f"{method} {n_masks}": {"method": method, "n_masks": n_masks} for method, n_masks in settings}
 
 
 def look(
@@ -76,26 +70,19 @@ def look(
 ) -> Record:
     """Scores of each setting on the matched objects of an image; for `dataset.study`."""
     canvas = detector.prepare(image)
-    found = detector.detect_on(canvas)
-    pairs = match(found, truth.boxes, truth.labels)
-    if not pairs:
+    targets, truths, objects = matched(detector.detect_on(canvas), truth, image.shape)
+    if not objects:
         return {"objects": []}
-    targets = found[[row for row, _ in pairs]]
-    x1, y1, x2, y2 = truth.boxes.T
-    areas = (x2 - x1) * (y2 - y1) / (image.shape[0] * image.shape[1])
-    objects: list[Record] = [
-        {"label": truth.labels[k], "area": round(float(areas[k]), 6), "methods": {}} for _, k in pairs
-    ]
     scene = dc.planted.scene(truth.image) if with_truth else None
     effects = (
-        [removal_effects(detector, scene, target, scene.parts[k]) for target, (_, k) in zip(targets, pairs)]
+        [removal_effects(detector, scene, target, scene.parts[k]) for target, k in zip(targets, truths)]
         if scene
         else []
     )
     for name, options in planned.items():
         maps = dc.explain(detector, image, targets, progress=False, **options).saliency
         curves = metrics.curves(detector, canvas, targets, maps, steps=steps)
-        for n, (_, k) in enumerate(pairs):
+        for n, k in enumerate(truths):
             own = objects[n]["methods"][name] = {
                 "over_all": curves["insertion"][n].score - curves["deletion"][n].score,
                 "ebpg": metrics.ebpg(maps[n], truth.boxes[k]),

@@ -197,8 +197,7 @@ def _photo(light: np.ndarray) -> np.ndarray:
 def target_weights(detector: Detector, image: Any, targets: Detections) -> np.ndarray:
     """Similarity of the best proposal in an image to each target (Eq. 6, unmasked), (n,) in [0, 1]."""
     canvas = detector.prepare(checks.image(image))
-    vectors = canvas.boxes_to_canvas(targets.boxes), torch.tensor(targets.class_probs, device=detector.device)
-    return mask_weights(detector.predict(canvas.pixels[None]), *vectors)[0].cpu().numpy()
+    return mask_weights(detector.predict(canvas.pixels[None]), *canvas.vectors(targets))[0].cpu().numpy()
 
 
 def study_image(detector: Detector, image: np.ndarray, *, n_masks: int) -> list[Record]:

@@ -27,7 +27,7 @@ from tqdm.auto import tqdm
 
 from . import checks
 from .checks import InputError
-from .detection import Detector, Targets
+from .detection import Detections, Detector, Targets, match
 from .detectors import WeightsError, load_detector
 from .explanation import versions
 from .files import whole, writing
@@ -143,6 +143,32 @@ def _filled(outline: Any, shape: tuple[int, int]) -> np.ndarray:
     elif isinstance(outline["counts"], list):
         outline = rle.frPyObjects(outline, *shape)
     return rle.decode(outline)
+
+
+def matched(
+    found: Detections, truth: Truth, shape: tuple[int, ...]
+) -> tuple[Detections, list[int], list[Record]]:
+    """Objects of an image (H, W, ...) that were found, see `detection.match`: n of them.
+
+    Returns
+    -------
+    Detections
+        n that found them.
+    list of int
+        The index of each in `truth`.
+    list of dict
+        A record of each: ``label``, ``area`` (share of the image that its box takes) and ``methods``,
+        for what is to be scored.
+    """
+    pairs = match(found, truth.boxes, truth.labels)
+    own = [index for _, index in pairs]
+    x1, y1, x2, y2 = truth.boxes[own].T
+    areas = (x2 - x1) * (y2 - y1) / (shape[0] * shape[1])
+    records: list[Record] = [
+        {"label": truth.labels[index], "area": round(float(area), 6), "methods": {}}
+        for index, area in zip(own, areas)
+    ]
+    return found[[row for row, _ in pairs]], own, records
 
 
 def drawn(folder: str | Path, n_scenes: int) -> DataSet:

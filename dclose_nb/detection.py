@@ -229,6 +229,11 @@ class Canvas:
         scale, offset = self._scale_and_offset()
         return torch.tensor(boxes, dtype=torch.float32, device=self.pixels.device) * scale + offset
 
+    def vectors(self, detections: Detections) -> tuple[torch.Tensor, torch.Tensor]:
+        """Boxes (n, 4) of detections in canvas pixels and their class vectors (n, C), as tensors."""
+        probs = torch.tensor(detections.class_probs, device=self.pixels.device)
+        return self.boxes_to_canvas(detections.boxes), probs
+
     def boxes_to_image(self, boxes: torch.Tensor) -> np.ndarray:
         """Boxes (n, 4) in canvas pixels as an array in image pixels."""
         scale, offset = self._scale_and_offset()

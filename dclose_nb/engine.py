@@ -243,8 +243,7 @@ class _Loop:
         self.progress = progress
         self.name = detector.name
         self.predict = detector.predictor(sum(self.counts))
-        self.boxes = canvas.boxes_to_canvas(targets.boxes)  # (n, 4)
-        self.probs = torch.tensor(targets.class_probs, device=device)  # (n, C)
+        self.boxes, self.probs = canvas.vectors(targets)
         self.size = batch_size or default_batch_size(device)
         self.batch = canvas.pixels.new_empty(0)
         # targets, then density; doubles, since thousands of terms are added

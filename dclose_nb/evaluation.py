@@ -12,8 +12,8 @@ import numpy as np
 
 from . import checks, metrics
 from .checks import InputError
-from .dataset import DataSet, Truth, study
-from .detection import Canvas, Detections, Detector, match
+from .dataset import DataSet, Truth, matched, study
+from .detection import Canvas, Detections, Detector
 from .explanation import explain, parameters
 from .methods import METHODS
 from .methods.dclose import fuse, split, without_density
@@ -52,24 +52,20 @@ def evaluate_image(
     """
     canvas = detector.prepare(image)
     found = detector.detect_on(canvas)
-    pairs = match(found, truth.boxes, truth.labels)
-    line: Record = {"found": len(found), "truths": len(truth.boxes)}
-    line |= {"seconds": {}, "n_forward": {}, "objects": []}
-    if not pairs:
+    targets, truths, objects = matched(found, truth, image.shape)
+    line: Record = {"found": len(found), "truths": len(truth.boxes), "seconds": {}, "n_forward": {}}
+    line["objects"] = [
+        {
+            "label": one["label"],
+            "score": round(float(score), 4),
+            "box": [round(float(edge), 1) for edge in box],
+            **one,
+        }
+        for one, score, box in zip(objects, targets.scores, targets.boxes)
+    ]
+    if not objects:
         return line
-    targets = found[[row for row, _ in pairs]]
-    truth_boxes = truth.boxes[[index for _, index in pairs]]
-    area = image.shape[0] * image.shape[1]
-    for k, (x1, y1, x2, y2) in enumerate(truth_boxes.tolist()):
-        line["objects"].append(
-            {
-                "label": targets.names[k],
-                "score": round(float(targets.scores[k]), 4),
-                "box": [round(float(edge), 1) for edge in targets.boxes[k]],
-                "area": round((x2 - x1) * (y2 - y1) / area, 6),
-                "methods": {},
-            }
-        )
+    truth_boxes = truth.boxes[truths]
     for name, maps, seconds, n_forward in _maps(detector, image, canvas, targets, methods):
         line["seconds"][name], line["n_forward"][name] = round(seconds, 3), n_forward
         curves = metrics.curves(detector, canvas, targets, maps, steps=steps)

@@ -98,6 +98,11 @@ class Explanation:
             f"{self.detections!r}"
         )
 
+    @property
+    def segments(self) -> list[int]:
+        """Superpixels of each of `levels`, finest first."""
+        return sorted(self.params["segments"], reverse=True)
+
     def save(self, folder: str | Path) -> Path:
         """Write overlays, a sheet, the maps and a manifest to `folder`; see `report.write`."""
         from . import report  # what is drawn stands above what is computed, so it is looked up late

@@ -10,25 +10,24 @@ from typing import NamedTuple
 
 import matplotlib.pyplot as plt
 import numpy as np
-import torch
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import ConnectionPatch
 
-from . import plot
+from . import engine, plot
 from .checks import InputError
 from .conditions import CONDITIONS, MAPPED_AT, target_weights
-from .detection import Canvas, Detections, Detector, Targets
+from .detection import Detections, Detector, Targets
 from .errors import Case, Comparison, vectors
+from .explanation import Explanation
 from .files import shipped
 from .fusion import cascade_steps, scale
-from .masks import MaskSampler, superpixel_masks, superpixels
+from .methods.dclose import pyramid_of
 from .photos import load_photo
 from .pictures import Look, Picture, Pool, Subject
 from .planted.networks import NETWORKS
 from .records import Records
 from .sanity import randomise
-from .similarity import mask_weights
 from .studio import MissingCase, Studio
 
 SAMPLES = 4000  # of Fig. 9: an eighth, a half and all of them are compared
@@ -49,14 +48,10 @@ def procedure(studio: Studio) -> tuple[Figure, str]:
     """Fig. 1: the whole way above, what happens on one level below."""
     subject = studio.subject(0)
     detector, target = subject.look.detector, subject.target
-    explanation = studio.explain(subject.look, target, levels=True)
-    assert explanation.levels is not None and explanation.density is not None
-    image, levels = explanation.image, explanation.levels[:, 0]
+    explanation, levels, densities = _with_levels(studio, subject)
+    image, segments = explanation.image, explanation.segments
     canvas = detector.prepare(image)
-    segments = sorted(explanation.params["segments"], reverse=True)
-    options = {name: explanation.params[name] for name in ("p", "r", "crops_per_draw", "seed")}
-    cut = [superpixels(canvas.content_image, count) for count in segments]
-    samplers = [superpixel_masks(labels, level=k, **options) for k, labels in enumerate(cut)]
+    samplers = pyramid_of(canvas, explanation.params)
 
     height = image.shape[0] / image.shape[1]
     figure = plt.figure(figsize=(16, 16 * (5.2 * height + 1.2) / 7), layout="constrained")
@@ -68,7 +63,7 @@ def procedure(studio: Studio) -> tuple[Figure, str]:
     first.set_title("image and target")
     columns = np.array([[upper.add_subplot(grid[j, k + 1]) for k in range(len(segments))] for j in range(3)])
     for k, sampler in enumerate(samplers):
-        plot.superpixels(canvas.content_image, cut[k], ax=columns[0, k])
+        plot.superpixels(canvas.content_image, sampler.cells.cpu().numpy(), ax=columns[0, k])
         plot.masks(sampler.masks(0, 1).cpu().numpy(), titles=["one mask of many"], ax=columns[1, k])
         plot.maps({f"$S_{k + 1}$, from all masks": levels[k]}, ax=columns[2, k])
         for above, below in zip(columns[:, k], columns[1:, k]):
@@ -80,7 +75,8 @@ def procedure(studio: Studio) -> tuple[Figure, str]:
 
     lower.suptitle(f"one level: {segments[-1]} superpixels", weight="bold")
     grid = lower.add_gridspec(2, 5)
-    weights = _weights(detector, canvas, target, samplers[-1], 16)
+    (coarsest,) = engine.run(detector, canvas, target, samplers[-1:], [16], progress=False)
+    weights = coarsest.weights[:, 0]
     for row, k in enumerate((int(weights.argmax()), int(weights.argmin()))):
         mask = canvas.maps_to_image(samplers[-1].masks(k, k + 1).cpu().numpy())
         masked = (image * mask[0, ..., None]).astype(np.uint8)
@@ -89,10 +85,9 @@ def procedure(studio: Studio) -> tuple[Figure, str]:
         plot.detections(masked, detector.detect(masked), ax=pair[1])
         pair[1].set_title(f"what is found; weight {weights[k]:.2f}")
         _arrow(pair[0], (1.01, 0.5), pair[1], (-0.01, 0.5))
-    density = explanation.density[-1]
     names = "weighted sum of the masks", "density of the masks", f"their ratio, $S_{len(segments)}$"
     panels = [lower.add_subplot(grid[:, 2 + k]) for k in range(3)]
-    plot.maps(dict(zip(names, (levels[-1] * density, density, levels[-1]))), ax=panels)
+    plot.maps(dict(zip(names, (levels[-1] * densities[-1], densities[-1], levels[-1]))), ax=panels)
     _glyph(panels[1], "÷")
     _glyph(panels[2], "=")
     caption = (
@@ -108,13 +103,11 @@ def procedure(studio: Studio) -> tuple[Figure, str]:
 def density(studio: Studio) -> tuple[Figure, str]:
     """Fig. 2: the weighted sum, the density, and what is left when one is divided by the other."""
     subject = studio.subject(0)
-    explanation = studio.explain(subject.look, subject.target, levels=True)
-    assert explanation.levels is not None and explanation.density is not None
-    segments = sorted(explanation.params["segments"], reverse=True)
+    explanation, levels, densities = _with_levels(studio, subject)
     axes = _grid([explanation.image.shape] * 2, 3)
-    for row, k in zip(axes, (0, len(segments) - 1)):
-        level, masks = explanation.levels[k, 0], explanation.density[k]
-        names = f"weighted sum, {segments[k]} superpixels", "density of the masks", "mean weight of a pixel"
+    for row, k in zip(axes, (0, -1)):
+        level, masks, count = levels[k], densities[k], explanation.segments[k]
+        names = f"weighted sum, {count} superpixels", "density of the masks", "mean weight of a pixel"
         plot.maps(dict(zip(names, (level * masks, masks, level))), ax=row)
         _glyph(row[1], "÷")
         _glyph(row[2], "=")
@@ -130,14 +123,11 @@ def density(studio: Studio) -> tuple[Figure, str]:
 def fusion(studio: Studio) -> tuple[Figure, str]:
     """Fig. 3: scaled levels above, the cascade below, and the operators between them."""
     subject = studio.subject(0)
-    explanation = studio.explain(subject.look, subject.target, levels=True)
-    assert explanation.levels is not None
-    levels = explanation.levels[:, 0]
-    segments = sorted(explanation.params["segments"], reverse=True)
+    explanation, levels, _ = _with_levels(studio, subject)
     n, height = len(levels), levels.shape[1] / levels.shape[2]
     spaces = {"left": 0.04, "right": 0.99, "top": 0.92, "bottom": 0.1, "wspace": 0.6, "hspace": 0.35}
     figure, axes = plt.subplots(2, n, figsize=(3.4 * n, 4.9 * height + 1.3), gridspec_kw=spaces)
-    titles = [f"$S_{k + 1}$, {count} superpixels" for k, count in enumerate(segments)]
+    titles = [f"$S_{k + 1}$, {count} superpixels" for k, count in enumerate(explanation.segments)]
     plot.maps(dict(zip(titles, scale(levels))), ax=axes[0])
     names = ["$A_0 = S_1$", *(f"$A_{k}$" for k in range(1, n))]
     plot.maps(dict(zip(names, cascade_steps(levels))), ax=axes[1])
@@ -368,16 +358,11 @@ FIGURES = {
 # -- what they are made of
 
 
-def _weights(
-    detector: Detector, canvas: Canvas, target: Detections, sampler: MaskSampler, count: int
-) -> np.ndarray:
-    """Weights of the first masks of a level (Eq. 6), (count,)."""
-    masks = sampler.masks(0, count)
-    batch = canvas.pixels.repeat(count, 1, 1, 1)
-    batch[:, :, *canvas.window] *= masks[:, None]
-    wanted = canvas.boxes_to_canvas(target.boxes), torch.tensor(target.class_probs, device=detector.device)
-    with torch.inference_mode():
-        return mask_weights(detector.predict(batch), *wanted)[:, 0].cpu().numpy()
+def _with_levels(studio: Studio, subject: Subject) -> tuple[Explanation, np.ndarray, np.ndarray]:
+    """An explanation of one target, its levels (L, h, w) and their densities (L, h, w)."""
+    explanation = studio.explain(subject.look, subject.target, levels=True)
+    assert explanation.levels is not None and explanation.density is not None
+    return explanation, explanation.levels[:, 0], explanation.density
 
 
 def _errors(studio: Studio, kinds: dict[str, str]) -> list[tuple[Look, Case]]:

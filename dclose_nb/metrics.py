@@ -303,8 +303,7 @@ def curves(
     content = canvas.pixels[:, *canvas.window]  # (3, h, w)
     ends = {"deletion": (content, torch.zeros_like(content)), "insertion": (_blurred(content), content)}
     ranks = [_ranks(one, canvas) for one in maps]  # n times (h, w), 0 the most salient
-    boxes = canvas.boxes_to_canvas(detections.boxes)
-    probs = torch.tensor(detections.class_probs, device=content.device)
+    boxes, probs = canvas.vectors(detections)
     size = batch_size or default_batch_size(content.device)
     batch = canvas.pixels.repeat(size, 1, 1, 1)
 

@@ -213,8 +213,8 @@ def _layers(explanation: Explanation) -> list[tuple[str, np.ndarray]]:
     """Names and maps (n, h, w): the saliency, then the levels, finest first."""
     layers = [("saliency", explanation.saliency)]
     if explanation.levels is not None:
-        segments = sorted(explanation.params["segments"], reverse=True)
-        layers += [(f"level of {count} superpixels", one) for count, one in zip(segments, explanation.levels)]
+        pairs = zip(explanation.segments, explanation.levels)
+        layers += [(f"level of {count} superpixels", one) for count, one in pairs]
     return layers
 
 

@@ -112,16 +112,14 @@ def levels(explanation: Explanation, *, ax: Any = None) -> np.ndarray:
     """The levels S_k (Eq. 7) of one detection side by side, finest first, as computed."""
     maps = _one(explanation).levels[:, 0]
     axes = _panels(ax, len(maps), maps.shape[1:], colour_bar=True)
-    segments = sorted(explanation.params["segments"], reverse=True)
-    for panel, one, n_segments in zip(axes, maps, segments):
+    for panel, one, n_segments in zip(axes, maps, explanation.segments):
         _heat(panel, one, f"{n_segments} superpixels", "mean weight")
     return axes
 
 
 def cascade(explanation: Explanation, *, ax: Any = None) -> np.ndarray:
     """The cascade of one detection step by step (Eq. 8): two rows, scaled levels and fused maps."""
-    maps = _one(explanation).levels[:, 0]
-    segments = sorted(explanation.params["segments"], reverse=True)
+    maps, segments = _one(explanation).levels[:, 0], explanation.segments
     if explanation.params["order"] == "coarse_to_fine":
         maps, segments = maps[::-1], segments[::-1]
     steps = cascade_steps(maps)
@@ -138,8 +136,7 @@ def density(explanation: Explanation, *, ax: Any = None) -> np.ndarray:
     if explanation.density is None:
         raise InputError(f"method {explanation.method!r} has no density map")
     axes = _panels(ax, len(explanation.density), explanation.density.shape[1:], colour_bar=True)
-    segments = sorted(explanation.params["segments"], reverse=True)
-    for panel, one, n_segments in zip(axes, explanation.density, segments):
+    for panel, one, n_segments in zip(axes, explanation.density, explanation.segments):
         _heat(panel, one, f"{n_segments} superpixels", "sum of masks")
     return axes
 
@@ -310,9 +307,9 @@ def _given(ax: Any, n: int) -> np.ndarray:
     return axes
 
 
-def fit(picture: np.ndarray) -> np.ndarray:
-    """Shrink a picture that is larger than can be seen."""
-    factor = _LARGEST / max(picture.shape[:2])
+def fit(picture: np.ndarray, largest: int = _LARGEST) -> np.ndarray:
+    """Shrink a picture whose longer side has more than `largest` pixels."""
+    factor = largest / max(picture.shape[:2])
     if factor >= 1:
         return picture
     size = max(round(picture.shape[1] * factor), 1), max(round(picture.shape[0] * factor), 1)

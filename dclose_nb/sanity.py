@@ -164,7 +164,7 @@ def check_image(
     line: Record = {"image": truth.image, "seed": seed, "labels": targets.names, "left": {}, "methods": {}}
     if not len(targets):
         return line
-    vectors = canvas.boxes_to_canvas(targets.boxes), torch.tensor(targets.class_probs, device=detector.device)
+    vectors = canvas.vectors(targets)
 
     def maps(by: Detector, mask_seed: int) -> dict[str, np.ndarray]:
         settings: dict[str, Any] = {"seed": mask_seed, "progress": False}

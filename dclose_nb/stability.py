@@ -15,8 +15,8 @@ from pathlib import Path
 import numpy as np
 
 from . import metrics
-from .dataset import Truth, command, drawn, read_coco, study
-from .detection import Detector, match
+from .dataset import Truth, command, drawn, matched, read_coco, study
+from .detection import Detector
 from .explanation import explain
 from .records import Record
 
@@ -74,17 +74,10 @@ def look(
         The setting "flat", the same everywhere, has ``leakage`` only.
     """
     canvas = detector.prepare(image)
-    found = detector.detect_on(canvas)
-    pairs = match(found, truth.boxes, truth.labels)
-    if not pairs:
+    targets, truths, objects = matched(detector.detect_on(canvas), truth, image.shape)
+    if not objects:
         return {"objects": []}
-    targets = found[[row for row, _ in pairs]]
     masks = truth.masks(image.shape[:2])
-    x1, y1, x2, y2 = truth.boxes.T
-    areas = (x2 - x1) * (y2 - y1) / (image.shape[0] * image.shape[1])
-    objects: list[Record] = [
-        {"label": truth.labels[k], "area": round(float(areas[k]), 6), "methods": {}} for _, k in pairs
-    ]
 
     def leakage(saliency: np.ndarray, own: int) -> float | None:
         others = [masks[k] & ~masks[own] for k in _overlapping(truth.boxes, own)]
@@ -96,7 +89,7 @@ def look(
             [explain(detector, image, targets, progress=False, **options).saliency for options in settings]
         )  # (seeds, n, H, W)
         curves = metrics.curves(detector, canvas, targets, maps[0], steps=steps)
-        for k, (_, own) in enumerate(pairs):
+        for k, own in enumerate(truths):
             over_all = curves["insertion"][k].score - curves["deletion"][k].score
             agreements = [metrics.rank_correlation(a[k], b[k]) for a, b in combinations(maps, 2)]
             agreement = float(np.mean(agreements)) if agreements else float("nan")
@@ -107,7 +100,7 @@ def look(
                 "leakage": leakage(maps[0, k], own),
             }
     flat = np.ones(image.shape[:2])
-    for one, (_, own) in zip(objects, pairs):
+    for one, own in zip(objects, truths):
         one["methods"]["flat"] = {"leakage": leakage(flat, own)}
     return {"objects": objects}
 

@@ -23,13 +23,13 @@ from matplotlib.pyplot import get_cmap
 
 from . import checks, engine, metrics, plot
 from .checks import InputError
-from .detection import Detections, Detector
+from .detection import Canvas, Detections, Detector
 from .detectors import load_detector
 from .detectors.weights import OFFICIAL
 from .explanation import Explanation, explain, parameters
-from .masks import SEGMENTS
+from .masks import SEGMENTS, MaskSampler
 from .methods import METHODS
-from .methods.dclose import pyramid
+from .methods.dclose import pyramid_of
 from .photos import decode, load_photo
 from .planted.networks import NETWORKS
 
@@ -91,11 +91,14 @@ class Explorer(widgets.VBox):
     ----------
     explanation : Explanation or None
         What the first panel shows, as far as it has come: the same as `explain` gives.
+    status_text : str
+        What the line above the picture says.
     """
 
     def __init__(self, detector: Detector, image: Any) -> None:
         self.detector = detector
         self.explanation: Explanation | None = None
+        self.status_text = ""
         self._shown: dict[int, Explanation] = {}  # by panel
         self._finished: dict[Any, Explanation] = {}  # by what was asked for
         self._plans: list[tuple[str, dict[str, Any]]] = []  # methods and their options
@@ -195,6 +198,7 @@ class Explorer(widgets.VBox):
         ]
 
     def _say(self, text: str) -> None:
+        self.status_text = text
         self.status.value = f'<div role="status" aria-live="polite">{html.escape(text)}</div>'
 
     # A photo, its boxes, and the one that is chosen
@@ -236,7 +240,7 @@ class Explorer(widgets.VBox):
             self.boxes.append(button)
         areas = np.prod(self.detections.boxes[:, 2:] - self.detections.boxes[:, :2], axis=1)
         on_top_last = [self.boxes[k] for k in np.argsort(-areas)]  # a small box is never behind a large one
-        picture = widgets.Image(value=_jpeg(_shrunk(self.image)), format="jpeg")
+        picture = widgets.Image(value=_jpeg(plot.fit(self.image, PICTURE)), format="jpeg")
         self.picture.children = [picture, ground, *on_top_last]
         for panel in self.panels:
             panel.clear()
@@ -267,11 +271,6 @@ class Explorer(widgets.VBox):
             if factor < 1:
                 height, width = image.shape[:2]
                 self._say(f"The photo was shrunk to {width} x {height} pixels. {self.status_text}")
-
-    @property
-    def status_text(self) -> str:
-        """What the line above the picture says."""
-        return html.unescape(self.status.value.partition(">")[2].rpartition("</div>")[0])
 
     # The run
 
@@ -497,18 +496,9 @@ def _numbers(one: Explanation, over_all: float | None = None) -> str:
     return f"<b>{html.escape(one.method)}</b>: {', '.join(found)}"
 
 
-def _shrunk(picture: np.ndarray) -> np.ndarray:
-    factor = PICTURE / max(picture.shape[:2])
-    return (
-        picture
-        if factor >= 1
-        else cv2.resize(picture, None, fx=factor, fy=factor, interpolation=cv2.INTER_AREA)
-    )
-
-
 def _overlay(one: Explanation, *, opacity: float, threshold: float) -> np.ndarray:
     """The photo under the map of a target, with its box."""
-    picture = _shrunk(one.image)
+    picture = plot.fit(one.image, PICTURE)
     saliency = cv2.resize(one.saliency[0], picture.shape[1::-1], interpolation=cv2.INTER_AREA)
     drawn = plot.blend(picture, saliency, opacity=opacity, threshold=threshold)
     box = one.detections.boxes[0] * picture.shape[1] / one.image.shape[1]
@@ -525,13 +515,17 @@ def _jpeg(picture: np.ndarray) -> bytes:
 # The seven steps: each draws on a figure of its own, for pyplot's are not made for threads
 
 
-def _samplers(detector: Detector, one: Explanation) -> tuple[Any, list[Any]]:
-    canvas, params = detector.prepare(one.image), one.params
-    names = ("p", "r", "seed")
-    crops = params.get("crops_per_draw", 1)
-    return canvas, pyramid(
-        canvas, params["segments"], crops_per_draw=crops, **{name: params[name] for name in names}
-    )
+def _samplers(detector: Detector, one: Explanation) -> tuple[Canvas, list[MaskSampler]]:
+    canvas = detector.prepare(one.image)
+    return canvas, pyramid_of(canvas, one.params)
+
+
+def _sampled(detector: Detector, one: Explanation) -> tuple[Canvas, list[MaskSampler], list[np.ndarray]]:
+    """The image, and the first masks of each level and their weights (SAMPLE,)."""
+    canvas, samplers = _samplers(detector, one)
+    counts = [SAMPLE] * len(samplers)
+    levels = engine.run(detector, canvas, one.detections, samplers, counts, progress=False)
+    return canvas, samplers, [level.weights[:, 0] for level in levels]
 
 
 def _draw_superpixels(detector: Detector, one: Explanation, figure: Figure) -> None:
@@ -549,25 +543,23 @@ def _draw_masks(detector: Detector, one: Explanation, figure: Figure) -> None:
 
 def _draw_masked(detector: Detector, one: Explanation, figure: Figure) -> None:
     """Of a few masks of each level the one that leaves most of the target."""
-    canvas, samplers = _samplers(detector, one)
-    sampled = engine.run(detector, canvas, one.detections, samplers, [SAMPLE] * len(samplers), progress=False)
-    for ax, sampler, level in zip(figure.subplots(1, len(samplers), squeeze=False)[0], samplers, sampled):
-        best = int(level.weights[:, 0].argmax())
+    canvas, samplers, weights = _sampled(detector, one)
+    for ax, sampler, own in zip(figure.subplots(1, len(samplers), squeeze=False)[0], samplers, weights):
+        best = int(own.argmax())
         masked = canvas.pixels.clone()
         masked[:, *canvas.window] *= sampler.masks(best, best + 1)[0]
         hidden = replace(canvas, pixels=masked)
         picture = cv2.resize(hidden.content_image, one.image.shape[1::-1])
         plot.detections(picture, detector.detect_on(hidden), ax=ax)
-        ax.set_title(f"weight {level.weights[best, 0]:.2f}")
+        ax.set_title(f"weight {own[best]:.2f}")
 
 
 def _draw_weights(detector: Detector, one: Explanation, figure: Figure) -> None:
-    canvas, samplers = _samplers(detector, one)
-    sampled = engine.run(detector, canvas, one.detections, samplers, [SAMPLE] * len(samplers), progress=False)
+    _, samplers, weights = _sampled(detector, one)
     ax = figure.subplots()
-    ax.boxplot([level.weights[:, 0] for level in sampled], tick_labels=[str(s.n_cells) for s in samplers])
-    for k, level in enumerate(sampled):
-        ax.plot(np.full(SAMPLE, k + 1), level.weights[:, 0], ".", color="C0")
+    ax.boxplot(weights, tick_labels=[str(sampler.n_cells) for sampler in samplers])
+    for k, own in enumerate(weights):
+        ax.plot(np.full(SAMPLE, k + 1), own, ".", color="C0")
     ax.set(xlabel="superpixels", ylabel="weight (Eq. 6)", title=f"{SAMPLE} masks a level")
 
 

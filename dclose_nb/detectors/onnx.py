@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import warnings
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -14,6 +13,8 @@ from typing import Any
 
 import numpy as np
 import torch
+
+from . import weights
 
 Network = Callable[[torch.Tensor], torch.Tensor]
 
@@ -40,10 +41,7 @@ def compiled(module: torch.nn.Module, input_size: tuple[int, int]) -> Network | 
         return None
     if any(one._forward_hooks or one._forward_pre_hooks for one in module.modules()):
         return None
-    digest = hashlib.blake2b(repr(module).encode())
-    for one in module.state_dict().values():
-        digest.update(one.detach().contiguous().numpy())
-    session = _session(_Network(digest.hexdigest(), module), input_size)
+    session = _session(_Network(f"{weights.digest(module)} {module}", module), input_size)
     if session is None:
         return None
     return lambda pixels: run(session, pixels)[0]
@@ -93,7 +91,7 @@ def run(session: Any, pixels: torch.Tensor, *, batches: bool = True) -> list[tor
 class _Network:
     """A module that is told from others by its weights and layers."""
 
-    digest: str
+    identity: str
     module: torch.nn.Module = field(compare=False)
 
 

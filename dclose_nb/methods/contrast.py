@@ -59,7 +59,7 @@ def contrast(
         An option out of its range.
     """
     check(n_masks=n_masks, segments=segments, p=p, r=r, tolerance=tolerance)
-    samplers = dclose.pyramid(canvas, segments, p=p, r=r, seed=seed, crops_per_draw=1)
+    samplers = dclose.pyramid(canvas, segments, p=p, r=r, seed=seed)
 
     def finish(results: list[Level]) -> Maps:
         contrasts = np.stack([result.contrast for result in results])  # (L, n, h, w)

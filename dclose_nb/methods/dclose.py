@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
+from typing import Any
 
 import numpy as np
 import torch
@@ -120,7 +121,7 @@ def dclose(
 
 
 def pyramid(
-    canvas: Canvas, segments: Sequence[int], *, p: float, r: float, seed: int, crops_per_draw: int
+    canvas: Canvas, segments: Sequence[int], *, p: float, r: float, seed: int, crops_per_draw: int = 1
 ) -> list[MaskSampler]:
     """Masks of each level, finest first, on the image as the network sees it; see `dclose`."""
     finest_first = sorted(segments, reverse=True)
@@ -138,6 +139,12 @@ def pyramid(
         )
         for level, labels in enumerate(cut)
     ]
+
+
+def pyramid_of(canvas: Canvas, params: Mapping[str, Any]) -> list[MaskSampler]:
+    """The masks that levels were made of, given the explanation's `params`; see `pyramid`."""
+    names = "segments", "p", "r", "seed", "crops_per_draw"
+    return pyramid(canvas, **{name: params[name] for name in names if name in params})
 
 
 def without_density(levels: np.ndarray, densities: np.ndarray, counts: Sequence[int], p: float) -> np.ndarray:

@@ -70,8 +70,7 @@ def gradcam(
             raise InputError(f"layer {name!r} gives no feature map: {_known(detector)}")
 
     seen = Proposals(*(part.detach() for part in proposals))
-    probs = torch.tensor(targets.class_probs, device=canvas.pixels.device)
-    similarity = similarity_scores(seen, canvas.boxes_to_canvas(targets.boxes), probs)[0]  # (T, n)
+    similarity = similarity_scores(seen, *canvas.vectors(targets))[0]  # (T, n)
     size = canvas.pixels.shape[1:]
     maps = np.zeros((len(targets), *canvas.content[2:]), dtype=np.float32)
     for k, label in enumerate(targets.labels):
