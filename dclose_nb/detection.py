@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 import torch
@@ -361,6 +361,8 @@ class Detector(ABC):
     class_names: tuple[str, ...]
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
     provenance: dict[str, Any] = field(default_factory=dict)
+
+    thread_safe: ClassVar[bool] = False  # whether several threads may call `predict` at once
 
     def __post_init__(self) -> None:
         self.class_names = tuple(self.class_names)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import time
 import warnings
 from collections.abc import Callable, Iterator, Sequence
@@ -17,6 +18,7 @@ from .detection import Canvas, Detections, Detector
 from .fusion import scale
 from .masks import MaskSampler
 from .similarity import mask_weights
+from .threads import side_by_side
 
 CHECK = 200  # masks between two looks at how far the halves agree
 WATCH = 0.3  # seconds between two calls of a watcher, at least
@@ -222,6 +224,24 @@ def sample(
     return whole
 
 
+class _Batch(NamedTuple):
+    """Masks `start` to `stop - 1` of a level, for one of the halves."""
+
+    half: int
+    level: int
+    start: int
+    stop: int
+    last: bool  # of a turn, after which all levels and halves have had as much
+
+
+class _Sums(NamedTuple):
+    """What a batch adds up to."""
+
+    batch: _Batch
+    weights: torch.Tensor  # (b, n)
+    sums: torch.Tensor  # (n + 1, pixels): weighted masks, then their density
+
+
 class _Loop:
     """Masked images in, sums out, in batches that fit into memory; iterate to go on."""
 
@@ -238,14 +258,13 @@ class _Loop:
         halves: int = 1,
     ) -> None:
         n, device = len(targets), canvas.pixels.device
-        self.canvas, self.samplers, self.filtered = canvas, samplers, filtered
+        self.detector, self.canvas, self.samplers, self.filtered = detector, canvas, samplers, filtered
         self.counts = [count if n else 0 for count in counts]
         self.progress = progress
-        self.name = detector.name
         self.predict = detector.predictor(sum(self.counts))
         self.boxes, self.probs = canvas.vectors(targets)
         self.size = batch_size or default_batch_size(device)
-        self.batch = canvas.pixels.new_empty(0)
+        self.own = threading.local()  # of each thread: its `masked` images
         # targets, then density; doubles, since thousands of terms are added
         pixels = canvas.content[2] * canvas.content[3]
         self.sums = torch.zeros(halves, len(samplers), n + 1, pixels, dtype=torch.float64, device=device)
@@ -254,18 +273,15 @@ class _Loop:
     @torch.inference_mode()
     def __iter__(self) -> Iterator[int]:
         """Add up a batch of each level for each half; gives the number of masks so far."""
-        taken, total = [0] * len(self.samplers), sum(self.counts)
+        taken, total = 0, sum(self.counts)
         with tqdm(total=total, unit="mask", disable=not self.progress or not total) as bar:
-            while taken != self.counts:
-                for half in range(len(self.sums)):
-                    for k, sampler in enumerate(self.samplers):
-                        masks, weights = self._weigh(sampler, taken[k], self.counts[k])
-                        rows = torch.cat([weights.T, weights.new_ones(1, len(weights))])  # (n + 1, b)
-                        self.sums[half, k] += rows @ masks.flatten(1)
-                        self.weights[half][k].append(weights)
-                        taken[k] += len(masks)
-                        bar.update(len(masks))
-                yield sum(taken)
+            for batch, weights, sums in side_by_side(self.detector, self._add_up, self._batches()):
+                self.sums[batch.half, batch.level] += sums
+                self.weights[batch.half][batch.level].append(weights)
+                taken += len(weights)
+                bar.update(len(weights))
+                if batch.last:
+                    yield taken
 
     def levels(self, half: int | None = None) -> list[Level]:
         """What has been added up so far, by one half or by all."""
@@ -278,29 +294,52 @@ class _Loop:
         ]
         return [Level(level[:-1], level[-1], seen) for level, seen in zip(maps, weights)]
 
-    def _weigh(self, sampler: MaskSampler, start: int, count: int) -> tuple[torch.Tensor, torch.Tensor]:
-        """A batch of masks (b, h, w) from number `start` on, before `count`, and their weights (b, n)."""
-        while True:
+    def _batches(self) -> Iterator[_Batch]:
+        """Halves and levels take turns."""
+        taken = [0] * len(self.samplers)
+        while taken != self.counts:
+            turn = []
+            for half in range(len(self.sums)):
+                for k, count in enumerate(self.counts):
+                    stop = min(taken[k] + self.size, count)
+                    if stop > taken[k]:
+                        turn.append(_Batch(half, k, taken[k], stop, last=False))
+                    taken[k] = stop
+            turn[-1] = turn[-1]._replace(last=True)
+            yield from turn
+
+    def _add_up(self, batch: _Batch) -> _Sums:
+        """Make, weigh and add up the masks of a batch, or those of its halves where memory is short."""
+        count = batch.stop - batch.start
+        if count <= self.size:
             try:
-                masks = sampler.masks(start, min(start + self.size, count))
-                return masks, self._weights(masks)
+                masks = self.samplers[batch.level].masks(batch.start, batch.stop)
+                weights = self._weights(masks)
+                rows = torch.cat([weights.T, weights.new_ones(1, count)])  # (n + 1, b)
+                return _Sums(batch, weights, rows @ masks.flatten(1))
             except (MemoryError, RuntimeError) as error:
-                if self.size == 1 or not _is_about_memory(error):
+                if count == 1 or not _is_about_memory(error):
                     raise
-            self.size //= 2
-            self.batch = self.canvas.pixels.new_empty(0)
-            warnings.warn(f"memory does not suffice: going on with batches of {self.size}", stacklevel=5)
+            self.own.masked = None
+            if count // 2 < self.size:  # another thread may have found out before
+                self.size = count // 2
+                warnings.warn(f"memory does not suffice: going on with batches of {self.size}", stacklevel=6)
+        middle = (batch.start + batch.stop) // 2
+        one, other = (
+            self._add_up(part) for part in (batch._replace(stop=middle), batch._replace(start=middle))
+        )
+        return _Sums(batch, torch.cat([one.weights, other.weights]), one.sums + other.sums)
 
     def _weights(self, masks: torch.Tensor) -> torch.Tensor:
-        if not len(masks):
-            return masks.new_zeros(0, len(self.boxes))
-        if len(self.batch) < len(masks):
-            self.batch = self.canvas.pixels.repeat(len(masks), 1, 1, 1)
-        batch, window = self.batch[: len(masks)], self.canvas.window
-        torch.mul(self.canvas.pixels[:, *window], masks[:, None], out=batch[:, :, *window])
-        weights = mask_weights(self.predict(batch), self.boxes, self.probs, filtered=self.filtered)
+        """Weights (b, n) of masks (b, h, w)."""
+        masked = getattr(self.own, "masked", None)
+        if masked is None or len(masked) < len(masks):
+            masked = self.own.masked = self.canvas.pixels.repeat(len(masks), 1, 1, 1)
+        masked, window = masked[: len(masks)], self.canvas.window
+        torch.mul(self.canvas.pixels[:, *window], masks[:, None], out=masked[:, :, *window])
+        weights = mask_weights(self.predict(masked), self.boxes, self.probs, filtered=self.filtered)
         if not weights.isfinite().all():
-            raise FloatingPointError(f"detector {self.name!r} proposed NaN for a masked image")
+            raise FloatingPointError(f"detector {self.detector.name!r} proposed NaN for a masked image")
         return weights
 
 

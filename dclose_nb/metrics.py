@@ -20,6 +20,7 @@ from .detection import Canvas, Detections, Detector, Proposals, box_iou, suppres
 from .engine import default_batch_size
 from .fusion import scale
 from .similarity import lime_kernel
+from .threads import side_by_side
 
 STEPS = 205  # the authors' 2000 of 640 x 640 pixels a step
 BLUR = 51 / 640  # width of the Gaussian kernel that insertion begins with, of the longer side
@@ -305,19 +306,20 @@ def curves(
     ranks = [_ranks(one, canvas) for one in maps]  # n times (h, w), 0 the most salient
     boxes, probs = canvas.vectors(detections)
     size = batch_size or default_batch_size(content.device)
-    batch = canvas.pixels.repeat(size, 1, 1, 1)
-
     todo = [(kind, k, step) for kind in kinds for k in range(len(detections)) for step in range(steps + 1)]
     predict = detector.predictor(len(todo))
-    scores: list[float] = []
-    for first in range(0, len(todo), size):
-        part = todo[first : first + size]
+
+    def score(part: list[tuple[str, int, int]]) -> list[float]:
+        batch = canvas.pixels.repeat(len(part), 1, 1, 1)
         for row, (kind, k, step) in zip(batch, part):
             before, after = ends[kind]
             changed = ranks[k] < round(step * ranks[k].numel() / steps)
             torch.where(changed, after, before, out=row[:, *canvas.window])
         targets = [k for _, k, _ in part]
-        scores += step_scores(predict(batch[: len(part)]), boxes[targets], probs[targets]).tolist()
+        return step_scores(predict(batch), boxes[targets], probs[targets]).tolist()
+
+    parts = [todo[first : first + size] for first in range(0, len(todo), size)]
+    scores = [one for part in side_by_side(detector, score, parts) for one in part]
     table = np.array(scores, dtype=np.float32).reshape(len(kinds), len(detections), steps + 1)
     return {
         kind: [Curve(float(np.trapezoid(curve, dx=1 / steps)), curve) for curve in of_kind]

@@ -16,6 +16,7 @@ from . import checks
 from .checks import InputError
 from .detection import Canvas, Detections, Detector, Proposals, box_iou
 from .photos import load_photo
+from .threads import side_by_side
 
 LEARNERS = _BatchNorm, _DropoutNd  # layers that do something else in training
 SURE = 0.5  # score from which on a box must be found again where its image has moved
@@ -209,9 +210,13 @@ def _other_answers(detector: Detector, proposals: Proposals, batch: torch.Tensor
             "and does the network evaluate?"
         )
     with _asked(detector, "predictor"):
-        many = detector.predictor(1000)(batch)
+        predict = detector.predictor(1000)
+        many = predict(batch)
+        at_once = list(side_by_side(detector, predict, [image[None] for image in batch] * 4))
     if _apart(proposals, many) > SAME:
         yield "predictor(1000) gives other answers than predict"
+    elif any(_apart(alone[k % len(batch)], one) > SAME for k, one in enumerate(at_once)):
+        yield "it gives other answers when several threads ask at once: it is not thread_safe"
 
 
 def _does_not_move(detector: Detector, image: np.ndarray, remarks: list[str]) -> Iterator[str]:

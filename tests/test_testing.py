@@ -1,5 +1,7 @@
 """The test kit: a detector that is right passes, and each that is broken in one way is told which."""
 
+import time
+
 import numpy as np
 import pytest
 import torch
@@ -237,6 +239,24 @@ def test_another_predictor_is_named(image):
 
     with pytest.raises(dc.InputError, match=r"predictor\(1000\) gives other answers"):
         check_detector(Hasty(), image)
+
+
+def test_a_network_that_threads_disturb_is_found_out(image, monkeypatch):
+    class Shared(Blobs):
+        thread_safe = True
+
+        def predict(self, pixels):
+            self.pixels = pixels
+            time.sleep(0.02)  # meanwhile another thread brings other pixels
+            return super().predict(self.pixels)
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        with pytest.raises(dc.InputError, match="several threads ask at once: it is not thread_safe"):
+            check_detector(Shared(), image)
+    finally:
+        torch.set_num_threads(before)
 
 
 def test_names_and_kinds_are_looked_at(image):

@@ -80,11 +80,11 @@ def run(session: Any, pixels: torch.Tensor, *, batches: bool = True) -> list[tor
         Whether the network takes more than one image at once.
     """
     name, threads = session.get_inputs()[0].name, torch.get_num_threads()
-    shares = np.array_split(
-        pixels.contiguous().numpy(), min(threads, len(pixels)) if batches else len(pixels)
-    )
-    outputs = _threads(threads).map(lambda share: session.run(None, {name: share}), shares)
-    return [torch.from_numpy(np.concatenate(parts)) for parts in zip(*outputs)]
+    count = min(threads, len(pixels)) if batches else len(pixels)
+    shares = np.array_split(pixels.contiguous().numpy(), count)
+    each = map if threads == 1 else _threads(threads).map
+    outputs = zip(*each(lambda share: session.run(None, {name: share}), shares))
+    return [torch.from_numpy(parts[0] if count == 1 else np.concatenate(parts)) for parts in outputs]
 
 
 @dataclass(frozen=True)

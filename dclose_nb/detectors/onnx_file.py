@@ -89,6 +89,8 @@ class OnnxDetector(Detector):
         `class_names`: the network is asked once.
     """
 
+    thread_safe = True
+
     def __init__(
         self,
         name: str,

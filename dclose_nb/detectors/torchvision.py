@@ -37,6 +37,8 @@ class TorchvisionDetector(Detector):
     provenance : dict
     """
 
+    thread_safe = True
+
     def __init__(
         self,
         name: str,

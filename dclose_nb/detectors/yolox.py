@@ -33,6 +33,8 @@ class YoloxDetector(Detector):
     provenance : dict
     """
 
+    thread_safe = True
+
     def __init__(
         self,
         name: str,

@@ -1,0 +1,50 @@
+"""Work that threads share, each with one of PyTorch's: batches side by side keep all cores busy.
+
+Where a network has all threads for one batch, they wait for each other after each layer, and for
+what is done between two batches.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import TypeVar
+
+import torch
+
+from .detection import Detector
+
+Task = TypeVar("Task")
+Result = TypeVar("Result")
+
+
+def side_by_side(
+    detector: Detector, work: Callable[[Task], Result], tasks: Iterable[Task]
+) -> Iterator[Result]:
+    """What `work` gives for each task, in their order, without gradients.
+
+    As many threads as PyTorch has work a few tasks ahead, where the detector is `thread_safe` and on
+    the CPU. Otherwise each task is done here when its result is asked for.
+    """
+    threads = torch.get_num_threads() if detector.thread_safe and detector.device.type == "cpu" else 1
+    work = torch.inference_mode()(work)
+    if threads == 1:
+        yield from map(work, tasks)
+        return
+    waiting: deque[Future[Result]] = deque()
+    torch.set_num_threads(1)  # here, and in threads that begin from now on
+    try:
+        with ThreadPoolExecutor(threads) as pool:
+            try:
+                for task in tasks:
+                    waiting.append(pool.submit(work, task))
+                    if len(waiting) > 2 * threads:
+                        yield waiting.popleft().result()
+                while waiting:
+                    yield waiting.popleft().result()
+            finally:
+                for one in waiting:
+                    one.cancel()
+    finally:
+        torch.set_num_threads(threads)

@@ -1,0 +1,156 @@
+import threading
+import time
+
+import numpy as np
+import pytest
+import torch
+from toys import NO_WEIGHTS, Lamps, weights_at_hand
+
+import dclose_nb as dc
+from dclose_nb import metrics
+from dclose_nb.detectors import weights
+from dclose_nb.threads import side_by_side
+
+THREADS = 3
+
+
+class Safe(Lamps):
+    thread_safe = True
+
+
+@pytest.fixture
+def threads():
+    """PyTorch with more than one thread, whatever the machine has."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(THREADS)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture
+def safe(lamps):
+    return Safe(lamps.boxes.numpy(), lamps.class_probs.numpy())
+
+
+def test_results_come_in_the_order_of_the_tasks(safe, threads):
+    begun = []
+
+    def work(task):
+        begun.append(
+            (task, threading.get_ident(), torch.get_num_threads(), torch.is_inference_mode_enabled())
+        )
+        time.sleep(0.02 if task % 2 else 0)
+        return 10 * task
+
+    assert list(side_by_side(safe, work, range(12))) == [10 * task for task in range(12)]
+    tasks, where, own, inference = zip(*begun)
+    assert sorted(tasks) == list(range(12)) and all(inference)
+    assert threading.get_ident() not in where and 1 < len(set(where)) <= THREADS
+    assert set(own) == {1} and torch.get_num_threads() == THREADS
+
+
+def test_a_detector_that_is_not_thread_safe_is_asked_here_one_task_at_a_time(lamps, threads):
+    asked = []
+
+    def work(task):
+        asked.append((task, threading.get_ident(), torch.get_num_threads()))
+        return task
+
+    results = side_by_side(lamps, work, range(5))
+    assert next(results) == 0 and asked == [(0, threading.get_ident(), THREADS)]
+    assert list(results) == [1, 2, 3, 4]
+
+
+def test_threads_work_a_few_tasks_ahead_and_stop_when_nobody_asks(safe, threads):
+    begun = []
+    results = side_by_side(safe, begun.append, range(1000))
+    for _ in range(3):
+        next(results)
+    time.sleep(0.1)
+    assert len(begun) <= 3 + 2 * THREADS + 1
+    results.close()
+    assert len(begun) <= 3 + 2 * THREADS + 1 and torch.get_num_threads() == THREADS
+
+
+def test_an_error_reaches_the_caller_and_ends_the_work(safe, threads):
+    begun = []
+
+    def work(task):
+        begun.append(task)
+        if task == 2:
+            raise ZeroDivisionError("2")
+
+    with pytest.raises(ZeroDivisionError):
+        list(side_by_side(safe, work, range(1000)))
+    assert len(begun) <= 3 + 4 * THREADS and torch.get_num_threads() == THREADS
+
+
+def test_threads_that_begin_afterwards_have_all_of_pytorchs(safe, threads):
+    list(side_by_side(safe, lambda task: task, range(4)))
+    seen = []
+    thread = threading.Thread(target=lambda: seen.append(torch.get_num_threads()))
+    thread.start()
+    thread.join()
+    assert seen == [THREADS]
+
+
+@pytest.mark.parametrize("method", ["dclose", "contrast", "drise"])
+def test_maps_are_the_same_with_threads_and_without(lamps, safe, lit, threads, method):
+    options = {"method": method, "n_masks": 90, "progress": False}
+    expected, found = (dc.explain(one, lit, one.detect(lit), **options) for one in (lamps, safe))
+    assert found.n_forward == expected.n_forward == 90
+    assert np.array_equal(found.saliency, expected.saliency)
+
+
+def test_curves_are_the_same_with_threads_and_without(lamps, safe, lit, threads):
+    targets = lamps.detect(lit)
+    maps = np.random.default_rng(0).random((len(targets), *lit.shape[:2]))
+    expected, found = (
+        metrics.curves(one, one.prepare(lit), targets, maps, steps=30) for one in (lamps, safe)
+    )
+    for kind in ("deletion", "insertion"):
+        for one, other in zip(expected[kind], found[kind]):
+            assert np.array_equal(one.curve, other.curve)
+
+
+def test_memory_that_does_not_suffice_is_met_in_threads_too(lamps, safe, lit, threads):
+    healthy = safe.predict
+
+    def narrow(pixels):
+        if len(pixels) > 3:
+            raise torch.OutOfMemoryError("out of memory")
+        return healthy(pixels)
+
+    safe.predict = narrow
+    targets = lamps.detect(lit)
+    options = {"method": "drise", "n_masks": 60, "progress": False}
+    with pytest.warns(UserWarning, match="going on with batches of 2"):
+        found = dc.explain(safe, lit, targets, batch_size=8, **options)
+    expected = dc.explain(lamps, lit, targets, batch_size=8, **options)
+    assert np.allclose(found.saliency, expected.saliency, atol=1e-6)
+
+
+def test_a_watcher_can_stop_threads(safe, lit, threads, monkeypatch):
+    monkeypatch.setattr("dclose_nb.engine.WATCH", 0)
+    seen = []
+    found = dc.explain(
+        safe,
+        lit,
+        safe.detect(lit),
+        n_masks=100_000,
+        progress=False,
+        watch=lambda one: seen.append(one.n_forward) or len(seen) == 2,
+    )
+    assert len(seen) == 2 and found.n_forward == seen[-1] and torch.get_num_threads() == THREADS
+
+
+@pytest.mark.skipif(not weights_at_hand(), reason=NO_WEIGHTS)
+@pytest.mark.parametrize("name", ["yolox_nano", "planted_two_stage"])
+def test_real_networks_answer_threads_as_they_answer_one(name, threads, monkeypatch):
+    detector = dc.load_detector(name, device="cpu")
+    image = dc.load_photo("coffee") if name in weights.OFFICIAL else dc.planted.scene(3).image
+    targets = detector.detect(image)
+    found = dc.explain(detector, image, targets, method="drise", n_masks=96, progress=False)
+    monkeypatch.setattr(type(detector), "thread_safe", False)
+    expected = dc.explain(detector, image, targets, method="drise", n_masks=96, progress=False)
+    assert np.allclose(found.saliency, expected.saliency, atol=1e-4)
