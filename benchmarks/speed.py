@@ -13,7 +13,6 @@ from __future__ import annotations
 import argparse
 import json
 import platform
-import resource
 import subprocess
 import sys
 import time
@@ -36,6 +35,7 @@ from dclose_nb.detectors import weights
 from dclose_nb.detectors.yolox import YoloxDetector, proposals_of
 from dclose_nb.engine import default_batch_size
 from dclose_nb.explanation import versions
+from dclose_nb.threads import side_by_side
 
 BOXES = [[162, 16, 421, 295], [0, 0, 598, 398], [320, 180, 400, 330]]  # by hand, on coffee
 LABELS = ["cup", "dining table", "spoon"]
@@ -103,15 +103,20 @@ def ratios(times: dict[str, list[float]], base: str) -> Result:
     return rows
 
 
-def bare(predict: Callable[[torch.Tensor], Any], canvas: dc.Canvas, n_images: int) -> Callable[[], None]:
-    """The network alone, on as many images in the same batches as the loop sees."""
+def batches(canvas: dc.Canvas, n_images: int) -> list[torch.Tensor]:
+    """As many images in the same batches as the loop sees."""
     size = default_batch_size(canvas.pixels.device)
     pixels = canvas.pixels.repeat(size, 1, 1, 1)
+    return [pixels[: min(size, n_images - start)] for start in range(0, n_images, size)]
+
+
+def bare(predict: Callable[[torch.Tensor], Any], canvas: dc.Canvas, n_images: int) -> Callable[[], None]:
+    """The network alone, one batch after another."""
 
     @torch.inference_mode()
     def run() -> None:
-        for start in range(0, n_images, size):
-            predict(pixels[: min(size, n_images - start)])
+        for pixels in batches(canvas, n_images):
+            predict(pixels)
 
     return run
 
@@ -131,6 +136,9 @@ def times(detector: dc.Detector, image: np.ndarray, n_images: int, rounds: int) 
     print(f"{n_images} images, batches of {default_batch_size(detector.device)}, {len(BOXES)} targets")
     loops = {
         "the network alone": bare(detector.predictor(n_images), canvas, n_images),
+        "the network alone, batches side by side": lambda: list(
+            side_by_side(detector, detector.predictor(n_images), batches(canvas, n_images))
+        ),
         "the network alone, in PyTorch": bare(detector.predict, canvas, n_images),
         "dclose": explaining(detector, image, targets, n_masks=n_images),
         "drise": explaining(detector, image, targets, n_masks=n_images, method="drise"),
@@ -238,7 +246,8 @@ def peak(name: str, n_masks: int) -> float:
     else:
         detector, target = dc.load_detector(name), dc.Targets(BOXES, LABELS)
     explaining(detector, dc.load_photo("coffee"), target, n_masks=n_masks)()
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    status = Path("/proc/self/status").read_text(encoding="utf-8")  # getrusage would give the parent's peak
+    return int(status.partition("VmHWM:")[2].split()[0]) / 1024
 
 
 def draw(result: Result, path: Path) -> None:
