@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from operator import attrgetter
 from typing import Any
 
@@ -19,6 +19,7 @@ from torchvision.ops import clip_boxes_to_image
 from ..checks import InputError
 from ..detection import Canvas, Detector, Proposals
 from . import weights
+from .half import in_half
 
 
 class TorchvisionDetector(Detector):
@@ -91,6 +92,9 @@ class TorchvisionDetector(Detector):
         if isinstance(features, torch.Tensor):
             features = {"0": features}
         return self._propose(images, features)
+
+    def predictor(self, passes: int) -> Callable[[torch.Tensor], Proposals]:
+        return in_half(self.predict, self.device) if self.device.type == "cuda" else self.predict
 
     @abstractmethod
     def _propose(self, images: ImageList, features: dict[str, torch.Tensor]) -> Proposals:

@@ -14,6 +14,7 @@ from yolox.utils import fuse_model
 from ..detection import Canvas, Detector, Proposals
 from . import onnx, weights
 from .canvases import letterbox
+from .half import in_half
 
 LARGEST = 1e6  # pixels of a side; sizes are exponentials, which overflow where weights are shuffled
 WORTH_COMPILING = 100  # passes; fewer are done before a network is compiled
@@ -68,9 +69,12 @@ class YoloxDetector(Detector):
         return letterbox(image, self.input_size, self.device)
 
     def predict(self, pixels: torch.Tensor) -> Proposals:
-        return proposals_of(self.module(pixels.contiguous(memory_format=torch.channels_last)))
+        output = self.module(pixels.contiguous(memory_format=torch.channels_last))
+        return proposals_of(output.float())
 
     def predictor(self, passes: int) -> Callable[[torch.Tensor], Proposals]:
+        if self.device.type == "cuda":
+            return in_half(self.predict, self.device)
         network = onnx.compiled(self.module, self.input_size) if passes >= WORTH_COMPILING else None
         return self.predict if network is None else lambda pixels: proposals_of(network(pixels))
 

@@ -1,0 +1,41 @@
+"""Half precision, which GPUs are asked in; here on the CPU, in the same 16 bits."""
+
+import pytest
+import torch
+from toys import NO_WEIGHTS, weights_at_hand
+
+import dclose_nb as dc
+from dclose_nb.detectors.half import in_half
+
+CPU = torch.device("cpu")
+
+
+@pytest.mark.parametrize("name", ["planted", "planted_two_stage", "yolox_nano"])
+def test_half_precision_gives_the_same_proposals(name):
+    if name == "yolox_nano" and not weights_at_hand():
+        pytest.skip(NO_WEIGHTS)
+    detector = dc.load_detector(name, device="cpu")
+    image = dc.load_photo("coffee") if name == "yolox_nano" else dc.planted.scene(3).image
+    canvas = detector.prepare(image)
+    with torch.inference_mode():
+        exact = detector.predict(canvas.pixels[None])
+        rounded = in_half(detector.predict, CPU)(canvas.pixels[None])
+    assert all(part.dtype == torch.float32 for part in rounded)
+    weights = [
+        dc.similarity.mask_weights(proposals, *canvas.vectors(detector.detect(image)))
+        for proposals in (exact, rounded)
+    ]
+    assert weights[0].shape[1] and torch.allclose(*weights, atol=0.02)
+    assert not torch.equal(*weights)  # 16 bits were used
+
+
+@pytest.mark.parametrize("name", ["planted", "planted_two_stage"])
+def test_a_gpu_is_asked_in_half_precision_and_nothing_else_is(name, monkeypatch):
+    detector = dc.load_detector(name, device="cpu")
+    asked = []
+    monkeypatch.setattr(f"{type(detector).__mro__[0].__module__}.in_half", lambda *given: asked.append(given))
+    detector.predictor(1000)
+    assert not asked
+    monkeypatch.setattr(detector, "device", torch.device("cuda"))
+    detector.predictor(1000)
+    assert asked == [(detector.predict, detector.device)]
