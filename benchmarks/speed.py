@@ -35,7 +35,7 @@ from dclose_nb.detectors import weights
 from dclose_nb.detectors.yolox import YoloxDetector, proposals_of
 from dclose_nb.engine import default_batch_size
 from dclose_nb.explanation import versions
-from dclose_nb.threads import side_by_side
+from dclose_nb.threads import side_by_side, threads_for
 
 BOXES = [[162, 16, 421, 295], [0, 0, 598, 398], [320, 180, 400, 330]]  # by hand, on coffee
 LABELS = ["cup", "dining table", "spoon"]
@@ -103,20 +103,30 @@ def ratios(times: dict[str, list[float]], base: str) -> Result:
     return rows
 
 
-def batches(canvas: dc.Canvas, n_images: int) -> list[torch.Tensor]:
-    """As many images in the same batches as the loop sees."""
-    size = default_batch_size(canvas.pixels.device)
+def bare(
+    detector: dc.Detector, predict: Callable[[torch.Tensor], Any], canvas: dc.Canvas, n_images: int
+) -> Callable[[], None]:
+    """The network alone on as many images as the loop has under way at once, again and again."""
+    size = default_batch_size(detector) * threads_for(detector)
     pixels = canvas.pixels.repeat(size, 1, 1, 1)
-    return [pixels[: min(size, n_images - start)] for start in range(0, n_images, size)]
-
-
-def bare(predict: Callable[[torch.Tensor], Any], canvas: dc.Canvas, n_images: int) -> Callable[[], None]:
-    """The network alone, one batch after another."""
 
     @torch.inference_mode()
     def run() -> None:
-        for pixels in batches(canvas, n_images):
-            predict(pixels)
+        for start in range(0, n_images, size):
+            predict(pixels[: min(size, n_images - start)])
+
+    return run
+
+
+def bare_side_by_side(detector: dc.Detector, canvas: dc.Canvas, n_images: int) -> Callable[[], None]:
+    """The network alone on the loop's own batches, shared out to threads as the loop does it."""
+    size = default_batch_size(detector)
+    pixels = canvas.pixels.repeat(size, 1, 1, 1)
+
+    def run() -> None:
+        predict = detector.predictor(n_images)
+        for _ in side_by_side(detector, predict, [pixels] * (n_images // size)):
+            pass
 
     return run
 
@@ -133,13 +143,12 @@ def times(detector: dc.Detector, image: np.ndarray, n_images: int, rounds: int) 
     canvas, detections = detector.prepare(image), targets.detections(detector.class_names)
     maps = np.random.default_rng(0).random((len(BOXES), *image.shape[:2]))
     steps = n_images // (2 * len(BOXES)) - 1
-    print(f"{n_images} images, batches of {default_batch_size(detector.device)}, {len(BOXES)} targets")
+    size, threads = default_batch_size(detector), threads_for(detector)
+    print(f"{n_images} images, {threads} batches of {size} at once, {len(BOXES)} targets")
     loops = {
-        "the network alone": bare(detector.predictor(n_images), canvas, n_images),
-        "the network alone, batches side by side": lambda: list(
-            side_by_side(detector, detector.predictor(n_images), batches(canvas, n_images))
-        ),
-        "the network alone, in PyTorch": bare(detector.predict, canvas, n_images),
+        "the network alone": bare(detector, detector.predictor(n_images), canvas, n_images),
+        "the network alone, batches side by side": bare_side_by_side(detector, canvas, n_images),
+        "the network alone, in PyTorch": bare(detector, detector.predict, canvas, n_images),
         "dclose": explaining(detector, image, targets, n_masks=n_images),
         "drise": explaining(detector, image, targets, n_masks=n_images, method="drise"),
         "deletion and insertion": lambda: dc.metrics.curves(detector, canvas, detections, maps, steps=steps),
@@ -215,7 +224,7 @@ def peer(detector: dc.Detector, image: np.ndarray, n_images: int, rounds: int) -
         stack = RandomGridStack(n=n_images, s=(16, 16), p1=0.5, seed=0)
         return lambda: stack(image, found.boxes, found.class_probs, blackbox, found.objectness)
 
-    ours = default_batch_size(detector.device)
+    ours = default_batch_size(detector) * threads_for(detector)
     loops = {
         "drise": explaining(detector, image, found, n_masks=n_images, method="drise"),
         "xaitk-saliency, our detector in batches": explain(Wired(detector.predictor(n_images), ours)),

@@ -18,7 +18,7 @@ from .detection import Canvas, Detections, Detector
 from .fusion import scale
 from .masks import MaskSampler
 from .similarity import mask_weights
-from .threads import side_by_side
+from .threads import side_by_side, threads_for
 
 CHECK = 200  # masks between two looks at how far the halves agree
 WATCH = 0.3  # seconds between two calls of a watcher, at least
@@ -80,9 +80,12 @@ class Budget(NamedTuple):
     watch: Watch | None = None
 
 
-def default_batch_size(device: torch.device) -> int:
-    """Masked images a batch: few enough for a CPU's cache, enough to fill a GPU."""
-    return 8 if device.type == "cpu" else 64
+def default_batch_size(detector: Detector) -> int:
+    """Masked images a batch: few enough for a CPU's cache and memory, enough to fill a GPU.
+
+    On a CPU they are shared out to threads that work side by side.
+    """
+    return max(1, 8 // threads_for(detector)) if detector.device.type == "cpu" else 64
 
 
 def check_tolerance(tolerance: float | None) -> None:
@@ -263,7 +266,7 @@ class _Loop:
         self.progress = progress
         self.predict = detector.predictor(sum(self.counts))
         self.boxes, self.probs = canvas.vectors(targets)
-        self.size = batch_size or default_batch_size(device)
+        self.size = batch_size or default_batch_size(detector)
         self.own = threading.local()  # of each thread: its `masked` images
         # targets, then density; doubles, since thousands of terms are added
         pixels = canvas.content[2] * canvas.content[3]

@@ -175,7 +175,7 @@ def explain(
     image = checks.image(image).copy()  # the record keeps it
     params = parameters(method, n_masks=n_masks, seed=seed, batch_size=batch_size, **options)
     if params.get("batch_size", 0) is None:
-        params["batch_size"] = default_batch_size(detector.device)
+        params["batch_size"] = default_batch_size(detector)
 
     canvas = detector.prepare(image)
     n_forward = 0

@@ -305,7 +305,7 @@ def curves(
     ends = {"deletion": (content, torch.zeros_like(content)), "insertion": (_blurred(content), content)}
     ranks = [_ranks(one, canvas) for one in maps]  # n times (h, w), 0 the most salient
     boxes, probs = canvas.vectors(detections)
-    size = batch_size or default_batch_size(content.device)
+    size = batch_size or default_batch_size(detector)
     todo = [(kind, k, step) for kind in kinds for k in range(len(detections)) for step in range(steps + 1)]
     predict = detector.predictor(len(todo))
 

@@ -19,15 +19,20 @@ Task = TypeVar("Task")
 Result = TypeVar("Result")
 
 
+def threads_for(detector: Detector) -> int:
+    """How many threads may ask a detector at once: PyTorch's, where it is `thread_safe` and on the CPU."""
+    return torch.get_num_threads() if detector.thread_safe and detector.device.type == "cpu" else 1
+
+
 def side_by_side(
     detector: Detector, work: Callable[[Task], Result], tasks: Iterable[Task]
 ) -> Iterator[Result]:
     """What `work` gives for each task, in their order, without gradients.
 
-    As many threads as PyTorch has work a few tasks ahead, where the detector is `thread_safe` and on
-    the CPU. Otherwise each task is done here when its result is asked for.
+    Where there are several threads, see `threads_for`, they work a task each ahead. Otherwise a task
+    is done here when its result is asked for.
     """
-    threads = torch.get_num_threads() if detector.thread_safe and detector.device.type == "cpu" else 1
+    threads = threads_for(detector)
     work = torch.inference_mode()(work)
     if threads == 1:
         yield from map(work, tasks)
@@ -39,7 +44,7 @@ def side_by_side(
             try:
                 for task in tasks:
                     waiting.append(pool.submit(work, task))
-                    if len(waiting) > 2 * threads:
+                    if len(waiting) > threads:
                         yield waiting.popleft().result()
                 while waiting:
                     yield waiting.popleft().result()

@@ -67,9 +67,9 @@ def test_threads_work_a_few_tasks_ahead_and_stop_when_nobody_asks(safe, threads)
     for _ in range(3):
         next(results)
     time.sleep(0.1)
-    assert len(begun) <= 3 + 2 * THREADS + 1
+    assert len(begun) <= 3 + THREADS + 1
     results.close()
-    assert len(begun) <= 3 + 2 * THREADS + 1 and torch.get_num_threads() == THREADS
+    assert len(begun) <= 3 + THREADS + 1 and torch.get_num_threads() == THREADS
 
 
 def test_an_error_reaches_the_caller_and_ends_the_work(safe, threads):
@@ -96,7 +96,7 @@ def test_threads_that_begin_afterwards_have_all_of_pytorchs(safe, threads):
 
 @pytest.mark.parametrize("method", ["dclose", "contrast", "drise"])
 def test_maps_are_the_same_with_threads_and_without(lamps, safe, lit, threads, method):
-    options = {"method": method, "n_masks": 90, "progress": False}
+    options = {"method": method, "n_masks": 90, "batch_size": 8, "progress": False}
     expected, found = (dc.explain(one, lit, one.detect(lit), **options) for one in (lamps, safe))
     assert found.n_forward == expected.n_forward == 90
     assert np.array_equal(found.saliency, expected.saliency)
