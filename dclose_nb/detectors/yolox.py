@@ -70,7 +70,7 @@ class YoloxDetector(Detector):
 
     def predict(self, pixels: torch.Tensor) -> Proposals:
         output = self.module(pixels.contiguous(memory_format=torch.channels_last))
-        return proposals_of(output.float())
+        return proposals_of(output.to(torch.promote_types(output.dtype, torch.float32)))
 
     def predictor(self, passes: int) -> Callable[[torch.Tensor], Proposals]:
         if self.device.type == "cuda":
