@@ -9,6 +9,7 @@ from pathlib import Path
 import matplotlib
 import numpy as np
 import pytest
+import torch
 from toys import NO_WEIGHTS, Lamps, weights_at_hand
 
 import dclose_nb as dc
@@ -46,3 +47,12 @@ def coco() -> Path:
     if not folder:
         pytest.skip("no COCO photographs: set DCLOSE_COCO to a folder with val2017/ and annotations/")
     return Path(folder)
+
+
+@pytest.fixture
+def threads():
+    """PyTorch with more than one thread, whatever the machine has; gives how many."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(3)
+    yield 3
+    torch.set_num_threads(before)

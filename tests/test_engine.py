@@ -1,6 +1,7 @@
 import numpy as np
 import pytest
 import torch
+from toys import out_of_memory_above
 
 import dclose_nb as dc
 from dclose_nb import engine
@@ -151,14 +152,7 @@ def test_ctrl_c_stops_within_a_batch(lamps, lit):
 def test_memory_that_does_not_suffice_halves_the_batch(lamps, lit):
     targets = lamps.detect(lit)
     expected = run(lamps, lit, targets, batch_size=8)
-    healthy = lamps.predict
-
-    def narrow(pixels):
-        if len(pixels) > 3:
-            raise torch.OutOfMemoryError("out of memory")
-        return healthy(pixels)
-
-    lamps.predict = narrow
+    lamps.predict = out_of_memory_above(3, lamps.predict)
     with pytest.warns(UserWarning, match="going on with batches of [42]") as said:
         got = run(lamps, lit, targets, batch_size=8)
     assert len(said) == 2  # 8 to 4 to 2

@@ -241,7 +241,7 @@ def test_another_predictor_is_named(image):
         check_detector(Hasty(), image)
 
 
-def test_a_network_that_threads_disturb_is_found_out(image, monkeypatch):
+def test_a_network_that_threads_disturb_is_found_out(image, threads):
     class Shared(Blobs):
         thread_safe = True
 
@@ -250,13 +250,8 @@ def test_a_network_that_threads_disturb_is_found_out(image, monkeypatch):
             time.sleep(0.02)  # meanwhile another thread brings other pixels
             return super().predict(self.pixels)
 
-    before = torch.get_num_threads()
-    torch.set_num_threads(2)
-    try:
-        with pytest.raises(dc.InputError, match="several threads ask at once: it is not thread_safe"):
-            check_detector(Shared(), image)
-    finally:
-        torch.set_num_threads(before)
+    with pytest.raises(dc.InputError, match="several threads ask at once: it is not thread_safe"):
+        check_detector(Shared(), image)
 
 
 def test_names_and_kinds_are_looked_at(image):

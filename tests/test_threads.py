@@ -4,27 +4,16 @@ import time
 import numpy as np
 import pytest
 import torch
-from toys import NO_WEIGHTS, Lamps, weights_at_hand
+from toys import NO_WEIGHTS, Lamps, out_of_memory_above, weights_at_hand
 
 import dclose_nb as dc
 from dclose_nb import metrics
 from dclose_nb.detectors import weights
 from dclose_nb.threads import side_by_side
 
-THREADS = 3
-
 
 class Safe(Lamps):
     thread_safe = True
-
-
-@pytest.fixture
-def threads():
-    """PyTorch with more than one thread, whatever the machine has."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(THREADS)
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.fixture
@@ -45,8 +34,8 @@ def test_results_come_in_the_order_of_the_tasks(safe, threads):
     assert list(side_by_side(safe, work, range(12))) == [10 * task for task in range(12)]
     tasks, where, own, inference = zip(*begun)
     assert sorted(tasks) == list(range(12)) and all(inference)
-    assert threading.get_ident() not in where and 1 < len(set(where)) <= THREADS
-    assert set(own) == {1} and torch.get_num_threads() == THREADS
+    assert threading.get_ident() not in where and 1 < len(set(where)) <= threads
+    assert set(own) == {1} and torch.get_num_threads() == threads
 
 
 def test_a_detector_that_is_not_thread_safe_is_asked_here_one_task_at_a_time(lamps, threads):
@@ -57,7 +46,7 @@ def test_a_detector_that_is_not_thread_safe_is_asked_here_one_task_at_a_time(lam
         return task
 
     results = side_by_side(lamps, work, range(5))
-    assert next(results) == 0 and asked == [(0, threading.get_ident(), THREADS)]
+    assert next(results) == 0 and asked == [(0, threading.get_ident(), threads)]
     assert list(results) == [1, 2, 3, 4]
 
 
@@ -67,9 +56,9 @@ def test_threads_work_a_few_tasks_ahead_and_stop_when_nobody_asks(safe, threads)
     for _ in range(3):
         next(results)
     time.sleep(0.1)
-    assert len(begun) <= 3 + THREADS + 1
+    assert len(begun) <= 3 + threads + 1
     results.close()
-    assert len(begun) <= 3 + THREADS + 1 and torch.get_num_threads() == THREADS
+    assert len(begun) <= 3 + threads + 1 and torch.get_num_threads() == threads
 
 
 def test_an_error_reaches_the_caller_and_ends_the_work(safe, threads):
@@ -82,7 +71,7 @@ def test_an_error_reaches_the_caller_and_ends_the_work(safe, threads):
 
     with pytest.raises(ZeroDivisionError):
         list(side_by_side(safe, work, range(1000)))
-    assert len(begun) <= 3 + 4 * THREADS and torch.get_num_threads() == THREADS
+    assert len(begun) <= 3 + 4 * threads and torch.get_num_threads() == threads
 
 
 def test_threads_that_begin_afterwards_have_all_of_pytorchs(safe, threads):
@@ -91,7 +80,7 @@ def test_threads_that_begin_afterwards_have_all_of_pytorchs(safe, threads):
     thread = threading.Thread(target=lambda: seen.append(torch.get_num_threads()))
     thread.start()
     thread.join()
-    assert seen == [THREADS]
+    assert seen == [threads]
 
 
 @pytest.mark.parametrize("method", ["dclose", "contrast", "drise"])
@@ -114,14 +103,7 @@ def test_curves_are_the_same_with_threads_and_without(lamps, safe, lit, threads)
 
 
 def test_memory_that_does_not_suffice_is_met_in_threads_too(lamps, safe, lit, threads):
-    healthy = safe.predict
-
-    def narrow(pixels):
-        if len(pixels) > 3:
-            raise torch.OutOfMemoryError("out of memory")
-        return healthy(pixels)
-
-    safe.predict = narrow
+    safe.predict = out_of_memory_above(3, safe.predict)
     targets = lamps.detect(lit)
     options = {"method": "drise", "n_masks": 60, "progress": False}
     with pytest.warns(UserWarning, match="going on with batches of 2"):
@@ -141,7 +123,7 @@ def test_a_watcher_can_stop_threads(safe, lit, threads, monkeypatch):
         progress=False,
         watch=lambda one: seen.append(one.n_forward) or len(seen) == 2,
     )
-    assert len(seen) == 2 and found.n_forward == seen[-1] and torch.get_num_threads() == THREADS
+    assert len(seen) == 2 and found.n_forward == seen[-1] and torch.get_num_threads() == threads
 
 
 @pytest.mark.skipif(not weights_at_hand(), reason=NO_WEIGHTS)

@@ -15,6 +15,17 @@ def weights_at_hand() -> bool:
     return weights.path_of("yolox_nano").is_file()
 
 
+def out_of_memory_above(most, predict):
+    """A `predict` that has no memory for more than `most` images at once."""
+
+    def narrow(pixels):
+        if len(pixels) > most:
+            raise torch.OutOfMemoryError("out of memory")
+        return predict(pixels)
+
+    return narrow
+
+
 class Lamps(dc.Detector):
     """A detector whose answer is known: each lamp is a box that is as sure as it is bright.
 

@@ -56,9 +56,8 @@ def removal_effects(detector: Detector, drawn: Scene, target: Detections, parts:
     kept = torch.ones(1 + len(parts), 1, *canvas.pixels.shape[1:])
     for mask, part in zip(kept[1:], parts):
         mask[0][canvas.window] = 1 - torch.tensor(part.mask, dtype=torch.float32)
-    weights = (
-        mask_weights(detector.predict(canvas.pixels * kept), *canvas.vectors(target))[:, 0].double().numpy()
-    )
+    proposals = detector.predict(canvas.pixels * kept)
+    weights = mask_weights(proposals, *canvas.vectors(target))[:, 0].double().numpy()
     return (weights[0] - weights[1:]) / [part.mask.sum() for part in parts]
 
 
