@@ -22,11 +22,12 @@ import matplotlib.pyplot as plt
 import numpy as np
 
 import dclose_nb as dc
-from dclose_nb import metrics, tables
-from dclose_nb.dataset import Truth, drawn, matched, read_coco, study
+from dclose_nb import metrics
 from dclose_nb.planted import scores
-from dclose_nb.planted.truth import removal_effects
-from dclose_nb.records import Record, Records
+from dclose_nb.studies import tables
+from dclose_nb.studies.coco import Truth, drawn, matched, read_coco, study
+from dclose_nb.studies.planted_truth import removal_effects
+from dclose_nb.studies.records import Record, Records
 
 BUDGETS = (100, 200, 400, 1000)
 METHODS = "dclose", "contrast", "drise"

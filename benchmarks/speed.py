@@ -33,9 +33,9 @@ from yolox.config import YoloxConfig
 import dclose_nb as dc
 from dclose_nb.detectors import weights
 from dclose_nb.detectors.yolox import YoloxDetector, proposals_of
-from dclose_nb.engine import default_batch_size
 from dclose_nb.explanation import versions
-from dclose_nb.threads import side_by_side, threads_for
+from dclose_nb.sampling import default_batch_size
+from dclose_nb.threads import map_in_threads, threads_for
 
 BOXES = [[162, 16, 421, 295], [0, 0, 598, 398], [320, 180, 400, 330]]  # by hand, on coffee
 LABELS = ["cup", "dining table", "spoon"]
@@ -125,7 +125,7 @@ def bare_side_by_side(detector: dc.Detector, canvas: dc.Canvas, n_images: int) -
 
     def run() -> None:
         predict = detector.predictor(n_images)
-        for _ in side_by_side(detector, predict, [pixels] * (n_images // size)):
+        for _ in map_in_threads(detector, predict, [pixels] * (n_images // size)):
             pass
 
     return run

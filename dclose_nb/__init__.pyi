@@ -1,19 +1,11 @@
-from . import conditions as conditions
-from . import dataset as dataset
 from . import density as density
-from . import errors as errors
-from . import evaluation as evaluation
-from . import figures as figures
 from . import fusion as fusion
-from . import gallery as gallery
 from . import masks as masks
 from . import metrics as metrics
 from . import planted as planted
 from . import plot as plot
-from . import sanity as sanity
 from . import similarity as similarity
-from . import stability as stability
-from . import tables as tables
+from . import studies as studies
 from . import testing as testing
 from .checks import InputError as InputError
 from .detection import Canvas as Canvas
@@ -26,9 +18,16 @@ from .detectors import WeightsError as WeightsError
 from .detectors import load_detector as load_detector
 from .explanation import Explanation as Explanation
 from .explanation import explain as explain
-from .photos import load_annotated as load_annotated
-from .photos import load_example as load_example
-from .photos import load_photo as load_photo
-from .widgets import explore as explore
+from .explorer import explore as explore
+from .images import load_annotated as load_annotated
+from .images import load_example as load_example
+from .images import load_photo as load_photo
+from .paper import figures as figures
+from .paper import gallery as gallery
+from .studies import conditions as conditions
+from .studies import evaluation as evaluation
+from .studies import sanity as sanity
+from .studies import stability as stability
+from .studies import tables as tables
 
 __version__: str

@@ -98,3 +98,12 @@ def path(value: Any) -> Path:
     except (OSError, RuntimeError, TypeError, ValueError) as error:
         raise InputError(f"{str(value)!r} cannot be used as a path: {error}") from error
     return found
+
+
+def plain(value: Any) -> Any:
+    """NumPy's numbers and arrays, and lists, as Python's numbers and tuples: they can be written down."""
+    if isinstance(value, np.generic):
+        return value.item()
+    if isinstance(value, np.ndarray | list | tuple):
+        return tuple(plain(part) for part in value)
+    return value

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from .explanation import Explanation
-    from .photos import Example
+    from .images import Example
 
 NOTHING = "nothing was written"  # what a stopped command leaves
 
@@ -143,7 +143,7 @@ def _explain(args: argparse.Namespace) -> int:
 
     from . import checks
     from .explanation import parameters
-    from .photos import Example
+    from .images import Example
 
     if args.top is not None:
         checks.at_least("--top", args.top, 1)
@@ -168,9 +168,9 @@ def _demo(args: argparse.Namespace) -> int:
 
 
 def _evaluate(args: argparse.Namespace) -> int:
-    from .dataset import read_coco
-    from .evaluation import evaluate
     from .metrics import STEPS
+    from .studies.coco import read_coco
+    from .studies.evaluation import evaluate
 
     _show_warnings()
     data = read_coco(args.coco, missing="skip" if args.skip_missing else "stop")
@@ -191,7 +191,7 @@ def _evaluate(args: argparse.Namespace) -> int:
 
 
 def _tables(args: argparse.Namespace) -> int:
-    from . import tables
+    from .studies import tables
 
     _show_warnings()
     print(tables.write(args.folder))
@@ -203,7 +203,7 @@ def _figures(args: argparse.Namespace) -> int:
     import matplotlib
 
     matplotlib.use("agg")
-    from . import gallery
+    from .paper import gallery
 
     _show_warnings()
     numbers = list(gallery.FIGURES) if args.only is None else args.only

@@ -58,9 +58,9 @@ class Detections:
         names = tuple(self.class_names)
         if not names:
             raise InputError("class_names must not be empty")
-        boxes = table("boxes", self.boxes, (4,))
-        objectness = table("objectness", self.objectness, ())
-        probs = table("class_probs", self.class_probs, (len(names),))
+        boxes = float_array("boxes", self.boxes, (4,))
+        objectness = float_array("objectness", self.objectness, ())
+        probs = float_array("class_probs", self.class_probs, (len(names),))
         if not len(boxes) == len(objectness) == len(probs):
             raise InputError(
                 f"detections need one row each: {len(boxes)} boxes, {len(objectness)} objectness, "
@@ -120,7 +120,7 @@ class Detections:
         return "\n".join([f"Detections ({len(self)})", *rows])
 
 
-def table(name: str, value: Any, row: tuple[int, ...]) -> np.ndarray:
+def float_array(name: str, value: Any, row: tuple[int, ...]) -> np.ndarray:
     """An array (n, *row) of float32; nothing at all counts as n = 0."""
     try:
         array = np.asarray(value, dtype=np.float32).copy()  # np.array warns of tensors
@@ -178,7 +178,7 @@ class Targets:
         InputError
             A label that is not among `class_names`, or a number of labels unlike that of boxes.
         """
-        boxes = table("boxes", self.boxes, (4,))
+        boxes = float_array("boxes", self.boxes, (4,))
         try:
             labels = list(self.labels)
         except TypeError as error:

@@ -2,24 +2,38 @@
 
 from __future__ import annotations
 
-import inspect
+import hashlib
+import json
 import platform
+import re
 import time
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field, replace
+import warnings
+import zipfile
+from collections.abc import Callable, Collection, Iterator
+from contextlib import AbstractContextManager
+from dataclasses import asdict, dataclass, field, replace
+from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 
-from . import checks
+from . import checks, files
 from .checks import InputError
 from .detection import Detections, Detector, Targets
-from .engine import Maps, default_batch_size
-from .methods import METHODS
+from .fusion import min_max
+from .methods import Maps, Method, make, options_of
+from .sampling import Sampling, default_batch_size
 
 TOLERANCE = 0.1  # of n_masks="auto"
+CHECK = 200  # masks between two looks at how far the halves agree
+WATCH = 0.3  # seconds between two calls of a watcher, at least
+
+ARRAYS = "maps.npz"
+FORMAT = 1  # of a saved folder
+# Names of the files that a manifest may call an explanation's own; the drawings are those of `reports`.
+_OWN = re.compile(r"(overlay_\d+_[\w-]+|sheet)\.(png|pdf)|maps\.npz|manifest\.json|report\.html")
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -36,8 +50,7 @@ class Explanation:
     density : (L, h, w) float32 array or None
         P_k of Eq. 3, in the same frame.
     error : (n, H, W) float32 array or None
-        Standard error of each map scaled to [0, 1], estimated from two halves of the masks (see
-        `engine.half_difference`). None without a tolerance.
+        Standard error of each map scaled to [0, 1], see `half_difference`. None without a tolerance.
     relative_error : (n,) array or None
         Root mean square of the error over that of the scaled map; what a tolerance bounds.
     detections : Detections
@@ -45,9 +58,11 @@ class Explanation:
     image : (H, W, 3) uint8 array
     method : str
     params : dict
-        Every option of the method, the seed and the batch size.
+        Every option of the method.
+    seed, batch_size, tolerance : int, int, float
+        Of the run; None where it had no use for one.
     n_forward : int
-        Images the network saw, the first detection included.
+        Images that the network saw, the first detection included.
     seconds : float
         Time that `explain` took.
     provenance : dict
@@ -65,15 +80,21 @@ class Explanation:
     image: np.ndarray
     method: str
     params: dict[str, Any]
+    seed: int | None
+    batch_size: int | None
+    tolerance: float | None
     n_forward: int
     seconds: float
     provenance: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        arrays = self.saliency, self.levels, self.density, self.error, self.relative_error, self.image
-        for array in arrays:
-            if array is not None:
-                array.flags.writeable = False
+        for array in self._arrays().values():
+            array.flags.writeable = False
+
+    def _arrays(self) -> dict[str, np.ndarray]:
+        """The record's own arrays by name, without those that are None."""
+        names = "saliency", "levels", "density", "error", "relative_error", "image"
+        return {name: array for name in names if (array := getattr(self, name)) is not None}
 
     def __len__(self) -> int:
         return len(self.detections)
@@ -104,10 +125,129 @@ class Explanation:
         return sorted(self.params["segments"], reverse=True)
 
     def save(self, folder: str | Path) -> Path:
-        """Write overlays, a sheet, the maps and a manifest to `folder`; see `report.write`."""
-        from . import report  # what is drawn stands above what is computed, so it is looked up late
+        """Write ``maps.npz``, all arrays, and ``manifest.json``, how they were made; see `load`.
 
-        return report.write(self, folder)
+        The files of an earlier explanation in the folder are replaced. `dclose_nb.report` writes
+        drawings beside the same two files.
+
+        Raises
+        ------
+        InputError
+            A folder that cannot be made or written, or that holds somebody else's files of these names.
+        """
+        with staged(folder) as stage:
+            self.write(stage)
+        return checks.path(folder)
+
+    def write(self, stage: Path, *, drawings: tuple[str, ...] = (), photo: str | None = None) -> None:
+        """Write the two files to a `staged` folder, which holds some drawings already."""
+        found = self.detections
+        arrays = self._arrays() | {"boxes": found.boxes, "objectness": found.objectness}
+        arrays |= {"class_probs": found.class_probs, "class_names": np.array(found.class_names)}
+        np.savez_compressed(stage / ARRAYS, **arrays)  # type: ignore[arg-type]
+        manifest = self.manifest(photo) | {"files": sorted([*drawings, ARRAYS, files.MANIFEST])}
+        (stage / files.MANIFEST).write_text(json.dumps(manifest, indent=2) + "\n", encoding="utf-8")
+
+    def manifest(self, photo: str | None = None) -> dict[str, Any]:
+        """How the maps were made, as plain data; `photo` is what the image is called."""
+        found, (height, width) = self.detections, self.image.shape[:2]
+        sha256 = hashlib.sha256(self.image.tobytes()).hexdigest()
+        return {
+            "format": FORMAT,
+            "made": datetime.now(UTC).isoformat(timespec="seconds"),
+            "image": {"photo": photo, "height": height, "width": width, "sha256": sha256},
+            "method": self.method,
+            "params": self.params,
+            "seed": self.seed,
+            "batch_size": self.batch_size,
+            "tolerance": self.tolerance,
+            "n_forward": self.n_forward,
+            "seconds": self.seconds,
+            **self.provenance,
+            "objects": [
+                {
+                    "label": label,
+                    "score": round(float(score), 4),
+                    "box_xyxy": [round(float(edge), 2) for edge in box],
+                }
+                for label, score, box in zip(found.names, found.scores, found.boxes)
+            ],
+        }
+
+    @classmethod
+    def load(cls, folder: str | Path) -> Explanation:
+        """Read what `save` wrote, equal to the bit.
+
+        Raises
+        ------
+        InputError
+            A folder that is missing, damaged, of a later version, or not an explanation's.
+        """
+        folder = checks.path(folder)
+        if not (folder / files.MANIFEST).is_file():
+            raise InputError(f"{str(folder)!r} holds no explanation: there is no {files.MANIFEST} in it")
+        try:
+            manifest = json.loads((folder / files.MANIFEST).read_text(encoding="utf-8"))
+            if not isinstance(manifest, dict) or ARRAYS not in manifest.get("files", ()):
+                raise InputError(f"{str(folder / files.MANIFEST)!r} is not an explanation's")
+            if (written := manifest.get("format", 0)) != FORMAT:
+                age = "a later" if written > FORMAT else "an earlier"
+                raise InputError(
+                    f"{str(folder)!r} was saved by {age} version of dclose_nb: this one reads format {FORMAT}"
+                )
+            with np.load(folder / ARRAYS) as stored:
+                arrays = dict(stored)
+            own = {"boxes", "objectness", "class_probs", "class_names"}
+            found = Detections(**{name: arrays.pop(name) for name in own})
+            record: dict[str, Any] = dict.fromkeys(("levels", "density", "error", "relative_error")) | arrays
+            for name in ("method", "seed", "batch_size", "tolerance", "n_forward", "seconds"):
+                record[name] = manifest[name]
+            record["params"] = {name: checks.plain(value) for name, value in manifest["params"].items()}
+            record["provenance"] = {name: manifest[name] for name in ("detector", "versions")}
+            return cls(detections=found, **record)
+        except InputError:
+            raise
+        except (
+            OSError,
+            EOFError,
+            ValueError,
+            KeyError,
+            TypeError,
+            AttributeError,
+            zipfile.BadZipFile,
+        ) as error:
+            raise InputError(f"the explanation in {str(folder)!r} is damaged: {error!r}") from error
+
+
+def staged(folder: str | Path, drawings: Collection[str] = ()) -> AbstractContextManager[Path]:
+    """`files.staged` for an explanation and the drawings that are sure to be written beside it."""
+    return files.staged(folder, _OWN, {ARRAYS, files.MANIFEST, *drawings}, "an explanation's")
+
+
+def half_difference(one: np.ndarray, other: np.ndarray) -> np.ndarray:
+    """Error of a map, estimated from the maps that two halves of its masks give: half of their distance.
+
+    Parameters
+    ----------
+    one, other : (n, h, w) arrays
+        Each is scaled to [0, 1].
+
+    Returns
+    -------
+    (n, h, w) float32 array in [0, 0.5]
+        For halves that are independent and normal, its root mean square is the standard error of
+        their mean.
+    """
+    return (np.abs(min_max(one) - min_max(other)) / 2).astype(np.float32)
+
+
+def relative_error(saliency: np.ndarray, error: np.ndarray) -> np.ndarray:
+    """Root mean square of maps' error (n, h, w) over that of the maps scaled to [0, 1], (n,).
+
+    Infinite where a map is the same everywhere: nothing has been found out yet.
+    """
+    size, wrong = (np.sqrt(np.square(maps).mean((1, 2))) for maps in (min_max(saliency), error))
+    return np.divide(wrong, size, out=np.full(len(size), np.inf), where=size > 0)
 
 
 def explain(
@@ -118,6 +258,7 @@ def explain(
     method: str = "dclose",
     n_masks: int | Literal["auto"] | None = None,
     seed: int = 0,
+    tolerance: float | None = None,
     batch_size: int | None = None,
     watch: Callable[[Explanation], bool | None] | None = None,
     progress: bool = True,
@@ -137,12 +278,14 @@ def explain(
     method : str
         A name in `dclose_nb.methods.METHODS`.
     n_masks : int or "auto", optional
-        Budget of masked images; by default the method's own (``dclose`` and ``mfpp`` 4000, ``contrast``
-        400, ``drise`` 5000, ``sodex`` 1000). ``gradcam`` masks nothing and takes none. "auto" is the
-        method's own with ``tolerance=0.1``: as soon as two halves of the masks agree that far,
-        sampling stops.
+        Budget of masked images, by default the method's own: 4000 for ``dclose`` and ``mfpp``, 400 for
+        ``contrast``, 5000 for ``drise``, 1000 for ``sodex``. ``gradcam`` masks nothing and takes none.
+        "auto" is the method's own with ``tolerance=0.1``.
     seed : int
         The same seed gives the same masks to the bit, whatever the batch size.
+    tolerance : float, optional
+        In (0, 1). Sampling stops as soon as two halves of the masks agree so far that the
+        `relative_error` of every map is no larger. ``sodex`` and ``gradcam`` take none.
     batch_size : int, optional
         Masked images in one forward pass; chosen by default.
     watch : callable, optional
@@ -151,7 +294,7 @@ def explain(
     progress : bool
         Show a progress bar.
     **options
-        The method's own; see `dclose_nb.methods`.
+        The method's own, see `dclose_nb.methods`.
 
     Returns
     -------
@@ -163,6 +306,11 @@ def explain(
     InputError
         An image, a target or an option that cannot be used.
 
+    Warns
+    -----
+    UserWarning
+        A tolerance that was not met, or memory that did not suffice for a batch.
+
     Examples
     --------
     >>> import dclose_nb as dc
@@ -173,92 +321,92 @@ def explain(
     if not isinstance(detector, Detector):
         raise InputError(f"detector must be a Detector, got {detector!r}: use load_detector(...)")
     image = checks.image(image).copy()  # the record keeps it
-    params = parameters(method, n_masks=n_masks, seed=seed, batch_size=batch_size, **options)
-    if params.get("batch_size", 0) is None:
-        params["batch_size"] = default_batch_size(detector)
+    if n_masks == "auto":
+        n_masks, tolerance = None, TOLERANCE if tolerance is None else tolerance
+    how = make(method, n_masks=n_masks, **options)
+    sampled = isinstance(how, Method)
+    seed = checks.at_least("seed", seed, 0)
+    if batch_size is not None:
+        batch_size = checks.at_least("batch_size", batch_size, 1)
+    if tolerance is not None:
+        if not sampled or not how.has_halves:
+            known = ", ".join(options_of(method))
+            raise InputError(f"method {method!r} has no option 'tolerance'; it has: {known}")
+        tolerance = checks.probability("tolerance", tolerance)
 
     canvas = detector.prepare(image)
-    n_forward = 0
-    if targets is None:
-        targets = detector.detect_on(canvas)
-        n_forward += 1
-    targets = _target_vectors(targets, detector, image.shape[:2])
+    detected = targets is None
+    targets = _target_vectors(
+        detector.detect_on(canvas) if targets is None else targets, detector, image.shape[:2]
+    )
+    batch_size = batch_size or default_batch_size(detector)
+    by = {"name": detector.name, "device": str(detector.device), **detector.provenance}
+    provenance = json.loads(json.dumps({"detector": by, "versions": versions()}, default=str))
 
-    def explanation(maps: Maps) -> Explanation:
+    def explanation(maps: Maps, n_masks: int, error: np.ndarray | None = None) -> Explanation:
         return Explanation(
             saliency=canvas.maps_to_image(maps.saliency),
             levels=maps.levels,
             density=maps.density,
-            error=None if maps.error is None else canvas.maps_to_image(maps.error),
-            relative_error=None if maps.error is None else maps.relative_error,
+            error=None if error is None else canvas.maps_to_image(error),
+            relative_error=None if error is None else relative_error(maps.saliency, error),
             detections=targets,
             image=image,
             method=method,
-            params=params,
-            n_forward=n_forward + maps.n_forward,
+            params=asdict(how),
+            seed=seed if sampled else None,
+            batch_size=batch_size if sampled else None,
+            tolerance=tolerance,
+            n_forward=detected + n_masks,
             seconds=time.perf_counter() - start,
-            provenance={
-                "detector": {"name": detector.name, "device": str(detector.device), **detector.provenance},
-                "versions": versions(),
-            },
+            provenance=provenance,
         )
 
-    watcher = None if watch is None else lambda maps: watch(explanation(maps))
-    return explanation(
-        METHODS[method].run(detector, canvas, targets, watch=watcher, progress=progress, **params)
+    if not sampled:
+        return explanation(how.maps(detector, canvas, targets), 1)
+
+    halves = 1 if tolerance is None else 2
+    sampling = Sampling(
+        detector,
+        canvas,
+        targets,
+        how.plan(canvas, seed),
+        batch_size=batch_size,
+        halves=halves,
+        progress=progress,
     )
 
+    def so_far() -> Explanation:
+        levels = sampling.levels()
+        error = None
+        if tolerance is not None:
+            error = half_difference(*(how.combine(sampling.levels(half)).saliency for half in (0, 1)))
+        return explanation(how.combine(levels), sum(len(level.weights) for level in levels), error)
 
-def parameters(
-    method: str = "dclose",
-    *,
-    n_masks: int | Literal["auto"] | None = None,
-    seed: int = 0,
-    batch_size: int | None = None,
-    **options: Any,
-) -> dict[str, Any]:
-    """Everything a method is called with, defaults filled in and checked.
+    def settled(now: Explanation) -> bool:
+        errors = now.relative_error
+        return tolerance is not None and errors is not None and bool((errors <= tolerance).all())
 
-    Parameters
-    ----------
-    method, n_masks, seed, batch_size, **options
-        As for `explain`.
-
-    Raises
-    ------
-    InputError
-        An unknown method or option, or a value out of its range.
-    """
-    run, check = METHODS[checks.choice("method", method, METHODS)]
-    found = {
-        name: parameter.default
-        for name, parameter in inspect.signature(run).parameters.items()
-        if parameter.kind is parameter.KEYWORD_ONLY and name not in ("watch", "progress")
-    }
-    seed = checks.at_least("seed", seed, 0)
-    if batch_size is not None:
-        batch_size = checks.at_least("batch_size", batch_size, 1)
-    if n_masks == "auto":
-        options = {"tolerance": TOLERANCE} | options
-    elif n_masks is not None:
-        options["n_masks"] = n_masks
-    for name in options:
-        if name not in found:
-            raise InputError(f"method {method!r} has no option {name!r}; it has: {', '.join(found)}")
-    everywhere = {"seed": seed, "batch_size": batch_size}  # may be given to methods that need none
-    found |= options | {name: value for name, value in everywhere.items() if name in found}
-    found = {name: _plain(value) for name, value in found.items()}
-    check(**{name: value for name, value in found.items() if name not in ("seed", "batch_size")})
-    return found
-
-
-def _plain(value: Any) -> Any:
-    """NumPy's numbers and arrays as Python's, so that a record can be written down."""
-    if isinstance(value, np.generic):
-        return value.item()
-    if isinstance(value, np.ndarray | list | tuple):
-        return tuple(_plain(one) for one in value)
-    return value
+    checked, watched = 0, time.monotonic()
+    for taken in sampling:
+        if tolerance is not None and taken - checked >= CHECK:
+            checked = taken
+            now = so_far()
+            if settled(now):
+                return now
+        if watch is not None and time.monotonic() - watched > WATCH:
+            now = so_far()
+            if watch(now):
+                return now
+            watched = time.monotonic()
+    whole = so_far()
+    if whole.relative_error is not None and not settled(whole):
+        reached = whole.relative_error.max()
+        warnings.warn(
+            f"after {sum(sampling.counts)} masks a map's error is {reached:.2f}, not {tolerance} or less",
+            stacklevel=2,
+        )
+    return whole
 
 
 def _target_vectors(

@@ -7,7 +7,7 @@ import numpy as np
 from .checks import InputError
 
 
-def scale(maps: np.ndarray) -> np.ndarray:
+def min_max(maps: np.ndarray) -> np.ndarray:
     """Scale each map (..., h, w) to [0, 1]; a constant map says nothing and becomes 0."""
     maps = np.asarray(maps)
     given = np.float32 if maps.dtype == np.float32 else np.float64
@@ -42,7 +42,7 @@ def cascade_steps(levels: np.ndarray) -> np.ndarray:
         raise InputError(f"levels must be (L, ..., h, w) with L of at least 1, got shape {levels.shape}")
     if not np.isfinite(levels).all():
         raise InputError("levels must be finite numbers")
-    first, *rest = scale(levels)
+    first, *rest = min_max(levels)
     steps = [first]
     for level in rest:
         steps.append((steps[-1] + level) * level)

@@ -17,10 +17,10 @@ from skimage.metrics import structural_similarity
 from . import checks
 from .checks import InputError
 from .detection import Canvas, Detections, Detector, Proposals, box_iou, suppress
-from .engine import default_batch_size
-from .fusion import scale
+from .fusion import min_max
+from .sampling import default_batch_size
 from .similarity import lime_kernel
-from .threads import side_by_side
+from .threads import map_in_threads
 
 STEPS = 205  # the authors' 2000 of 640 x 640 pixels a step
 BLUR = 51 / 640  # width of the Gaussian kernel that insertion begins with, of the longer side
@@ -40,7 +40,7 @@ def sparsity(saliency: np.ndarray) -> float:
         From 1 to the number of pixels, which a map of one bright pixel has; the higher, the fewer
         pixels stand out. A constant map, which nothing stands out of, has 1.
     """
-    scaled = scale(_map(saliency))
+    scaled = min_max(_map(saliency))
     mean = scaled.mean()
     return float(scaled.max() / mean) if mean > 0 else 1.0
 
@@ -95,7 +95,7 @@ def leakage(saliency: np.ndarray, own: np.ndarray, other: np.ndarray) -> float:
 
 def is_empty(saliency: np.ndarray) -> bool:
     """Whether a map (H, W) says nothing: it is the same everywhere, but for rounding."""
-    return not scale(saliency).any()
+    return not min_max(saliency).any()
 
 
 def rank_correlation(a: np.ndarray, b: np.ndarray) -> float:
@@ -131,7 +131,7 @@ def ssim(a: np.ndarray, b: np.ndarray) -> float:
     if empty:
         return float("nan")
     window = {"gaussian_weights": True, "sigma": 1.5, "use_sample_covariance": False}
-    return float(structural_similarity(scale(a), scale(b), data_range=1.0, **window))
+    return float(structural_similarity(min_max(a), min_max(b), data_range=1.0, **window))
 
 
 def hog_correlation(a: np.ndarray, b: np.ndarray) -> float:
@@ -148,7 +148,7 @@ def hog_correlation(a: np.ndarray, b: np.ndarray) -> float:
         )
     if empty:
         return float("nan")
-    histograms = [hog(scale(one), pixels_per_cell=(cell, cell)) for one in (a, b)]
+    histograms = [hog(min_max(one), pixels_per_cell=(cell, cell)) for one in (a, b)]
     return float(np.corrcoef(histograms)[0, 1])
 
 
@@ -319,7 +319,7 @@ def curves(
         return step_scores(predict(batch), boxes[targets], probs[targets]).tolist()
 
     parts = [todo[first : first + size] for first in range(0, len(todo), size)]
-    scores = [one for part in side_by_side(detector, score, parts) for one in part]
+    scores = [one for part in map_in_threads(detector, score, parts) for one in part]
     table = np.array(scores, dtype=np.float32).reshape(len(kinds), len(detections), steps + 1)
     return {
         kind: [Curve(float(np.trapezoid(curve, dx=1 / steps)), curve) for curve in of_kind]

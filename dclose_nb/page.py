@@ -20,7 +20,7 @@ from PIL import Image
 
 from . import metrics, plot
 from .explanation import Explanation
-from .fusion import scale
+from .fusion import min_max
 
 STYLE = """
 :root { color-scheme: light dark; --ink: #1b1b1f; --paper: #fdfdfc; --faint: #5b5b66; --line: #c9c9d1;
@@ -296,7 +296,7 @@ def _boxes(explanation: Explanation, width: int, height: int) -> str:
 def _heat(values: np.ndarray) -> str:
     """A map (h, w), scaled, as a PNG of 256 colours that are fainter where it is lower."""
     steps = np.linspace(0, 1, 256)
-    picture = Image.fromarray((255 * scale(plot.fit(values))).round().astype(np.uint8)).convert("P")
+    picture = Image.fromarray((255 * min_max(plot.fit(values))).round().astype(np.uint8)).convert("P")
     picture.putpalette(
         (255 * matplotlib.colormaps[plot.CMAP](steps)[:, :3]).round().astype(np.uint8).tobytes()
     )

@@ -21,11 +21,11 @@ from skimage.segmentation import find_boundaries
 from .checks import InputError
 from .detection import Detections, Targets
 from .explanation import Explanation
-from .fusion import cascade_steps, scale
+from .fusion import cascade_steps, min_max
 from .planted.scene import Scene
 
 if TYPE_CHECKING:
-    from .errors import Comparison
+    from .studies.error_analysis import Comparison
 
 CMAP = "inferno"  # perceptually even, and it prints in grey
 DIVERGING = "PiYG_r"  # white in the middle; green and pink are told apart by all
@@ -124,7 +124,7 @@ def cascade(explanation: Explanation, *, ax: Any = None) -> np.ndarray:
         maps, segments = maps[::-1], segments[::-1]
     steps = cascade_steps(maps)
     axes = _panels(ax, 2 * len(maps), maps.shape[1:], columns=len(maps), colour_bar=True)
-    for k, (level, n_segments) in enumerate(zip(scale(maps), segments)):
+    for k, (level, n_segments) in enumerate(zip(min_max(maps), segments)):
         _heat(axes[k], level, f"$S_{k + 1}$: {n_segments} superpixels")
         title = "$A_0 = S_1$" if k == 0 else f"$A_{k} = (A_{k - 1} + S_{k + 1})\\, S_{k + 1}$"
         _heat(axes[len(maps) + k], steps[k], title)
@@ -166,7 +166,7 @@ def maps(maps: Mapping[str, np.ndarray], *, box: np.ndarray | None = None, ax: A
     """Named maps (H, W) side by side, each scaled to [0, 1], and a box (x1, y1, x2, y2) in each."""
     axes = _panels(ax, len(maps), next(iter(maps.values())).shape, columns=min(len(maps), 6))
     for panel, (name, one) in zip(axes, maps.items()):
-        picture = scale(fit(np.asarray(one, dtype=np.float64)))
+        picture = min_max(fit(np.asarray(one, dtype=np.float64)))
         panel.imshow(picture, cmap=CMAP, vmin=0, vmax=1)
         panel.set_title(name)
         if box is not None:
@@ -330,7 +330,7 @@ def _lay(
 ) -> None:
     """Draw what `blend` mixes as two layers, so that the map's own values stay in the figure."""
     panel.imshow(_greyed(picture).astype(np.uint8))
-    heat = scale(saliency)
+    heat = min_max(saliency)
     panel.imshow(heat, cmap=CMAP, vmin=0, vmax=1, alpha=_alpha(heat, opacity, threshold))
 
 
@@ -358,7 +358,7 @@ def blend(
     -------
     (H, W, 3) uint8 array
     """
-    heat = scale(saliency)
+    heat = min_max(saliency)
     alpha = _alpha(heat, opacity, threshold)[..., None]
     colours = 255 * plt.get_cmap(CMAP)(heat)[..., :3]
     return (alpha * colours + (1 - alpha) * _greyed(image)).round().astype(np.uint8)

@@ -15,8 +15,8 @@ from torch.nn.modules.dropout import _DropoutNd
 from . import checks
 from .checks import InputError
 from .detection import Canvas, Detections, Detector, Proposals, box_iou
-from .photos import load_photo
-from .threads import side_by_side
+from .images import load_photo
+from .threads import map_in_threads
 
 LEARNERS = _BatchNorm, _DropoutNd  # layers that do something else in training
 SURE = 0.5  # score from which on a box must be found again where its image has moved
@@ -212,7 +212,7 @@ def _other_answers(detector: Detector, proposals: Proposals, batch: torch.Tensor
     with _asked(detector, "predictor"):
         predict = detector.predictor(1000)
         many = predict(batch)
-        at_once = list(side_by_side(detector, predict, [image[None] for image in batch] * 4))
+        at_once = list(map_in_threads(detector, predict, [image[None] for image in batch] * 4))
     if _apart(proposals, many) > SAME:
         yield "predictor(1000) gives other answers than predict"
     elif any(_apart(alone[k % len(batch)], one) > SAME for k, one in enumerate(at_once)):

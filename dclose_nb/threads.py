@@ -1,7 +1,7 @@
-"""Work that threads share, each with one of PyTorch's: batches side by side keep all cores busy.
+"""Threads that work on the CPU side by side, each with one of PyTorch's own.
 
 Where a network has all threads for one batch, they wait for each other after each layer, and for
-what is done between two batches.
+what is done between two batches. Batches side by side keep all cores busy.
 """
 
 from __future__ import annotations
@@ -20,17 +20,17 @@ Result = TypeVar("Result")
 
 
 def threads_for(detector: Detector) -> int:
-    """How many threads may ask a detector at once: PyTorch's, where it is `thread_safe` and on the CPU."""
+    """How many threads may call a detector at once: PyTorch's, where it is `thread_safe` and on the CPU."""
     return torch.get_num_threads() if detector.thread_safe and detector.device.type == "cpu" else 1
 
 
-def side_by_side(
+def map_in_threads(
     detector: Detector, work: Callable[[Task], Result], tasks: Iterable[Task]
 ) -> Iterator[Result]:
-    """What `work` gives for each task, in their order, without gradients.
+    """Results of `work`, without gradients, in the order of the tasks.
 
-    Where there are several threads, see `threads_for`, they work a task each ahead. Otherwise a task
-    is done here when its result is asked for.
+    With several threads, see `threads_for`, each works one task ahead. With one, a task is done here
+    when its result is asked for.
     """
     threads = threads_for(detector)
     work = torch.inference_mode()(work)
@@ -49,7 +49,7 @@ def side_by_side(
                 while waiting:
                     yield waiting.popleft().result()
             finally:
-                for one in waiting:
-                    one.cancel()
+                for future in waiting:
+                    future.cancel()
     finally:
         torch.set_num_threads(threads)

@@ -14,7 +14,7 @@ from PIL import Image
 from toys import NO_WEIGHTS, weights_at_hand
 
 import dclose_nb as dc
-from dclose_nb import photos
+from dclose_nb import images as photos
 from dclose_nb.cli import main
 from dclose_nb.detectors import weights
 

@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from toys import Lamps
 
 import dclose_nb as dc
-from dclose_nb import engine
+from dclose_nb import sampling as engine
 from dclose_nb.explanation import parameters
 from dclose_nb.fusion import cascade
 from dclose_nb.masks import superpixel_masks, superpixels

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from dclose_nb import InputError
-from dclose_nb.fusion import cascade, cascade_steps, scale
+from dclose_nb.fusion import cascade, cascade_steps, min_max
 
 RNG = np.random.default_rng(3)
 
@@ -49,21 +49,21 @@ def test_the_order_matters():
 
 def test_one_level_is_only_scaled():
     level = RNG.uniform(3, 8, (4, 5))
-    assert np.array_equal(cascade(level[None]), scale(level))
+    assert np.array_equal(cascade(level[None]), min_max(level))
 
 
 def test_steps_end_in_the_cascade():
     levels = RNG.uniform(0, 1, (4, 3, 3))
     steps = cascade_steps(levels)
-    assert np.array_equal(steps[0], scale(levels[0])) and np.array_equal(steps[-1], cascade(levels))
+    assert np.array_equal(steps[0], min_max(levels[0])) and np.array_equal(steps[-1], cascade(levels))
     assert np.array_equal(steps[1], cascade(levels[:2]))
 
 
 def test_a_constant_map_becomes_0_even_with_rounding():
     flat = np.full((4, 5), 0.3, np.float32)
     flat[0, 0] += 2e-7
-    assert (scale(flat) == 0).all()
-    assert (scale(np.zeros((2, 2))) == 0).all()
+    assert (min_max(flat) == 0).all()
+    assert (min_max(np.zeros((2, 2))) == 0).all()
 
 
 def test_the_largest_finite_numbers_are_taken():

@@ -13,7 +13,7 @@ from toys import Lamps
 
 import dclose_nb as dc
 from dclose_nb import page, report
-from dclose_nb.fusion import scale
+from dclose_nb.fusion import min_max
 
 
 @pytest.fixture
@@ -58,7 +58,7 @@ def test_every_object_has_every_layer_as_it_was_computed(found, lit, tmp_path):
         for k, one in enumerate(maps):
             (heat,) = made.all("img", **{"data-layer": str(layer), "data-object": str(k)})
             drawn = picture(heat["src"])
-            assert drawn.mode == "P" and np.abs(np.asarray(drawn) / 255 - scale(one)).max() <= 0.5 / 255
+            assert drawn.mode == "P" and np.abs(np.asarray(drawn) / 255 - min_max(one)).max() <= 0.5 / 255
             assert ("hidden" in heat) == ((layer, k) != (0, 0))
     lowest, highest = (drawn.convert("RGBA").getpixel(place) for place in corners(np.asarray(drawn)))
     assert lowest[3] == 0 and highest[3] == 255

@@ -9,7 +9,7 @@ from toys import NO_WEIGHTS, Lamps, out_of_memory_above, weights_at_hand
 import dclose_nb as dc
 from dclose_nb import metrics
 from dclose_nb.detectors import weights
-from dclose_nb.threads import side_by_side
+from dclose_nb.threads import map_in_threads
 
 
 class Safe(Lamps):
@@ -31,7 +31,7 @@ def test_results_come_in_the_order_of_the_tasks(safe, threads):
         time.sleep(0.02 if task % 2 else 0)
         return 10 * task
 
-    assert list(side_by_side(safe, work, range(12))) == [10 * task for task in range(12)]
+    assert list(map_in_threads(safe, work, range(12))) == [10 * task for task in range(12)]
     tasks, where, own, inference = zip(*begun)
     assert sorted(tasks) == list(range(12)) and all(inference)
     assert threading.get_ident() not in where and 1 < len(set(where)) <= threads
@@ -45,14 +45,14 @@ def test_a_detector_that_is_not_thread_safe_is_asked_here_one_task_at_a_time(lam
         asked.append((task, threading.get_ident(), torch.get_num_threads()))
         return task
 
-    results = side_by_side(lamps, work, range(5))
+    results = map_in_threads(lamps, work, range(5))
     assert next(results) == 0 and asked == [(0, threading.get_ident(), threads)]
     assert list(results) == [1, 2, 3, 4]
 
 
 def test_threads_work_a_few_tasks_ahead_and_stop_when_nobody_asks(safe, threads):
     begun = []
-    results = side_by_side(safe, begun.append, range(1000))
+    results = map_in_threads(safe, begun.append, range(1000))
     for _ in range(3):
         next(results)
     time.sleep(0.1)
@@ -70,12 +70,12 @@ def test_an_error_reaches_the_caller_and_ends_the_work(safe, threads):
             raise ZeroDivisionError("2")
 
     with pytest.raises(ZeroDivisionError):
-        list(side_by_side(safe, work, range(1000)))
+        list(map_in_threads(safe, work, range(1000)))
     assert len(begun) <= 3 + 4 * threads and torch.get_num_threads() == threads
 
 
 def test_threads_that_begin_afterwards_have_all_of_pytorchs(safe, threads):
-    list(side_by_side(safe, lambda task: task, range(4)))
+    list(map_in_threads(safe, lambda task: task, range(4)))
     seen = []
     thread = threading.Thread(target=lambda: seen.append(torch.get_num_threads()))
     thread.start()
@@ -113,7 +113,7 @@ def test_memory_that_does_not_suffice_is_met_in_threads_too(lamps, safe, lit, th
 
 
 def test_a_watcher_can_stop_threads(safe, lit, threads, monkeypatch):
-    monkeypatch.setattr("dclose_nb.engine.WATCH", 0)
+    monkeypatch.setattr("dclose_nb.sampling.WATCH", 0)
     seen = []
     found = dc.explain(
         safe,

@@ -102,13 +102,13 @@ def load_detector(
         _known(facts, "a function", (), device=elsewhere)
         name = name or str(getattr(detector, "__name__", type(detector).__name__))
         return FunctionDetector(name, detector, _names(class_names))
-    from ..planted import networks  # which stands on the adapters here
+    from . import planted as networks
 
     known = checks.choice("detector", detector, [*OFFICIAL, *networks.NETWORKS])
     _known(facts, repr(known), (), class_names=class_names, name=name)
     if known in networks.NETWORKS:
         return networks.load(known, device=pick_device(device))
-    from .yolox import load_yolox  # the yolox package is slow to import and not always wanted
+    from .yolox import load_yolox
 
     return load_yolox(known, device=pick_device(device))
 

@@ -11,7 +11,7 @@ import torch
 from torch.nn.utils.rnn import pad_sequence
 
 from ..checks import InputError
-from ..detection import Canvas, Detector, Proposals, one_hot, table
+from ..detection import Canvas, Detector, Proposals, float_array, one_hot
 
 Function = Callable[[np.ndarray], Mapping[str, Any]]
 
@@ -65,7 +65,7 @@ class FunctionDetector(Detector):
                 f"{self.name} must return a dictionary with boxes, labels and scores, or with boxes and "
                 f"class_probs (and objectness), got {given}"
             )
-        boxes = table("boxes", answer["boxes"], (4,))
+        boxes = float_array("boxes", answer["boxes"], (4,))
         turned = (boxes[:, 2:] < boxes[:, :2]).any(1)
         if turned.any():
             raise InputError(
@@ -74,11 +74,11 @@ class FunctionDetector(Detector):
             )
         if "labels" in answer:
             self._say_one_hot()
-            objectness = table("scores", answer["scores"], ())
+            objectness = float_array("scores", answer["scores"], ())
             probs = one_hot(np.ravel(answer["labels"]).tolist(), self.class_names)
         else:
-            probs = table("class_probs", answer["class_probs"], (len(self.class_names),))
-            objectness = table("objectness", answer.get("objectness", np.ones(len(probs))), ())
+            probs = float_array("class_probs", answer["class_probs"], (len(self.class_names),))
+            objectness = float_array("objectness", answer.get("objectness", np.ones(len(probs))), ())
         self._check(boxes, objectness, probs)
         proposals = Proposals(*map(torch.from_numpy, (boxes, objectness, probs)))
         if set(answer) == {"boxes", "class_probs"}:

@@ -42,7 +42,7 @@ def yolox(outputs: list[torch.Tensor], size: tuple[int, int]) -> Proposals:
     One output (B, T, 5 + C), strides 8, 16 and 32: centre, logarithm of the size, objectness, class
     probabilities.
     """
-    from .yolox import proposals_of  # the yolox package is slow to import
+    from .yolox import proposals_of
 
     (output,) = outputs
     grids = {stride: centres(size, stride) for stride in (8, 16, 32)}

@@ -1,34 +1,61 @@
-"""The methods that `explain` knows, by name.
+"""The methods that `explain` knows, by name. A method is a frozen dataclass of its options.
 
-A method is a function ``(detector, canvas, targets, *, watch, progress, **own)`` that returns `Maps`, and a
-function that refuses its own options where they are out of range. Of `n_masks`, `seed` and
-`batch_size` it names those that it has a use for. To add one, write the two and name them in
-`METHODS`.
+To add a method, write a subclass of `Method` and name it in `METHODS`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import NamedTuple
+from dataclasses import fields
+from typing import Any
 
-from ..engine import Maps
-from . import contrast, dclose, drise, gradcam, mfpp, sodex
+from .. import checks
+from ..checks import InputError
+from .contrast import Contrast
+from .dclose import Dclose
+from .drise import Drise
+from .gradcam import GradCam
+from .method import Maps, Method
+from .mfpp import Mfpp
+from .sodex import Sodex
 
-
-class Method(NamedTuple):
-    """A way to explain detections."""
-
-    run: Callable[..., Maps]
-    check: Callable[..., None]
-
-
-METHODS = {
-    "dclose": Method(dclose.dclose, dclose.check),
-    "contrast": Method(contrast.contrast, contrast.check),
-    "drise": Method(drise.drise, drise.check),
-    "mfpp": Method(mfpp.mfpp, mfpp.check),
-    "gradcam": Method(gradcam.gradcam, gradcam.check),
-    "sodex": Method(sodex.sodex, sodex.check),
+METHODS: dict[str, type[Any]] = {
+    "dclose": Dclose,
+    "contrast": Contrast,
+    "drise": Drise,
+    "mfpp": Mfpp,
+    "gradcam": GradCam,
+    "sodex": Sodex,
 }
 
-__all__ = ["METHODS", "Maps", "Method"]
+__all__ = ["METHODS", "Maps", "Method", "make", "options_of"]
+
+
+def options_of(name: str) -> list[str]:
+    """Names of a method's options; an unknown method raises `InputError`."""
+    return [field.name for field in fields(METHODS[checks.choice("method", name, METHODS)])]
+
+
+def make(name: str, *, n_masks: int | None = None, **options: Any) -> Any:
+    """A method with its options, checked.
+
+    Parameters
+    ----------
+    name : str
+        A key of `METHODS`.
+    n_masks : int, optional
+        By default the method's own.
+    **options
+        Fields of the method's class.
+
+    Raises
+    ------
+    InputError
+        An unknown method or option, or a value out of its range.
+    """
+    known = options_of(name)
+    if n_masks is not None:
+        options["n_masks"] = n_masks
+    for option in options:
+        if option not in known:
+            raise InputError(f"method {name!r} has no option {option!r}; it has: {', '.join(known)}")
+    return METHODS[name](**{option: checks.plain(value) for option, value in options.items()})

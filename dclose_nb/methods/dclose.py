@@ -2,215 +2,126 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from functools import partial
-from typing import Any
 
 import numpy as np
 import torch
 
-from .. import checks, engine
+from .. import checks
 from ..checks import InputError
-from ..detection import Canvas, Detections, Detector
-from ..engine import Budget, Level, Maps, Watch
+from ..detection import Canvas
 from ..fusion import cascade
 from ..masks import SEGMENTS, MaskSampler, superpixel_masks, superpixels
+from ..sampling import Level, Plan
+from .method import Maps, Method
 
 
-def dclose(
-    detector: Detector,
-    canvas: Canvas,
-    targets: Detections,
-    *,
-    n_masks: int = 4000,
-    segments: Sequence[int] = SEGMENTS,
-    p: float = 0.5,
-    r: float = 2.2,
-    crops_per_draw: int = 1,
-    proposals: str = "all",
-    density: bool = True,
-    fusion: str = "cascade",
-    order: str = "fine_to_coarse",
-    tolerance: float | None = None,
-    seed: int = 0,
-    batch_size: int | None = None,
-    watch: Watch | None = None,
-    progress: bool = True,
-) -> Maps:
-    """Explain all targets of one image.
+@dataclass(frozen=True)
+class Pyramid(Method):
+    """What all methods have in common whose masks are superpixels on several levels (section 3.1).
 
     Parameters
     ----------
-    detector, canvas, targets
-        A detector, the image as it prepared it, and n boxes in image pixels.
     n_masks : int
-        Masked images over all levels, at least one a level; what a division leaves goes to the
-        finest levels. The paper's 800 on each of five.
+        Masked images over all levels, at least one a level. A remainder goes to the finest levels.
     segments : sequence of int
         Superpixels of each level (section 4.2).
-    p, r
-        Probability that a superpixel is kept, in (0, 1), and resize offset, 0 or more.
+    p : float
+        Probability that a superpixel is kept, in (0, 1).
+    r : float
+        Resize offset, 0 or more.
+    """
+
+    n_masks: int = 4000
+    segments: tuple[int, ...] = SEGMENTS
+    p: float = 0.5
+    r: float = 2.2
+
+    def __post_init__(self) -> None:
+        if np.ndim(self.segments) != 1 or not len(self.segments):
+            raise InputError(f"segments must be a list of integers, got {self.segments!r}")
+        for n_segments in self.segments:
+            checks.at_least("segments", n_segments, 1)
+        n_levels = len(self.segments)
+        if checks.at_least("n_masks", self.n_masks, 1) < n_levels:
+            raise InputError(
+                f"n_masks must be at least one for each of {n_levels} levels, got {self.n_masks}"
+            )
+        checks.probability("p", self.p)
+        checks.at_least("r", self.r, 0, integer=False)
+
+    @property
+    def counts(self) -> list[int]:
+        """Masks of each level, finest first."""
+        share, rest = divmod(self.n_masks, len(self.segments))
+        return [share + (level < rest) for level in range(len(self.segments))]
+
+    def samplers(self, canvas: Canvas, seed: int, *, crops_per_draw: int = 1) -> list[MaskSampler]:
+        """Step 1: superpixels and masks of each level, finest first."""
+        finest_first = sorted(self.segments, reverse=True)
+        with ThreadPoolExecutor(torch.get_num_threads()) as threads:  # SLIC takes as long as fifty passes
+            cut = list(threads.map(partial(superpixels, canvas.content_image), finest_first))
+        masks = partial(superpixel_masks, p=self.p, r=self.r, seed=seed, crops_per_draw=crops_per_draw)
+        return [masks(labels, level=k, device=canvas.pixels.device) for k, labels in enumerate(cut)]
+
+    def plan(self, canvas: Canvas, seed: int) -> Plan:
+        return Plan(self.samplers(canvas, seed), self.counts)
+
+
+@dataclass(frozen=True)
+class Dclose(Pyramid):
+    """D-CLOSE, with the paper's parameters.
+
+    Parameters
+    ----------
+    n_masks, segments, p, r
+        See `Pyramid`. The paper takes 800 masks on each of five levels.
     crops_per_draw : int
         1 draws each mask anew, as the paper says. The authors' program: 32.
     proposals : {"all", "filtered"}
         Which proposals Eq. 6 looks at: all, as the paper says, or the authors' program's choice;
         see `similarity.mask_weights`.
     density : bool
-        Whether a level is divided by its density map (Eq. 7), or by the density that is expected,
-        N p, which is the map without it in Table 1.
+        Whether a level is divided by its density map (Eq. 7). Otherwise it is divided by the
+        density that is expected, N p, which is the map without it in Table 1.
     fusion : {"cascade", "mean"}
         Eq. 8, or the mean of the levels, which is the map without it in Table 1.
     order : {"fine_to_coarse", "coarse_to_fine"}
         Order of the cascade. The authors' program goes from fine to coarse.
-    tolerance : float, optional
-        Stop before `n_masks` are used where the maps' error is no larger; see `engine.Budget`.
-    seed : int
-        0 or more.
-    batch_size : int, optional
-    watch : callable, optional
-        See `engine.Budget`.
-    progress : bool
-
-    Returns
-    -------
-    Maps
-
-    Raises
-    ------
-    InputError
-        An option out of its range.
     """
-    check(
-        n_masks=n_masks,
-        segments=segments,
-        p=p,
-        r=r,
-        crops_per_draw=crops_per_draw,
-        proposals=proposals,
-        density=density,
-        fusion=fusion,
-        order=order,
-        tolerance=tolerance,
-    )
-    # Step 1: superpixels and masks.
-    samplers = pyramid(canvas, segments, p=p, r=r, seed=seed, crops_per_draw=crops_per_draw)
 
-    def finish(results: list[Level]) -> Maps:
-        levels = np.stack([result.saliency for result in results])  # (L, n, h, w)
-        densities = np.stack([result.density.astype(np.float32) for result in results])  # (L, h, w)
-        used = [len(result.weights) for result in results]
-        if not density:
-            levels = without_density(levels, densities, used, p)
-        # Step 7: the cascade.
-        return Maps(fuse(levels, fusion=fusion, order=order), sum(used), levels, densities)
+    crops_per_draw: int = 1
+    proposals: str = "all"
+    density: bool = True
+    fusion: str = "cascade"
+    order: str = "fine_to_coarse"
 
-    # Steps 2 to 6: mask, detect, score, add up, divide by the density.
-    return engine.sample(
-        detector,
-        canvas,
-        targets,
-        samplers,
-        split(n_masks, len(samplers)),
-        finish,
-        budget=Budget(tolerance, watch),
-        batch_size=batch_size,
-        filtered=proposals == "filtered",
-        progress=progress,
-    )
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        checks.at_least("crops_per_draw", self.crops_per_draw, 1)
+        checks.choice("proposals", self.proposals, ("all", "filtered"))
+        if not isinstance(self.density, bool):
+            raise InputError(f"density must be True or False, got {self.density!r}")
+        checks.choice("fusion", self.fusion, ("cascade", "mean"))
+        checks.choice("order", self.order, ("fine_to_coarse", "coarse_to_fine"))
 
+    def plan(self, canvas: Canvas, seed: int) -> Plan:
+        samplers = self.samplers(canvas, seed, crops_per_draw=self.crops_per_draw)
+        return Plan(samplers, self.counts, filtered=self.proposals == "filtered")
 
-def pyramid(
-    canvas: Canvas, segments: Sequence[int], *, p: float, r: float, seed: int, crops_per_draw: int = 1
-) -> list[MaskSampler]:
-    """Masks of each level, finest first, on the image as the network sees it; see `dclose`."""
-    finest_first = sorted(segments, reverse=True)
-    with ThreadPoolExecutor(torch.get_num_threads()) as threads:  # SLIC takes as long as fifty passes
-        cut = list(threads.map(partial(superpixels, canvas.content_image), finest_first))
-    return [
-        superpixel_masks(
-            labels,
-            p=p,
-            r=r,
-            seed=seed,
-            level=level,
-            crops_per_draw=crops_per_draw,
-            device=canvas.pixels.device,
-        )
-        for level, labels in enumerate(cut)
-    ]
+    def combine(self, levels: list[Level]) -> Maps:
+        saliency = np.stack([level.saliency for level in levels])  # step 6, (L, n, h, w)
+        density = np.stack([level.density.astype(np.float32) for level in levels])  # (L, h, w)
+        return self.fuse(saliency, density, [len(level.weights) for level in levels])
 
-
-def pyramid_of(canvas: Canvas, params: Mapping[str, Any]) -> list[MaskSampler]:
-    """The masks that levels were made of, given the explanation's `params`; see `pyramid`."""
-    names = "segments", "p", "r", "seed", "crops_per_draw"
-    return pyramid(canvas, **{name: params[name] for name in names if name in params})
-
-
-def without_density(levels: np.ndarray, densities: np.ndarray, counts: Sequence[int], p: float) -> np.ndarray:
-    """Levels divided by the density that is expected in place of the one that was counted.
-
-    Parameters
-    ----------
-    levels : (L, n, h, w) array
-        S_k of Eq. 7, finest first.
-    densities : (L, h, w) array
-        P_k of Eq. 3.
-    counts : L ints
-        Masks of each level.
-    p : float
-    """
-    expected = p * np.maximum(counts, 1).astype(np.float32)  # (L,)
-    return levels * (densities / expected[:, None, None])[:, None]
-
-
-def fuse(levels: np.ndarray, *, fusion: str = "cascade", order: str = "fine_to_coarse") -> np.ndarray:
-    """One map (n, h, w) of the levels (L, n, h, w), finest first; see `dclose` for the options."""
-    if fusion == "mean":
-        return levels.mean(axis=0)
-    return cascade(levels if order == "fine_to_coarse" else levels[::-1])
-
-
-def check(
-    *,
-    n_masks: int,
-    segments: Sequence[int],
-    p: float,
-    r: float,
-    crops_per_draw: int,
-    proposals: str,
-    density: bool,
-    fusion: str,
-    order: str,
-    tolerance: float | None,
-) -> None:
-    """Refuse options out of their range; see `dclose`."""
-    check_masks(n_masks=n_masks, segments=segments, p=p, r=r, tolerance=tolerance)
-    checks.at_least("crops_per_draw", crops_per_draw, 1)
-    checks.choice("proposals", proposals, ("all", "filtered"))
-    if not isinstance(density, bool):
-        raise InputError(f"density must be True or False, got {density!r}")
-    checks.choice("fusion", fusion, ("cascade", "mean"))
-    checks.choice("order", order, ("fine_to_coarse", "coarse_to_fine"))
-
-
-def check_masks(
-    *, n_masks: int, segments: Sequence[int], p: float, r: float, tolerance: float | None
-) -> None:
-    """Refuse what masks cannot be made from."""
-    if np.ndim(segments) != 1 or not len(segments):
-        raise InputError(f"segments must be a list of integers, got {segments!r}")
-    for n_segments in segments:
-        checks.at_least("segments", n_segments, 1)
-    split(n_masks, len(segments))
-    checks.probability("p", p)
-    checks.at_least("r", r, 0, integer=False)
-    engine.check_tolerance(tolerance)
-
-
-def split(n_masks: int, n_levels: int) -> list[int]:
-    """Share a budget of masks between levels, finest first: evenly, the remainder to the finest."""
-    if checks.at_least("n_masks", n_masks, 1) < n_levels:
-        raise InputError(f"n_masks must be at least one for each of {n_levels} levels, got {n_masks}")
-    share, rest = divmod(n_masks, n_levels)
-    return [share + (level < rest) for level in range(n_levels)]
+    def fuse(self, levels: np.ndarray, density: np.ndarray, counts: Sequence[int]) -> Maps:
+        """Step 7: one map of the levels S_k (L, n, h, w), finest first, of so many masks each."""
+        if not self.density:
+            expected = self.p * np.maximum(counts, 1).astype(np.float32)  # (L,)
+            levels = levels * (density / expected[:, None, None])[:, None]
+        if self.fusion == "mean":
+            return Maps(levels.mean(axis=0), levels, density)
+        return Maps(cascade(levels if self.order == "fine_to_coarse" else levels[::-1]), levels, density)

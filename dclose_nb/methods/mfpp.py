@@ -2,50 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from dataclasses import asdict, dataclass
 
-from ..detection import Canvas, Detections, Detector
-from ..engine import Maps, Watch
-from ..masks import SEGMENTS
-from . import dclose as whole
+from ..sampling import Level
+from .dclose import Dclose, Pyramid
+from .method import Maps
 
 
-def mfpp(
-    detector: Detector,
-    canvas: Canvas,
-    targets: Detections,
-    *,
-    n_masks: int = 4000,
-    segments: Sequence[int] = SEGMENTS,
-    p: float = 0.5,
-    r: float = 2.2,
-    tolerance: float | None = None,
-    seed: int = 0,
-    batch_size: int | None = None,
-    watch: Watch | None = None,
-    progress: bool = True,
-) -> Maps:
-    """Explain all targets by the masks of `dclose` without its density map and without its cascade.
+@dataclass(frozen=True)
+class Mfpp(Pyramid):
+    """D-CLOSE's masks without its density map and without its cascade; parameters as of `Pyramid`.
 
-    MFPP explains classifiers; the similarity of detections (Eq. 2) takes the place of the class
-    probability. Options, result and errors as in `dclose`.
+    MFPP explains classifiers. The similarity of detections (Eq. 2) takes the place of the class
+    probability.
     """
-    return whole.dclose(
-        detector,
-        canvas,
-        targets,
-        n_masks=n_masks,
-        segments=segments,
-        p=p,
-        r=r,
-        density=False,
-        fusion="mean",
-        tolerance=tolerance,
-        seed=seed,
-        batch_size=batch_size,
-        watch=watch,
-        progress=progress,
-    )
 
-
-check = whole.check_masks
+    def combine(self, levels: list[Level]) -> Maps:
+        return Dclose(**asdict(self), density=False, fusion="mean").combine(levels)

@@ -1,7 +1,7 @@
 """Scenes whose true explanation is known, a detector that is a formula, and scores of truth."""
 
 from . import scores
-from .analytic import RULES, RuleDetector
+from .rule_detector import RULES, RuleDetector
 from .scene import LAYOUTS, Part, Scene, scene
 from .shapes import CLASS_NAMES, ROLES
 

@@ -19,7 +19,7 @@ from tqdm.auto import tqdm
 from .. import checks
 from ..checks import InputError
 from ..detection import Detector
-from ..files import whole, writing
+from ..files import atomic_write, write_errors
 from .scene import CLASS_NAMES, Scene, scene
 
 CATEGORIES = [{"id": k + 1, "name": name} for k, name in enumerate(CLASS_NAMES)]
@@ -64,7 +64,7 @@ def write_coco(
         raise InputError("every seed can come once only, since it is the image's id")
     folder = checks.path(folder)
     annotation_file = folder / "annotations" / f"instances_{split}.json"
-    with writing(folder):
+    with write_errors(folder):
         (folder / split).mkdir(parents=True, exist_ok=True)
         annotation_file.parent.mkdir(exist_ok=True)
         images: list[dict] = []
@@ -73,12 +73,12 @@ def write_coco(
             drawn = scene(seed, size=size)
             name = f"{seed:012d}.png"
             if not (folder / split / name).exists():
-                with whole(folder / split / name) as unfinished:
+                with atomic_write(folder / split / name) as unfinished:
                     Image.fromarray(drawn.image).save(unfinished, "PNG")
             images.append({"id": seed, "file_name": name, "height": size, "width": size})
             annotations += _annotations(seed, drawn, len(annotations) + 1)
         content = {"images": images, "annotations": annotations, "categories": CATEGORIES}
-        with whole(annotation_file) as unfinished:
+        with atomic_write(annotation_file) as unfinished:
             unfinished.write_text(json.dumps(content), encoding="utf-8")
     return annotation_file
 

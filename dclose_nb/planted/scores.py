@@ -10,7 +10,7 @@ import numpy as np
 from scipy.stats import spearmanr
 
 from ..checks import InputError
-from ..fusion import scale
+from ..fusion import min_max
 from .scene import Part
 
 
@@ -120,7 +120,7 @@ def seed_spread(maps: np.ndarray) -> float:
     maps = np.asarray(maps, dtype=np.float64)
     if maps.ndim != 3 or len(maps) < 2 or not np.isfinite(maps).all():
         raise InputError(f"pass two or more finite maps (S, H, W), got an array of shape {maps.shape}")
-    return float(scale(maps).std(axis=0).mean())
+    return float(min_max(maps).std(axis=0).mean())
 
 
 def random_map(shape: tuple[int, int], *, seed: int = 0) -> np.ndarray:

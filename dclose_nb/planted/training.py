@@ -28,11 +28,11 @@ from tqdm.auto import tqdm
 from .. import checks
 from ..checks import InputError
 from ..detectors import pick_device
+from ..detectors import planted as networks
+from ..detectors.planted import NETWORKS
 from ..explanation import versions
-from ..files import whole
-from . import networks
+from ..files import atomic_write
 from .dataset import average_precision
-from .networks import NETWORKS
 from .scene import scene
 
 FIRST_TRAINING_SEED = 1_000_000  # scenes below are held out
@@ -173,7 +173,7 @@ def _rate(settings: Settings) -> Callable[[int], float]:
 
 def _save(path: Path, settings: Settings, step: int, learning: dict[str, Any]) -> None:
     state = {name: part.state_dict() for name, part in learning.items()}
-    with whole(path) as unfinished:
+    with atomic_write(path) as unfinished:
         torch.save({"settings": asdict(settings), "step": step, **state}, unfinished)
 
 
@@ -252,11 +252,11 @@ def export(folder: str | Path, module: Any, settings: Settings, *, n_scenes: int
     }
 
     def describe(**more: Any) -> None:
-        with whole(path.with_suffix(".json")) as unfinished:
+        with atomic_write(path.with_suffix(".json")) as unfinished:
             unfinished.write_text(json.dumps(manifest | more, indent=1) + "\n", encoding="utf-8")
 
     with _on_disk(folder):
-        with whole(path) as unfinished:
+        with atomic_write(path) as unfinished:
             unfinished.write_bytes(content)
         describe()
     detector = networks.load(settings.network, device=pick_device("cpu"), folder=folder)

@@ -1,0 +1,33 @@
+"""What a method is: options, what to sample, and how levels become maps."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from typing import ClassVar, NamedTuple
+
+import numpy as np
+
+from ..detection import Canvas
+from ..sampling import Level, Plan
+
+
+class Maps(NamedTuple):
+    """What a method gives back: maps of n targets in the frame of the canvas's content, (h, w)."""
+
+    saliency: np.ndarray  # (n, h, w) float32
+    levels: np.ndarray | None = None  # (L, n, h, w) float32, finest first
+    density: np.ndarray | None = None  # (L, h, w) float32
+
+
+class Method(ABC):
+    """A sampling method: a frozen dataclass of its options, which `__post_init__` checks."""
+
+    has_halves: ClassVar[bool] = True  # whether half of its masks can be combined alone, for a tolerance
+
+    @abstractmethod
+    def plan(self, canvas: Canvas, seed: int) -> Plan:
+        """What to sample for an image as the network sees it."""
+
+    @abstractmethod
+    def combine(self, levels: list[Level]) -> Maps:
+        """Maps of what the masks of the plan's levels added up to, or the first of them."""

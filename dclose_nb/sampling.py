@@ -1,0 +1,234 @@
+"""Section 3.5, steps 2 to 6: mask, detect, score, add up. One loop for every sampling method.
+
+`plain_loop` is the section as it is written. `Sampling` gives the same in batches and threads.
+"""
+
+from __future__ import annotations
+
+import threading
+import warnings
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from tqdm.auto import tqdm
+
+from .density import contrast, normalise
+from .detection import Canvas, Detections, Detector
+from .masks import MaskSampler
+from .similarity import mask_weights
+from .threads import map_in_threads, threads_for
+
+
+class Plan(NamedTuple):
+    """What to sample."""
+
+    samplers: Sequence[MaskSampler]  # of L levels
+    counts: Sequence[int]  # masks of each level
+    filtered: bool = False  # which proposals count, see `similarity.mask_weights`
+
+
+class Level(NamedTuple):
+    """What the masks of one level add up to, for n targets; (h, w) is the canvas's content."""
+
+    sampler: MaskSampler
+    weighted_sum: np.ndarray  # (n, h, w) float64, the sum in Eq. 7
+    density: np.ndarray  # (h, w) float64, P_k of Eq. 3
+    weights: np.ndarray  # (N, n) float32, w_i of Eq. 6
+
+    @property
+    def saliency(self) -> np.ndarray:
+        """S_k of Eq. 7, (n, h, w) float32."""
+        return normalise(self.weighted_sum, self.density).astype(np.float32)
+
+    @property
+    def contrast(self) -> np.ndarray:
+        """What keeping a pixel adds, see `density.contrast`, (n, h, w) float32."""
+        return contrast(self.weighted_sum, self.density, self.weights).astype(np.float32)
+
+
+@torch.inference_mode()
+def plain_loop(detector: Detector, canvas: Canvas, targets: Detections, plan: Plan) -> list[Level]:
+    """Steps 2 to 6, one mask after another: to be read. `sample` is the one to call."""
+    boxes, probs = canvas.vectors(targets)  # (n, 4), (n, C)
+    levels = []
+    for sampler, count in zip(plan.samplers, plan.counts):
+        density = torch.zeros(canvas.content[2:], dtype=torch.float64)  # (h, w)
+        weighted_sum = torch.zeros(len(targets), *density.shape, dtype=torch.float64)  # (n, h, w)
+        weights = torch.zeros(count, len(targets))
+        for i in range(count):
+            mask = sampler.masks(i, i + 1)[0]  # (h, w)
+            masked = canvas.pixels.clone()
+            masked[:, *canvas.window] *= mask  # step 2: hide what the mask hides
+            proposals = detector.predict(masked[None])  # step 3: ask the detector
+            weight = mask_weights(proposals, boxes, probs, filtered=plan.filtered)[0]  # step 4: Eq. 6, (n,)
+            weighted_sum += weight[:, None, None] * mask  # step 5: the sum in Eq. 7
+            density += mask  # step 5: Eq. 3
+            weights[i] = weight
+        levels.append(Level(sampler, weighted_sum.numpy(), density.numpy(), weights.numpy()))
+    return levels  # step 6, the division of Eq. 7, is `Level.saliency`
+
+
+def sample(
+    detector: Detector,
+    canvas: Canvas,
+    targets: Detections,
+    plan: Plan,
+    *,
+    batch_size: int | None = None,
+    progress: bool = True,
+) -> list[Level]:
+    """All masks of a plan, added up; arguments, result and errors as of `Sampling`."""
+    sampling = Sampling(detector, canvas, targets, plan, batch_size=batch_size, progress=progress)
+    for _ in sampling:
+        pass
+    return sampling.levels()
+
+
+def default_batch_size(detector: Detector) -> int:
+    """Masked images in a batch: few enough for a CPU's cache and memory, enough to fill a GPU.
+
+    On a CPU eight images are shared out to the threads that work side by side.
+    """
+    return max(1, 8 // threads_for(detector)) if detector.device.type == "cpu" else 64
+
+
+class Sampling:
+    """Steps 2 to 6 in batches: iterate to go on, and ask for the `levels` so far at any time.
+
+    All targets share the masked images. Memory does not grow with the number of masks: a batch is
+    made, seen and added up before the next one. Without targets no image is masked.
+
+    Parameters
+    ----------
+    detector, canvas
+        A detector and the image as it prepared it.
+    targets : Detections
+        n boxes, in image pixels.
+    plan : Plan
+        Levels take turns, a batch each.
+    batch_size : int, optional
+        Masked images in one forward pass. It is halved, with a warning, where memory does not suffice.
+    halves : {1, 2}
+        With 2, batches go to two halves by turns, so that their maps can be compared.
+    progress : bool
+        Show a bar.
+
+    Raises
+    ------
+    FloatingPointError
+        The detector proposed NaN.
+    """
+
+    def __init__(
+        self,
+        detector: Detector,
+        canvas: Canvas,
+        targets: Detections,
+        plan: Plan,
+        *,
+        batch_size: int | None = None,
+        halves: int = 1,
+        progress: bool = True,
+    ) -> None:
+        self.detector, self.canvas, self.plan, self.progress = detector, canvas, plan, progress
+        self.counts = [count if len(targets) else 0 for count in plan.counts]
+        self._predict = detector.predictor(sum(self.counts))
+        self._boxes, self._probs = canvas.vectors(targets)
+        self._size = batch_size or default_batch_size(detector)
+        self._own = threading.local()  # of each thread: its `masked` images
+        # n targets, then the density; doubles, since thousands of terms are added
+        shape = halves, len(self.counts), len(targets) + 1, canvas.content[2] * canvas.content[3]
+        self._sums = torch.zeros(shape, dtype=torch.float64, device=canvas.pixels.device)
+        self._weights: list[list[list[torch.Tensor]]] = [[[] for _ in self.counts] for _ in range(halves)]
+
+    @torch.inference_mode()
+    def __iter__(self) -> Iterator[int]:
+        """Add up a batch of each level for each half; gives the number of masks so far."""
+        taken, total, size = 0, sum(self.counts), self._size
+        with tqdm(total=total, unit="mask", disable=not self.progress or not total) as bar:
+            for batch, weights, sums in map_in_threads(self.detector, self._add_up, self._batches()):
+                self._sums[batch.half, batch.level] += sums
+                self._weights[batch.half][batch.level].append(weights)
+                taken += len(weights)
+                bar.update(len(weights))
+                if self._size < size:  # said here, since a warning in a thread names no caller
+                    size = self._size
+                    warnings.warn(f"memory does not suffice: going on with batches of {size}", stacklevel=4)
+                if batch.last:
+                    yield taken
+
+    def levels(self, half: int | None = None) -> list[Level]:
+        """What has been added up so far, by one half or by all."""
+        which = slice(None) if half is None else slice(half, half + 1)
+        sums = self._sums[which].sum(0).unflatten(2, self.canvas.content[2:]).cpu().numpy()
+        none = self._probs.new_zeros(0, len(self._boxes))
+        weights = [
+            torch.cat([none, *(batch for parts in self._weights[which] for batch in parts[k])]).cpu().numpy()
+            for k in range(len(self.counts))
+        ]
+        return [
+            Level(sampler, maps[:-1], maps[-1], seen)
+            for sampler, maps, seen in zip(self.plan.samplers, sums, weights)
+        ]
+
+    def _batches(self) -> Iterator[_Batch]:
+        """Halves and levels take turns."""
+        taken = [0] * len(self.counts)
+        while taken != self.counts:
+            turn = []
+            for half in range(len(self._sums)):
+                for k, count in enumerate(self.counts):
+                    stop = min(taken[k] + self._size, count)
+                    if stop > taken[k]:
+                        turn.append(_Batch(half, k, taken[k], stop, last=False))
+                    taken[k] = stop
+            turn[-1] = turn[-1]._replace(last=True)
+            yield from turn
+
+    def _add_up(self, batch: _Batch) -> tuple[_Batch, torch.Tensor, torch.Tensor]:
+        """A batch's weights (b, n) and sums (n + 1, pixels), in parts where memory is short."""
+        count = batch.stop - batch.start
+        if count <= self._size:
+            try:
+                masks = self.plan.samplers[batch.level].masks(batch.start, batch.stop)
+                weights = self._weigh(masks)
+                rows = torch.cat([weights.T, weights.new_ones(1, count)])  # (n + 1, b)
+                return batch, weights, rows @ masks.flatten(1)
+            except (MemoryError, RuntimeError) as error:
+                if count == 1 or not _is_about_memory(error):
+                    raise
+            self._own.masked = None
+            self._size = min(self._size, count // 2)  # another thread may have found out before
+        middle = (batch.start + batch.stop) // 2
+        _, weights, sums = self._add_up(batch._replace(stop=middle))
+        _, others, more = self._add_up(batch._replace(start=middle))
+        return batch, torch.cat([weights, others]), sums + more
+
+    def _weigh(self, masks: torch.Tensor) -> torch.Tensor:
+        """Weights (b, n) of masks (b, h, w)."""
+        masked = getattr(self._own, "masked", None)
+        if masked is None or len(masked) < len(masks):
+            masked = self._own.masked = self.canvas.pixels.repeat(len(masks), 1, 1, 1)
+        masked, window = masked[: len(masks)], self.canvas.window
+        torch.mul(self.canvas.pixels[:, *window], masks[:, None], out=masked[:, :, *window])
+        weights = mask_weights(self._predict(masked), self._boxes, self._probs, filtered=self.plan.filtered)
+        if not weights.isfinite().all():
+            raise FloatingPointError(f"detector {self.detector.name!r} proposed NaN for a masked image")
+        return weights
+
+
+class _Batch(NamedTuple):
+    """Masks `start` to `stop - 1` of a level, for one of the halves."""
+
+    half: int
+    level: int
+    start: int
+    stop: int
+    last: bool  # of a turn, after which all levels and halves have had as much
+
+
+def _is_about_memory(error: Exception) -> bool:
+    """Whether a device, PyTorch's allocator or ONNX Runtime's has run out."""
+    return isinstance(error, MemoryError | torch.OutOfMemoryError) or "allocate" in str(error)

@@ -1,0 +1,230 @@
+"""Each method beside the paper's: against closed forms and its own recipe, step by step."""
+
+import numpy as np
+import pytest
+import torch
+
+import dclose_nb as dc
+from dclose_nb import sampling as engine
+from dclose_nb.masks import superpixel_masks, superpixels
+from dclose_nb.methods.contrast import share
+from dclose_nb.methods.dclose import fuse, split, without_density
+
+SEGMENTS = (4, 8, 16)
+
+
+def levels_by_hand(detector, image, targets, n_masks):
+    """Weighted sums, densities and counts of each level, finest first."""
+    canvas = detector.prepare(image)
+    content = canvas.pixels[:, *canvas.window].permute(1, 2, 0).round().byte().numpy()
+    finest = sorted(SEGMENTS, reverse=True)
+    samplers = [superpixel_masks(superpixels(content, n), level=k) for k, n in enumerate(finest)]
+    counts = split(n_masks, len(finest))
+    found = engine.run(detector, canvas, targets, samplers, counts, progress=False)
+    return [(one.weighted_sum, one.density, count) for one, count in zip(found, counts)]
+
+
+@pytest.mark.parametrize("density", [True, False])
+@pytest.mark.parametrize("fusion", ["cascade", "mean"])
+def test_the_four_settings_of_the_ablation(lamps, lit, density, fusion):
+    targets = lamps.detect(lit)
+    maps = []
+    for total, P, count in levels_by_hand(lamps, lit, targets, 64):
+        assert (P > 0).all()
+        maps.append(total / P if density else total / (count * 0.5))
+    if fusion == "mean":
+        expected = sum(maps) / len(maps)
+    else:
+        S = [(one - one.min((1, 2), keepdims=True)) / np.ptp(one, (1, 2), keepdims=True) for one in maps]
+        expected = (S[0] + S[1]) * S[1]
+        expected = (expected + S[2]) * S[2]
+    options = {"segments": SEGMENTS, "n_masks": 64, "progress": False}
+    found = dc.explain(lamps, lit, targets, density=density, fusion=fusion, **options)
+    assert np.allclose(found.levels, maps, atol=1e-6)
+    canvas = lamps.prepare(lit)
+    assert np.allclose(found.saliency, canvas.maps_to_image(expected.astype(np.float32)), atol=1e-4)
+
+
+def test_all_settings_come_from_one_run(lamps, lit):
+    """What an evaluation does: the levels of one run, put together in other ways."""
+    options = {"segments": SEGMENTS, "n_masks": 65, "progress": False}  # one more on the finest level
+    whole = dc.explain(lamps, lit, **options)
+    bare = without_density(whole.levels, whole.density, split(65, len(whole.levels)), 0.5)
+    for levels, density in ((whole.levels, True), (bare, False)):
+        for fusion in ("cascade", "mean"):
+            alone = dc.explain(lamps, lit, density=density, fusion=fusion, **options)
+            together = lamps.prepare(lit).maps_to_image(fuse(levels, fusion=fusion))
+            assert np.allclose(alone.saliency, together, atol=1e-5)
+    mfpp = dc.explain(lamps, lit, method="mfpp", **options)
+    assert np.allclose(mfpp.saliency, lamps.prepare(lit).maps_to_image(fuse(bare, fusion="mean")), atol=1e-5)
+    assert mfpp.params["segments"] == SEGMENTS and mfpp.n_forward == 66
+
+
+def test_contrast_mask_by_mask(lamps, lit):
+    """Kept less hidden, averaged with coarser levels, negatives cut to a twentieth, then the cascade."""
+    targets = lamps.detect(lit)
+    found = dc.explain(
+        lamps, lit, targets, method="contrast", segments=SEGMENTS, n_masks=60, seed=2, progress=False
+    )
+    canvas = lamps.prepare(lit)
+    finest, counts = sorted(SEGMENTS, reverse=True), share(60, SEGMENTS)
+    assert counts == sorted(counts) and found.n_forward == sum(counts) == 60
+    samplers = [
+        superpixel_masks(superpixels(canvas.content_image, n), level=k, seed=2) for k, n in enumerate(finest)
+    ]
+    results = engine.run(lamps, canvas, targets, samplers, counts, progress=False)
+    contrasts = []
+    for sampler, result, count in zip(samplers, results, counts):
+        kept, hidden, keeps, hides = (np.zeros_like(found.levels[0], dtype=float) for _ in range(4))
+        for number in range(count):
+            M = sampler.masks(number, number + 1)[0].numpy().astype(float)
+            w = result.weights[number][:, None, None]
+            kept, keeps, hidden, hides = kept + w * M, keeps + M, hidden + w * (1 - M), hides + 1 - M
+        assert keeps.min() > 0 and hides.min() > 0
+        contrasts.append(kept / keeps - hidden / hides)
+    A, harmful = None, []
+    for k, level in enumerate(found.levels):
+        S = sum(contrasts[k:]) / len(contrasts[k:])
+        harmful.append((S < 0).any())
+        S[S < 0] /= 20
+        assert np.allclose(level, S, atol=1e-6)
+        S = (S - S.min((1, 2), keepdims=True)) / np.ptp(S, (1, 2), keepdims=True)
+        A = S if A is None else (A + S) * S
+    assert any(harmful)
+    assert np.allclose(found.saliency, canvas.maps_to_image(A.astype(np.float32)), atol=1e-4)
+
+
+@pytest.mark.parametrize("n_masks", [6, 7, 200, 1001])
+def test_the_budget_of_contrast(n_masks):
+    """At least two masks a level, no mask lost, and the rest as superpixels are large."""
+    counts = share(n_masks, (100, 200, 400))
+    assert sum(counts) == n_masks and min(counts) >= 2
+    assert np.allclose(counts, 2 + (n_masks - 6) * np.array([1, 2, 4]) / 7, atol=1)
+
+
+def test_sodex_is_a_weighted_ridge_regression(lamps, lit):
+    """The normal equations, written out."""
+    targets = lamps.detect(lit)
+    found = dc.explain(lamps, lit, targets, method="sodex", n_masks=50, segments=6, seed=3, progress=False)
+    canvas = lamps.prepare(lit)
+    labels = superpixels(canvas.pixels[:, *canvas.window].permute(1, 2, 0).round().byte().numpy(), 6)
+    sampler = superpixel_masks(labels, r=0, seed=3)
+    (result,) = engine.run(lamps, canvas, targets, [sampler], [50], progress=False)
+    Z = np.array(
+        [[sampler.masks(i, i + 1)[0].numpy()[labels == s][0] for s in np.unique(labels)] for i in range(50)]
+    )
+    cosine = Z.sum(1) / np.maximum(np.sqrt(Z.sum(1) * Z.shape[1]), 1e-12)
+    near = np.sqrt(np.exp(-((1 - cosine) ** 2) / 0.25**2))
+    centred = Z - near @ Z / near.sum()
+    for k in range(len(targets)):
+        y = result.weights[:, k] - near @ result.weights[:, k] / near.sum()
+        normal = centred.T @ (near[:, None] * centred) + np.eye(Z.shape[1])
+        coefficients = np.linalg.solve(normal, centred.T @ (near * y))
+        expected = coefficients[np.searchsorted(np.unique(labels), labels)]
+        assert np.allclose(found.saliency[k], canvas.maps_to_image(expected[None])[0], atol=1e-4)
+    assert found.saliency.min() < 0 < found.saliency.max()
+
+
+class TwoChannels(dc.Detector):
+    """One box, as sure as 0.3 mean(A_0) - 0.2 mean(A_1) + 0.5, from a layer A of two channels."""
+
+    def __init__(self):
+        super().__init__("two channels", ("a", "b"))
+        self.module = torch.nn.Sequential()
+        self.module.add_module("pool", torch.nn.AvgPool2d(2))
+        self.module.add_module("mix", torch.nn.Conv2d(3, 2, 1, bias=False))
+        with torch.no_grad():
+            self.module.mix.weight.copy_(torch.tensor([[0.004, 0, 0], [0, 0.004, 0.0]])[..., None, None])
+
+    @property
+    def feature_layers(self):
+        return ("mix",)
+
+    def prepare(self, image):
+        pixels = torch.tensor(image).permute(2, 0, 1).float()
+        return dc.Canvas(
+            torch.nn.functional.pad(pixels, (0, 2, 0, 4)), image.shape[:2], (0, 0, *image.shape[:2])
+        )
+
+    def predict(self, pixels):
+        A = self.module(pixels)
+        objectness = (0.3 * A[:, :1].mean((2, 3)) - 0.2 * A[:, 1:].mean((2, 3)) + 0.5).clamp(0, 1)
+        boxes = torch.tensor([[[0.0, 0, 8, 8]]]).expand(len(pixels), 1, 4)
+        return dc.Proposals(boxes, objectness, torch.tensor([[[0.8, 0.2]]]).expand(len(pixels), 1, 2))
+
+
+def test_grad_cam_in_closed_form():
+    """Each channel's weight is its factor over the number of pixels; negatives are cut off."""
+    detector, image = TwoChannels(), np.random.default_rng(0).integers(0, 256, (12, 16, 3), np.uint8)
+    found = dc.explain(detector, image, detector.detect(image), method="gradcam")
+    canvas = detector.prepare(image)
+    A = detector.module(canvas.pixels[None]).detach()[0]  # (2, 8, 9), padding included
+    score = 0.8  # the probability of the label; the gradient goes through the objectness
+    weights = score * np.array([0.3, -0.2]) / A[0].numel()
+    expected = torch.tensor(weights[0] * A[0].numpy() + weights[1] * A[1].numpy()).clamp(min=0)
+    enlarged = torch.nn.functional.interpolate(expected[None, None].float(), (16, 18), mode="bilinear")[0, 0]
+    assert np.allclose(found.saliency[0], enlarged[:12, :16].numpy(), rtol=1e-4, atol=1e-9)
+    assert found.n_forward == 1 and found.params == {"layer": None} and found.levels is None
+    assert np.array_equal(
+        dc.explain(detector, image, detector.detect(image), method="gradcam", layer="mix").saliency,
+        found.saliency,
+    )
+
+
+@pytest.mark.parametrize("name", ["planted", "planted_two_stage"])
+def test_grad_cam_looks_at_the_map_that_made_the_box(name):
+    """A large and a small object of one image: another layer, and no gradient on coarser ones."""
+    detector, drawn = dc.load_detector(name, device="cpu"), dc.planted.scene(266)
+    found = detector.detect(drawn.image)
+    large, small = (found[found.names.index(label)] for label in ("taxi", "house"))
+    maps = {
+        layer: dc.explain(detector, drawn.image, [large, small][k], method="gradcam", layer=layer).saliency[0]
+        for k, layers in enumerate((detector.feature_layers[1:], detector.feature_layers))
+        for layer in layers
+    }
+    automatic = dc.explain(detector, drawn.image, small, method="gradcam").saliency[0]
+    finest = detector.feature_layers[0]
+    assert np.array_equal(automatic, maps[finest]) and automatic.max() > 0
+    assert all(maps[layer].max() == 0 for layer in detector.feature_layers[2:])
+
+
+def test_grad_cam_is_silent_about_what_nobody_proposes():
+    detector, image = TwoChannels(), np.full((12, 16, 3), 90, np.uint8)
+    far = dc.Targets([[9, 9, 12, 12]], ["a"])
+    assert (dc.explain(detector, image, far, method="gradcam").saliency == 0).all()
+
+
+def test_bad_options(lamps, lit):
+    network, image = TwoChannels(), np.full((12, 16, 3), 90, np.uint8)
+    for detector, photo, options, word in (
+        (lamps, lit, {"method": "gradcam"}, "'lamps' shows none"),
+        (
+            network,
+            image,
+            {"method": "gradcam", "layer": "nose"},
+            "no layer 'nose': .* are made by mix",
+        ),
+        (network, image, {"method": "gradcam", "layer": 3}, "layer must be"),
+        (
+            network,
+            image,
+            {"method": "gradcam", "n_masks": 9},
+            "no option 'n_masks'; it has: layer",
+        ),
+        (lamps, lit, {"method": "sodex", "segments": 0}, "segments"),
+        (lamps, lit, {"method": "mfpp", "p": 1.5}, "p must be"),
+        (lamps, lit, {"method": "contrast", "n_masks": 9}, "at least two for each of 5 levels, got 9"),
+        (lamps, lit, {"method": "contrast", "density": False}, "'contrast' has no option 'density'"),
+        (lamps, lit, {"method": "mfpp", "order": "coarse_to_fine"}, "'mfpp' has no option 'order'"),
+        (lamps, lit, {"density": 1}, "density must be True or False"),
+        (lamps, lit, {"fusion": "sum"}, "fusion must be one of 'cascade', 'mean'"),
+    ):
+        with pytest.raises(dc.InputError, match=word):
+            dc.explain(detector, photo, progress=False, **options)
+    assert len(dc.explain(network, image, method="gradcam", seed=4, batch_size=2)) == 1  # no use, no harm
+
+
+def test_without_anything_to_explain(lamps, lit):
+    for method in ("contrast", "mfpp", "sodex"):
+        found = dc.explain(lamps, np.zeros_like(lit), method=method, progress=False)
+        assert found.saliency.shape == (0, *lit.shape[:2])

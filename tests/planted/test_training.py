@@ -1,0 +1,132 @@
+"""Training goes on where it was stopped, and never loses its last good checkpoint."""
+
+import hashlib
+import json
+from dataclasses import asdict, replace
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+
+import dclose_nb as dc
+from dclose_nb.detectors import planted as networks
+from dclose_nb.files import shipped
+from dclose_nb.planted import scene, training
+from dclose_nb.planted.training import FIRST_TRAINING_SEED, SETTINGS, Scenes, Settings, export, train
+
+SMALL = Settings(steps=4, batch=2, size=64, warm_up=2)
+
+
+def weights(module):
+    return torch.cat([value.flatten().double() for value in module.state_dict().values()])
+
+
+@pytest.fixture(autouse=True)
+def drawn_in_this_process(monkeypatch):
+    """A worker process for two scenes takes longer than the scenes."""
+    loader = training.DataLoader
+    monkeypatch.setattr(training, "DataLoader", lambda data, batch, num_workers: loader(data, batch))
+
+
+def test_a_scene_becomes_what_the_package_learns_from():
+    image, table = Scenes(Settings(), 0)[5]
+    drawn = scene(FIRST_TRAINING_SEED + 5)
+    assert np.array_equal(image.permute(1, 2, 0).numpy(), drawn.image)
+    for row, box, label in zip(table.numpy(), drawn.boxes, drawn.labels):
+        kind, x, y, width, height = row
+        assert kind == label
+        assert np.allclose([x - width / 2, y - height / 2, x + width / 2, y + height / 2], box)
+    assert (table[len(drawn.boxes) :] == 0).all()
+
+
+@pytest.mark.parametrize("network", networks.NETWORKS)
+def test_a_stopped_run_ends_as_an_unbroken_one(tmp_path, monkeypatch, network):
+    small = replace(SMALL, network=network)
+    whole = train(tmp_path / "whole", small, checkpoint_every=1, device="cpu", progress=False)
+    save, saved = training._save, []
+
+    def stopped(*arguments):
+        save(*arguments)
+        saved.append(arguments)
+        if len(saved) == 2:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(training, "_save", stopped)
+    with pytest.raises(KeyboardInterrupt):
+        train(tmp_path / "broken", small, checkpoint_every=1, device="cpu", progress=False)
+    again = train(tmp_path / "broken", small, checkpoint_every=1, device="cpu", progress=False)
+    torch.manual_seed(SMALL.seed)
+    untrained = networks.NETWORKS[network].build()
+    assert torch.allclose(weights(again), weights(whole), rtol=1e-4, atol=1e-5)
+    assert not torch.allclose(weights(again), weights(untrained), rtol=1e-4, atol=1e-4)
+    assert json.loads((tmp_path / "broken" / "log.jsonl").read_text())["step"] == 4
+
+
+@pytest.mark.parametrize("network", networks.NETWORKS)
+def test_what_was_trained_is_what_ships(tmp_path, network):
+    """Parameters to half precision, everything else as it was, and a manifest that says so."""
+    small = replace(SMALL, network=network)
+    module = train(tmp_path, small, device="cpu", progress=False)
+    path = export(tmp_path, module, small, n_scenes=2)
+    manifest = json.loads(path.with_suffix(".json").read_text())
+    assert path.name == f"{network}.safetensors" and manifest["bytes"] == path.stat().st_size
+    assert manifest["sha256"] == hashlib.sha256(path.read_bytes()).hexdigest()
+    assert manifest["settings"] == asdict(small) and list(manifest["loss"]) == ["4"]
+    assert manifest["held_out"]["scenes"] == 2 and 0 <= manifest["held_out"]["AP"] <= 1
+    parameters = dict(module.named_parameters())
+    for name, value in load_file(path).items():
+        exact = module.state_dict()[name]
+        assert torch.equal(value, exact.half() if name in parameters else exact)
+    image = scene(3).image
+    shipped = networks.load(network, device=torch.device("cpu"), folder=tmp_path)
+    exact = networks.NETWORKS[network].detector("exact", module, device="cpu", provenance={})
+    pixels = exact.prepare(image).pixels[None]
+    for half, full in zip(shipped.predict(pixels)[1:], exact.predict(pixels)[1:]):
+        assert (half - full).abs().max() < 0.01
+
+
+def test_the_settings_that_ship_are_in_the_manifests():
+    for name, settings in SETTINGS.items():
+        manifest = json.loads(shipped(f"weights/{name}.json").read_text())
+        assert manifest["settings"] == asdict(settings)
+
+
+def test_bad_checkpoints_and_disks_are_named_and_kept(tmp_path, monkeypatch):
+    train(tmp_path, SMALL, device="cpu", progress=False)
+    good = (tmp_path / "checkpoint.pt").read_bytes()
+    with pytest.raises(dc.InputError, match=r"was made with \{'steps': 4\}"):
+        train(tmp_path, replace(SMALL, steps=5), device="cpu", progress=False)
+
+    def full(*_):
+        raise RuntimeError("no space left on device")
+
+    monkeypatch.setattr(torch, "save", full)
+    with pytest.raises(dc.InputError, match="the last checkpoint is kept"), training._on_disk(tmp_path):
+        training._save(tmp_path / "checkpoint.pt", SMALL, 9, {})
+    assert (tmp_path / "checkpoint.pt").read_bytes() == good
+    (tmp_path / "checkpoint.pt").write_bytes(good[:1000])
+    with pytest.raises(dc.InputError, match="is damaged"):
+        train(tmp_path, SMALL, device="cpu", progress=False)
+
+
+def test_the_average_forgets_the_untrained_weights():
+    """After 100 steps a start of 1 has left next to nothing of an average of zeros."""
+    update = training._average(Settings())
+    kept = torch.ones(1)
+    for n in range(1, 100):
+        kept = update(kept, torch.zeros(1), n)
+    assert kept.item() < 1e-6
+    assert training._average(Settings(average=0.5))(torch.ones(1), torch.zeros(1), 10**6).item() == 0.5
+
+
+def test_a_run_from_the_command_line(tmp_path, monkeypatch, capsys):
+    monkeypatch.setitem(training.SETTINGS, "planted", SMALL)
+    monkeypatch.setattr(training, "HELD_OUT", 2)
+    monkeypatch.setattr("sys.argv", ["training", "planted", str(tmp_path)])
+    assert training.main() == 0
+    assert capsys.readouterr().out.strip() == str(tmp_path / "planted.safetensors")
+    (tmp_path / "checkpoint.pt").write_bytes(b"torn")
+    assert training.main() == 2
+    (error,) = capsys.readouterr().err.strip().splitlines()
+    assert "is damaged: move it away" in error

@@ -1,0 +1,195 @@
+"""Data sets as they were written, and studies: alike whoever does them and however often they stop."""
+
+import json
+import os
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from sklearn.cluster import KMeans
+from toys import MortalStreet, Street, brightness
+
+import dclose_nb as dc
+from dclose_nb.studies.coco import command, drawn, read_coco, study
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """Six planted scenes as a data set of COCO."""
+    folder = tmp_path_factory.mktemp("coco")
+    drawn(folder, 6)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def data(folder):
+    return read_coco(folder)
+
+
+@pytest.fixture(scope="module")
+def street(data):
+    return Street(data)
+
+
+def look(detector, data, out, **options):
+    return study(detector, data, out, brightness, {"look": 1}, progress=False, **options)
+
+
+@pytest.fixture(scope="module")
+def serial(street, data, tmp_path_factory):
+    return look(street, data, tmp_path_factory.mktemp("serial"))
+
+
+def by_image(records):
+    return sorted(records.lines, key=lambda line: line["image"])
+
+
+# -- the data set
+
+
+def test_a_data_set_is_read_as_it_was_written(data):
+    assert [truth.image for truth in data.truths] == list(range(6)) and data.missing == []
+    ratios = []
+    for truth in data.truths:
+        drawn = dc.planted.scene(truth.image)
+        assert np.allclose(truth.boxes, drawn.boxes)
+        assert truth.labels == [drawn.class_names[label] for label in drawn.labels]
+        assert np.array_equal(dc.load_photo(truth.path), drawn.image)
+        ratios += (np.prod(truth.boxes[:, 2:] - truth.boxes[:, :2], axis=1) / 320**2).tolist()
+    centres = KMeans(3, n_init=10, random_state=0).fit(np.array(ratios)[:, None]).cluster_centers_
+    assert data.centres == pytest.approx(sorted(centres[:, 0]), abs=1e-6)
+
+
+def test_a_real_annotation_file(coco):
+    data = read_coco(coco)
+    assert len(data.truths) == 79 and not data.missing
+    assert all(Path(truth.path).is_file() and len(truth.labels) == len(truth.boxes) for truth in data.truths)
+    assert sorted(data.centres) == data.centres
+
+
+def test_missing_images_are_counted_and_left_out_when_told_to(folder, tmp_path):
+    (tmp_path / "val2017").mkdir()
+    (tmp_path / "annotations").symlink_to(folder / "annotations")
+    for path in sorted((folder / "val2017").iterdir())[:4]:
+        (tmp_path / "val2017" / path.name).symlink_to(path)
+    with pytest.raises(dc.InputError, match=r"2 of 6 images .* are missing .* 000000000004\.png for one"):
+        read_coco(tmp_path)
+    data = read_coco(tmp_path, missing="skip")
+    assert len(data.truths) == 4 and data.missing == ["000000000004.png", "000000000005.png"]
+
+
+@pytest.mark.parametrize("content", ["", "{", "[]", '{"images": 3}', '{"images": [], "annotations": [{}]}'])
+def test_a_damaged_annotation_file_is_named(tmp_path, content):
+    (tmp_path / "annotations").mkdir()
+    (tmp_path / "annotations" / "instances_val2017.json").write_text(content)
+    with pytest.raises(dc.InputError, match=r"instances_val2017.json' (is damaged|has 0 boxes)"):
+        read_coco(tmp_path)
+
+
+def test_a_file_name_cannot_leave_the_folder(folder, tmp_path):
+    content = json.loads((folder / "annotations" / "instances_val2017.json").read_text())
+    content["images"][0]["file_name"] = "../../secret.png"
+    (tmp_path / "annotations").mkdir()
+    (tmp_path / "annotations" / "instances_val2017.json").write_text(json.dumps(content))
+    (tmp_path / "val2017").symlink_to(folder / "val2017")
+    assert read_coco(tmp_path, missing="skip").missing == ["secret.png"]
+
+
+def test_no_data_set(tmp_path):
+    with pytest.raises(dc.InputError, match="cannot be read: No such file"):
+        read_coco(tmp_path)
+
+
+def test_objects_have_the_pixels_that_were_drawn(data):
+    for truth in data.truths:
+        scene = dc.planted.scene(truth.image)
+        assert np.array_equal(truth.masks(scene.image.shape[:2]), scene.causal_masks)
+
+
+def test_outlines_of_every_kind(data):
+    """A polygon, several, run lengths as COCO writes them for crowds, and a box alone."""
+    square = [2.0, 1.0, 6.0, 1.0, 6.0, 4.0, 2.0, 4.0]
+    counts = {"size": [8, 10], "counts": [17, 3, 5, 3, 5, 3, 5, 3, 36]}  # column by column
+    outlines = [[square], [square, [8.0, 6.0, 9.0, 6.0, 9.0, 7.0, 8.0, 7.0]], counts, None]
+    boxes = np.array([[2, 1, 6, 4]] * 4, np.float32)
+    truth = data.truths[0]._replace(boxes=boxes, outlines=outlines)
+    expected = np.zeros((8, 10), bool)
+    expected[1:4, 2:6] = True
+    one, two, three, four = truth.masks((8, 10))
+    assert (
+        np.array_equal(one, expected) and np.array_equal(three, expected) and np.array_equal(four, expected)
+    )
+    expected[6, 8] = True
+    assert np.array_equal(two, expected)
+    assert truth._replace(boxes=boxes[:0], outlines=[]).masks((8, 10)).shape == (0, 8, 10)
+
+
+# -- studies
+
+
+def test_a_line_an_image_in_a_fixed_order(street, data, serial):
+    assert [line["image"] for line in serial.lines] == np.random.default_rng(0).permutation(6).tolist()
+    for line in serial.lines:
+        image = dc.load_photo(data.truths[line["image"]].path)
+        assert line == {"image": line["image"], **brightness(street, image, data.truths[line["image"]])}
+
+
+def test_an_image_that_cannot_be_read_is_recorded(folder, tmp_path, street):
+    (tmp_path / "val2017").mkdir()
+    (tmp_path / "annotations").symlink_to(folder / "annotations")
+    for path in (folder / "val2017").iterdir():
+        (tmp_path / "val2017" / path.name).write_bytes(
+            path.read_bytes()[: 900 if "03.png" in path.name else None]
+        )
+    records = look(street, read_coco(tmp_path), tmp_path / "out")
+    (bad,) = [line for line in records.lines if "error" in line]
+    assert bad["image"] == 3 and "cannot be read as an image" in bad["error"] and len(records.lines) == 6
+
+
+def test_a_limit_takes_the_first_of_a_fixed_order_and_can_be_raised(street, data, serial, tmp_path):
+    two = [line["image"] for line in look(street, data, tmp_path, limit=2).lines]
+    assert two == [line["image"] for line in serial.lines[:2]] != [0, 1]
+    assert by_image(look(street, data, tmp_path)) == by_image(serial)
+
+
+def test_an_executor_gives_what_one_process_gives(street, data, serial, tmp_path):
+    with ThreadPoolExecutor(2, initializer=torch.set_num_threads, initargs=(1,)) as executor:
+        assert by_image(look(street, data, tmp_path, executor=executor)) == by_image(serial)
+
+
+def test_a_worker_that_dies_does_not_lose_its_image(data, serial, tmp_path, monkeypatch):
+    monkeypatch.setattr(os, "cpu_count", lambda: 2)  # one thread each
+    mortal = MortalStreet(data, tmp_path / "died")
+    with pytest.warns(UserWarning, match="a worker process died"):
+        records = look(mortal, data, tmp_path / "out", workers=2)
+    assert (tmp_path / "died").exists() and by_image(records) == by_image(serial)
+
+
+def test_the_manifest_names_each_run(street, data, tmp_path):
+    for limit in (1, 2):
+        records = look(street, data, tmp_path, limit=limit)
+    manifest = json.loads((tmp_path / "manifest.json").read_text())
+    assert manifest["settings"] == records.settings
+    assert [(run["images"], run["of_which_done"]) for run in manifest["runs"]] == [(1, 0), (2, 1)]
+    assert all("torch" in run["versions"] and run["cores"] for run in manifest["runs"])
+    (tmp_path / "manifest.json").write_text("{")
+    with pytest.raises(dc.InputError, match=r"manifest\.json' is damaged"):
+        look(street, data, tmp_path)
+
+
+# -- a study's command
+
+
+def test_a_command_prints_what_it_found_or_what_is_wrong(capsys):
+    def fails(error):
+        raise error
+
+    assert command("look", lambda: "3 images") == 0
+    assert capsys.readouterr() == ("3 images\n", "")
+    for error in (dc.InputError("no such folder"), dc.WeightsError("no such folder")):
+        assert command("look", lambda error=error: fails(error)) == 2
+        assert capsys.readouterr() == ("", "look: no such folder\n")
+    assert command("look", lambda: fails(KeyboardInterrupt())) == 130
+    assert capsys.readouterr() == ("", "\nstopped; the same command goes on from there\n")

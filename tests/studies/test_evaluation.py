@@ -1,0 +1,178 @@
+"""Evaluations: matched by hand, scored as alone, and alike whoever does them and however often they stop."""
+
+import os
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+import torch
+from toys import Lamps, Street
+
+import dclose_nb as dc
+from dclose_nb import metrics
+from dclose_nb.cli import main
+from dclose_nb.detection import match
+from dclose_nb.planted.dataset import write_coco
+from dclose_nb.studies.coco import read_coco
+from dclose_nb.studies.evaluation import ABLATION, KNOWN, evaluate, evaluate_image
+from dclose_nb.studies.records import Records
+
+QUICK = {"methods": ["dclose", "drise", *ABLATION], "n_masks": 20, "steps": 5, "progress": False}
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_thread():
+    """As workers have it here: the number of threads decides how sums are rounded."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """Six planted scenes as a data set of COCO."""
+    folder = tmp_path_factory.mktemp("coco")
+    write_coco(folder, range(6), progress=False)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def data(folder):
+    return read_coco(folder)
+
+
+@pytest.fixture(scope="module")
+def street(data):
+    return Street(data)
+
+
+@pytest.fixture(scope="module")
+def serial(street, data, tmp_path_factory):
+    return evaluate(street, data, tmp_path_factory.mktemp("serial"), **QUICK)
+
+
+def timeless(records):
+    """Records by image, without what a clock says."""
+    lines = sorted(records.lines, key=lambda line: line["image"])
+    return [{name: value for name, value in line.items() if name != "seconds"} for line in lines]
+
+
+# -- what a record says
+
+
+def test_a_record_is_what_one_would_compute_alone(data):
+    detector = dc.load_detector("planted", device="cpu")
+    truth = data.truths[0]
+    plans = {name: {} if name in ABLATION else {"n_masks": 20, "seed": 0} for name in KNOWN}
+    plans["dclose"] |= {"p": 0.5, "order": "fine_to_coarse"}
+    del plans["gradcam"]["n_masks"]
+    image = dc.load_photo(truth.path)
+    line = evaluate_image(detector, image, truth, methods=plans, steps=5)
+    found = detector.detect(image)
+    pairs = match(found, truth.boxes, truth.labels)
+    assert len(line["objects"]) == len(pairs) > 1 and line["found"] == len(found)
+    targets = found[[row for row, _ in pairs]]
+    for name in KNOWN:
+        options = (ABLATION.get(name) or {"method": name}) | (plans[name] or plans["dclose"])
+        alone = dc.explain(detector, image, targets, progress=False, **options)
+        assert line["n_forward"][name] == alone.n_forward
+        for k, (row, index) in enumerate(pairs):
+            assert line["objects"][k]["label"] == found.names[row]
+            assert np.allclose(line["objects"][k]["box"], found.boxes[row], atol=0.06)
+            got = line["objects"][k]["methods"][name]
+            whole = metrics.over_all(detector, image, targets[k], alone.saliency[k], steps=5)
+            assert got["over_all"] == pytest.approx(whole.score, abs=2e-3)
+            assert got["sparsity"] == pytest.approx(metrics.sparsity(alone.saliency[k]), rel=1e-3)
+            assert got["ebpg"] == pytest.approx(metrics.ebpg(alone.saliency[k], truth.boxes[index]), abs=1e-4)
+            assert np.allclose(got["deletion_curve"], whole.deletion.curve, atol=2e-3)
+
+
+def test_the_paper_s_parts_need_no_pass_of_their_own(data, street, monkeypatch):
+    seen = []
+    predict = street.predict
+    monkeypatch.setattr(street, "predict", lambda pixels: seen.append(len(pixels)) or predict(pixels))
+    monkeypatch.setattr(metrics, "curves", lambda *_, **__: {"deletion": FLAT, "insertion": FLAT})
+    own = {"n_masks": 20, "p": 0.5, "order": "fine_to_coarse"}
+    image = dc.load_photo(data.truths[0].path)
+    plans = {"dclose": own, **{name: {} for name in ABLATION}}
+    line = evaluate_image(street, image, data.truths[0], methods=plans, steps=5)
+    assert sum(seen) == 1 + 20 and set(line["objects"][0]["methods"]) == {"dclose", *ABLATION}
+
+
+FLAT = [metrics.Curve(0.0, np.zeros(6, np.float32))] * 9
+
+
+def test_nothing_found_and_nothing_matched_are_counted(tmp_path, data):
+    blind = Lamps([[1, 1, 7, 9]], [[0.9, 0.1]])
+    blind.class_names = ("car", "tree")
+    records = evaluate(blind, data, tmp_path, methods=["dclose"], n_masks=5, steps=2, progress=False)
+    assert len(records.lines) == 6 and all(line["objects"] == [] for line in records.lines)
+
+
+# -- stops, workers, machines
+
+
+def test_dask_gives_what_one_process_gives(street, data, serial, tmp_path):
+    """Two worker processes of a local cluster, which gives each one thread."""
+    from distributed import Client, LocalCluster
+
+    with (
+        LocalCluster(n_workers=2, threads_per_worker=1, processes=True, dashboard_address=None) as cluster,
+        Client(cluster) as client,
+        client.get_executor() as executor,
+    ):
+        assert timeless(evaluate(street, data, tmp_path, executor=executor, **QUICK)) == timeless(serial)
+
+
+def test_a_killed_command_goes_on_and_ends_as_an_unbroken_one(folder, tmp_path, capsys):
+    command = ["evaluate", "--coco", str(folder), "--detector", "planted", "--methods", "dclose,gradcam"]
+    command += ["--n-masks", "10", "--steps", "2", "--out"]
+    killed = tmp_path / "killed" / "records.jsonl"
+    process = subprocess.Popen(
+        [sys.executable, "-m", "dclose_nb", *command, str(killed.parent)],
+        stderr=subprocess.DEVNULL,
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
+    )
+    while process.poll() is None and (not killed.exists() or killed.read_bytes().count(b"\n") < 3):
+        time.sleep(0.02)
+    process.kill()
+    process.wait()
+    assert 2 <= killed.read_bytes().count(b"\n") - 1 < 6
+    for folder in ("killed", "unbroken"):
+        assert main([*command, str(tmp_path / folder)]) == 0
+        assert "Table 2" in capsys.readouterr().out
+    assert timeless(Records(killed)) == timeless(Records(tmp_path / "unbroken" / "records.jsonl"))
+
+
+def test_records_of_other_parameters_are_refused(street, data, serial):
+    for change, word in (
+        ({"n_masks": 25}, "methods"),
+        ({"steps": 6}, "steps 5, not 6"),
+        ({"seed": 1}, "seed 0, not 1"),
+    ):
+        with pytest.raises(dc.InputError, match=f"was made with .*{word}"):
+            evaluate(street, data, serial.path.parent, **(QUICK | change))
+
+
+# -- bad input
+
+
+def test_bad_input(street, data, lamps, tmp_path):
+    for options, word in (
+        ({"methods": ["magic"]}, "methods must be one of 'dclose'"),
+        ({"methods": ["mfpp", "drise"]}, "are made of dclose's levels"),
+        ({"steps": 0}, "steps"),
+        ({"workers": 0}, "workers"),
+        ({"limit": 0}, "limit"),
+        ({"n_masks": 2}, "n_masks"),
+    ):
+        with pytest.raises(dc.InputError, match=word):
+            evaluate(street, data, tmp_path / "out", **(QUICK | options))
+    with pytest.raises(dc.InputError, match="no class in common"):
+        evaluate(lamps, data, tmp_path / "out", methods=["dclose"])
+    assert not (tmp_path / "out").exists()
+    assert main(["evaluate", "--coco", str(tmp_path), "--out", str(tmp_path / "out")]) == 2
+    assert main(["tables", str(tmp_path)]) == 2

@@ -1,0 +1,104 @@
+"""Records survive kills, full disks and torn lines; intervals are those of the bootstrap."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+
+import dclose_nb as dc
+from dclose_nb.studies.records import Records, mean_with_interval
+
+SETTINGS = {"n_masks": 5, "methods": ("a", "b")}
+
+
+def test_what_was_appended_is_read_again(tmp_path):
+    path = tmp_path / "new" / "records.jsonl"
+    records = Records(path, SETTINGS)
+    assert records.lines == []
+    for k in range(3):
+        records.append({"k": k})
+    assert Records(path, SETTINGS).lines == records.lines == [{"k": 0}, {"k": 1}, {"k": 2}]
+
+
+@pytest.mark.parametrize("lost", [1, 5, 9, 12])
+def test_a_torn_line_is_removed_and_said(tmp_path, lost):
+    path = tmp_path / "records.jsonl"
+    records = Records(path, SETTINGS)
+    for k in range(3):
+        records.append({"k": k, "ü": "ä"})
+    path.write_bytes(path.read_bytes()[:-lost])
+    with pytest.warns(UserWarning, match="was cut off and is done again"):
+        again = Records(path, SETTINGS)
+    assert [line["k"] for line in again.lines] == [0, 1]
+    again.append({"k": 2})
+    assert [line["k"] for line in Records(path, SETTINGS).lines] == [0, 1, 2]
+
+
+def test_a_file_of_nothing_but_a_torn_header_begins_anew(tmp_path):
+    path = tmp_path / "records.jsonl"
+    path.write_bytes(b'{"settings": {"n_m')
+    with pytest.warns(UserWarning, match="cut off"):
+        assert Records(path, SETTINGS).lines == []
+    assert Records(path, SETTINGS).lines == []
+
+
+def test_other_settings_are_refused_with_what_differs(tmp_path):
+    path = tmp_path / "records.jsonl"
+    Records(path, SETTINGS)
+    with pytest.raises(dc.InputError, match="with n_masks 5, not 6, seed None, not 1: choose another"):
+        Records(path, {**SETTINGS, "n_masks": 6, "seed": 1})
+
+
+@pytest.mark.parametrize("content", ["torn\n", "[]\n", "{}\n", '{"settings": {}}\nno json\n'])
+def test_damage_is_named(tmp_path, content):
+    (tmp_path / "records.jsonl").write_text(content)
+    with pytest.raises(dc.InputError, match="is damaged: move it away"):
+        Records(tmp_path / "records.jsonl", {})
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="this system has no /dev/full")
+def test_a_full_disk_is_one_line_and_keeps_what_there_is(tmp_path):
+    path = tmp_path / "records.jsonl"
+    records = Records(path, SETTINGS)
+    records.append({"k": 0})
+    before = path.read_bytes()
+    records.path = type(path)("/dev/full")
+    with pytest.raises(dc.InputError, match="cannot write to '/dev/full': No space left") as caught:
+        records.append({"k": 1})
+    assert "\n" not in str(caught.value) and path.read_bytes() == before and records.lines == [{"k": 0}]
+
+
+def test_a_killed_process_loses_nothing_that_it_kept(tmp_path):
+    path = tmp_path / "records.jsonl"
+    code = (
+        "import sys, time; from dclose_nb.studies.records import Records; r = Records(sys.argv[1], {})\n"
+        "for k in range(10**9): r.append({'k': k}); print(k, flush=True); time.sleep(0.01)"
+    )
+    with subprocess.Popen(
+        [sys.executable, "-c", code, str(path)], stdout=subprocess.PIPE, text=True
+    ) as process:
+        for _ in range(5):
+            kept = int(process.stdout.readline())
+        time.sleep(0.05)
+        process.send_signal(signal.SIGKILL)
+    lines = [json.loads(line) for line in path.read_text().splitlines()][1:]
+    assert [line["k"] for line in lines] == list(range(len(lines))) and len(lines) > kept
+
+
+def test_intervals_against_every_possible_draw():
+    """Objects count alike; groups are drawn anew with all that is in them."""
+    groups = [[0.2, 0.4], [0.9], [0.5, 0.6, 0.1]]
+    mean, low, high = mean_with_interval(groups, draws=4000)
+    assert mean == pytest.approx(2.7 / 6)
+    every = [np.mean(a + b + c) for a in groups for b in groups for c in groups]
+    expected = np.percentile(every, [2.5, 97.5], method="inverted_cdf")
+    assert (low, high) == pytest.approx(tuple(expected))
+    pairs = [[(value, 2 * value) for value in group] for group in groups]
+    assert mean_with_interval(pairs, draws=4000) == pytest.approx(
+        np.array([mean, low, high])[:, None] * [1, 2]
+    )

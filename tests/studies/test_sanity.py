@@ -1,0 +1,247 @@
+"""Randomised networks, and the study of how alike their maps are."""
+
+import json
+import sys
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from toys import Lamps
+
+import dclose_nb as dc
+from dclose_nb.files import shipped
+from dclose_nb.studies import sanity
+from dclose_nb.studies.coco import Truth
+from dclose_nb.studies.records import Records
+from dclose_nb.studies.sanity import randomise
+
+
+class Wired(Lamps):
+    """Lamps that shine while the first of the switch's eight wires is live; another layer does nothing."""
+
+    def __init__(self, *args):
+        super().__init__(*args)
+        self.name = "wired"
+        self.module = torch.nn.ModuleDict({"switch": torch.nn.Linear(8, 1), "inert": torch.nn.Linear(8, 8)})
+        with torch.no_grad():
+            self.module["switch"].weight.copy_(torch.eye(8)[:1])
+
+    @property
+    def stages(self):
+        return {"switch": ("switch",), "inert": ("inert",)}
+
+    def predict(self, pixels):
+        boxes, bright, probs = super().predict(pixels)
+        self.seen.clear()
+        return dc.Proposals(boxes, bright * self.module["switch"].weight[0, 0], probs)
+
+
+@pytest.fixture
+def wired(lamps):
+    return Wired(lamps.boxes.tolist(), lamps.class_probs.tolist())
+
+
+@pytest.fixture
+def truth(lamps, lit, tmp_path):
+    Image.fromarray(lit).save(tmp_path / "lit.png")
+    return Truth(7, str(tmp_path / "lit.png"), lamps.boxes.numpy(), ["a", "b"], [None, None])
+
+
+METHODS = {"dclose": {"n_masks": 40, "segments": (4, 8)}, "drise": {"n_masks": 40, "grid": (4, 4)}}
+SEED = next(k for k in range(9) if torch.randperm(8, generator=torch.Generator().manual_seed(k))[0] != 0)
+
+
+def test_every_layer_keeps_its_values_and_no_order():
+    detector = dc.load_detector("planted", device="cpu")
+    before = [value.clone() for value in detector.module.parameters()]
+    one, again, other = (list(randomise(detector, seed=seed).module.parameters()) for seed in (1, 1, 2))
+    for value, kept, a, b, c in zip(detector.module.parameters(), before, one, again, other):
+        assert torch.equal(value, kept)  # the caller's network is as it was
+        assert torch.equal(a, b)
+        assert torch.equal(a.flatten().sort().values, value.flatten().sort().values)
+        if value.numel() > 100:
+            assert not torch.equal(a, value) and not torch.equal(a, c)
+    assert randomise(detector).provenance == {"shuffled": "planted", "stages": None, "seed": 0}
+
+
+@pytest.mark.parametrize("name", ["planted", "planted_two_stage", "yolox_nano"])
+def test_stages_hold_every_parameter_once(name, request):
+    detector = (
+        request.getfixturevalue("yolox") if name == "yolox_nano" else dc.load_detector(name, device="cpu")
+    )
+    layers = [layer for layers in detector.stages.values() for layer in layers]
+    held = [one for layer in layers for one in detector.module.get_submodule(layer).parameters()]
+    assert sorted(map(id, held)) == sorted(map(id, detector.module.parameters()))
+    assert 6 <= len(detector.stages) <= 8
+
+
+@pytest.mark.parametrize("name", ["planted", "planted_two_stage"])
+def test_stages_go_from_the_output_inwards(name):
+    """What a stage puts out changes nothing before it: layers run in the reverse order of stages."""
+    detector = dc.load_detector(name, device="cpu")
+    ran = []
+    for k, layers in enumerate(detector.stages.values()):
+        for layer in layers:
+            for one in detector.module.get_submodule(layer).modules():
+                if list(one.parameters(recurse=False)):
+                    one.register_forward_hook(lambda *_, k=k: ran.append(k))
+    detector.predict(torch.zeros(1, 3, 320, 320))
+    last = {k: max(place for place, stage in enumerate(ran) if stage == k) for k in set(ran)}
+    assert len(last) == len(detector.stages)
+    assert sorted(last, key=last.get, reverse=True) == list(range(len(last)))
+
+
+def test_a_cascade_goes_on_from_the_step_before():
+    detector = dc.load_detector("planted", device="cpu")
+    stages = detector.stages
+    shuffled = list(stages)[:2]
+    inside = {f"{layer}." for stage in shuffled for layer in stages[stage]}
+    full = dict(randomise(detector, seed=3).module.named_parameters())
+    old = dict(detector.module.named_parameters())
+    for name, value in randomise(detector, shuffled, seed=3).module.named_parameters():
+        expected = full if any(name.startswith(layer) for layer in inside) else old
+        assert torch.equal(value, expected[name])
+
+
+def test_steps_of_each_kind(wired):
+    assert sanity.steps(wired, "cascade") == [("switch",), ("switch", "inert")]
+    assert sanity.steps(wired, "alone") == [("switch",), ("inert",)]
+    assert sanity.steps(wired, "full") == [("switch", "inert")]
+
+
+def test_what_cannot_be_randomised_is_refused(lamps, wired, tmp_path):
+    with pytest.raises(dc.InputError, match="lamps has no parameters"):
+        randomise(lamps)
+    with pytest.raises(dc.InputError, match="stage must be one of 'switch', 'inert', got 'neck'"):
+        randomise(wired, ["neck"])
+    with pytest.raises(dc.InputError, match="kind must be one of 'cascade', 'alone', 'full', got 'half'"):
+        sanity.steps(wired, "half")
+    with pytest.raises(dc.InputError, match="lamps has no parameters"):
+        sanity.run(tmp_path / "out", detector=lamps)
+    with pytest.raises(dc.InputError, match="wired knows no planted scenes"):
+        sanity.run(tmp_path / "out", detector=wired)
+    lamps.module = wired.module
+    with pytest.raises(dc.InputError, match="lamps names no stages"):
+        sanity.run(tmp_path / "out", detector=lamps)
+    assert not (tmp_path / "out").exists()
+
+
+def test_an_inert_layer_changes_nothing_and_a_silent_detector_gives_empty_maps(wired, truth):
+    line = sanity.check_image(wired, truth, methods=METHODS, kinds=("cascade", "alone"), seed=SEED)
+    assert (line["image"], line["labels"]) == (7, ["a", "b"])
+    weights = line["left"]["alone"][1]  # of lamps that shine at 250 of 255, each its own best proposal
+    assert weights == pytest.approx([250 / 255] * 2, abs=1e-3)
+    assert line["left"]["alone"][0] == [0, 0] and line["left"]["cascade"] == [[0, 0], [0, 0]]
+    for of_method in line["methods"].values():
+        assert of_method["empty"] == [False, False]
+        silent, inert = of_method["scores"]["alone"]
+        assert [inert] == of_method["scores"]["other masks"]  # the same network with the same masks
+        assert silent == [[None] * 3] * 2
+        assert of_method["scores"]["cascade"] == [silent, silent]
+        assert np.array(of_method["scores"]["random map"], dtype=float).shape == (1, 2, 3)
+
+
+def test_an_image_without_a_match_has_no_objects(wired, truth):
+    line = sanity.check_image(wired, truth._replace(labels=["b", "a"]), methods=METHODS)
+    assert line["labels"] == [] and line["methods"] == {}
+
+
+def test_a_moved_map_is_alike_by_chance_only():
+    heat = np.random.default_rng(0).random((5, 6)).cumsum(0).cumsum(1)
+    offsets = np.array([(row, column) for row in range(5) for column in range(6)])
+    others = sanity.moved(np.broadcast_to(heat, (30, 5, 6)), offsets)
+    assert np.array_equal(others[0], heat) and others[8, 3, 4] == heat[2, 2]  # by one row and two columns
+    assert np.mean([dc.metrics.rank_correlation(heat, one) for one in others]) == pytest.approx(0, abs=1e-12)
+
+
+def test_sizes_that_overflow_are_finite():
+    detector = dc.load_detector("planted", device="cpu")
+    with torch.no_grad():
+        for layer in detector.module.head.reg_preds:
+            layer.bias[2], layer.bias[3] = 200, -200  # exponents of a width and a height
+    canvas = detector.prepare(dc.load_photo("scene_1"))
+    proposals = detector.predict(canvas.pixels[None])
+    vectors = torch.tensor([[50.0, 50, 200, 200]]), torch.eye(len(detector.class_names))[:1]
+    assert proposals.boxes.isfinite().all()
+    assert dc.similarity.mask_weights(proposals, *vectors).isfinite().all()
+
+
+@pytest.mark.parametrize("method", ["dclose", "gradcam"])
+def test_a_shuffled_network_that_overflows_gives_finite_maps(yolox, method):
+    other = randomise(yolox)
+    image = dc.load_photo("chelsea")
+    assert not other.module(other.prepare(image).pixels[None]).isfinite().all()
+    budget = {} if method == "gradcam" else {"n_masks": 5}
+    targets = dc.Targets([[50, 50, 300, 250]], ["cat"])
+    maps = dc.explain(other, image, targets, method=method, progress=False, **budget).saliency
+    assert np.isfinite(maps).all()
+
+
+@pytest.fixture
+def records(tmp_path):
+    """Two images of two objects and of one, in one of which nothing matched; two steps."""
+    settings = {"methods": {"m": {}}, "kinds": ["cascade"]}
+    found = Records(tmp_path / "records.jsonl", settings)
+
+    def line(image, empty, *cascade):
+        scores = [[[rank, 0, 0] if rank is not None else [None] * 3 for rank in step] for step in cascade]
+        methods = {"m": {"empty": empty, "scores": {"cascade": scores}}}
+        left = {"cascade": [[0.5] * len(empty), [0.1] * len(empty)]}
+        labels = ["a"] * len(empty)
+        found.append({"image": image, "seed": 0, "labels": labels, "left": left, "methods": methods})
+
+    line(1, [False, False], [0.5, -0.3], [None, 0.2])
+    line(2, [False, True], [0.1, None], [None, None])
+    found.append({"image": 3, "seed": 0, "labels": [], "left": {}, "methods": {}})
+    return found
+
+
+def test_empty_maps_are_counted_apart(records):
+    mean, low, high = sanity.likeness(records, "cascade", "m", "rank")
+    assert mean == pytest.approx([0.1, 0.2])
+    assert (low <= mean).all() and (mean <= high).all()
+    assert sanity.likeness(records, "cascade", "m", "rank", absolute=True)[0] == pytest.approx([0.3, 0.2])
+    assert sanity.emptied(records, "cascade", "m") == pytest.approx([0, 2 / 3])  # of three that had a map
+    assert sanity.left(records, "cascade")[0] == pytest.approx([0.5, 0.1])
+    assert sanity.summary(records) == (
+        "4 objects of 2 images; 1 images without any. m: 1 maps of the trained network are empty and 2 of "
+        "the 6 of shuffled ones, which saw nothing of the target."
+    )
+    with pytest.raises(dc.InputError, match="score must be one of 'rank', 'ssim', 'hog'"):
+        sanity.likeness(records, "cascade", "m", "pearson")
+
+
+def test_a_run_goes_on_where_it_was_stopped(tmp_path, monkeypatch):
+    settings = {"methods": ["dclose"], "kinds": ["full"], "n_masks": 5, "progress": False}
+    first = sanity.run(tmp_path, limit=1, **settings).lines
+    done = []
+    whole = sanity.check_image
+    monkeypatch.setattr(sanity, "check_image", lambda *a, **k: done.append(k["seed"]) or whole(*a, **k))
+    records = sanity.run(tmp_path, limit=1, seeds=2, **settings)
+    assert done == [10_000] and records.lines[0] == first[0]
+    a, b = (line["left"]["full"][0] for line in records.lines)
+    assert a != b  # another shuffling of the same image
+    with pytest.raises(dc.InputError, match="was made with"):
+        sanity.run(tmp_path, **{**settings, "n_masks": 6})
+
+
+def test_shipped_weights_when_shuffled_leave_no_more_than_chance_of_a_map():
+    records = Records(shipped("results/sanity_planted_full.jsonl"))
+    weights = json.loads(shipped("weights/planted.json").read_text())["sha256"]
+    assert records.settings["detector"]["weights_sha256"] == weights  # not those of an older network
+    assert sum(len(line["labels"]) for line in records.lines) >= 30
+    shuffled, moved, other = (
+        sanity.likeness(records, where, "dclose", "rank", absolute=True)[:, 0]
+        for where in ("full", "moved map", "other masks")
+    )
+    assert shuffled[0] < 0.3
+    assert shuffled[0] < moved[2]  # within the interval of chance
+    assert other[1] > shuffled[2]  # the check has power: the trained network's maps agree with each other
+    assert sanity.emptied(records, "full", "dclose") == [0]
+
+
+def test_the_command_says_what_is_wrong_in_a_line(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["sanity", str(tmp_path), "--methods", "dclose,magic"])
+    assert sanity.main() == 2
+    assert capsys.readouterr().err.startswith("sanity: method must be one of 'dclose'")

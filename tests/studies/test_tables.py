@@ -1,0 +1,145 @@
+"""Tables against sums by hand, and the paper's numbers against each other."""
+
+import csv
+import io
+
+import pytest
+
+import dclose_nb as dc
+from dclose_nb.cli import main
+from dclose_nb.studies import tables
+from dclose_nb.studies.records import Records
+
+CENTRES = [0.01, 0.1, 0.5]
+
+
+def scores(value):
+    return {
+        "sparsity": 10 * value,
+        "ebpg": value,
+        "deletion": value / 2,
+        "insertion": value,
+        "over_all": value / 2,
+        "deletion_curve": [value, value / 2, 0],
+    }
+
+
+def item(label, area, value):
+    return {"label": label, "area": area, "methods": {"dclose": scores(value), "mfpp": scores(value / 2)}}
+
+
+@pytest.fixture
+def records(tmp_path):
+    """Two small cups (0.2 and 0.4) and a large table (0.9); an empty image, an unmatched one, a torn one."""
+    records = Records(
+        tmp_path / "records.jsonl", {"size_centres": CENTRES, "methods": {"dclose": {}, "mfpp": {}}}
+    )
+    time = {"seconds": {"dclose": 12.0, "mfpp": 12.0}, "n_forward": {"dclose": 400, "mfpp": 400}}
+    both = [item("cup", 0.02, 0.2), item("table", 0.4, 0.9)]
+    records.append({"image": 7, "found": 3, "truths": 2, "objects": both, **time})
+    records.append({"image": 3, "found": 1, "truths": 1, "objects": [item("cup", 0.001, 0.4)], **time})
+    records.append({"image": 4, "found": 0, "truths": 1, "objects": [], "seconds": {}, "n_forward": {}})
+    records.append({"image": 5, "found": 2, "truths": 1, "objects": [], "seconds": {}, "n_forward": {}})
+    records.append({"image": 6, "error": "torn"})
+    return records
+
+
+def test_objects_are_grouped_by_the_nearest_centre(records):
+    assert [(one["image"], one["group"]) for one in tables.objects(records)] == [
+        (3, "small"), (7, "small"), (7, "large")
+    ]  # fmt: skip
+
+
+def test_means_over_objects_and_over_classes(records):
+    found = tables.objects(records)
+    mean, low, high = tables.mean(found, "dclose", "ebpg")
+    assert mean == pytest.approx(0.5)  # (0.2 + 0.9 + 0.4) / 3
+    assert (low, high) == pytest.approx((0.4, 0.55))  # image 3 twice, image 7 twice
+    assert tables.class_mean(found, "dclose", "ebpg") == pytest.approx((0.3 + 0.9) / 2)
+    assert tables.mean([], "dclose", "ebpg") is None
+
+
+def test_differences_are_of_pairs(records):
+    found = tables.objects(records)
+    mean, low, high = tables.difference(found, "dclose", "mfpp", "ebpg")
+    assert mean == pytest.approx(0.25)  # half of what dclose has
+    assert (low, high) == pytest.approx((0.2, 0.275))
+    assert tables.difference([], "dclose", "mfpp", "ebpg") is None
+
+
+def test_the_mean_of_curves_is_a_curve(records):
+    found = tables.objects(records)
+    mean, low, high = tables.mean(found, "dclose", "deletion_curve")
+    assert mean == pytest.approx([0.5, 0.25, 0]) and (low <= mean).all() and (mean <= high).all()
+
+
+def test_table_1(records):
+    first, second = tables.ablation(records).rows
+    assert first[0] == "segments" and second[0] == "segments, density, fusion"
+    assert second[1:4] == ["5.00 [4.00, 5.50]", "6.00", "25.02"]
+    assert first[4:7] == ["25.00 [20.00, 27.50]", "30.00", "12.25"]
+    assert tables.ablation(records).columns[:4] == ["setting", "Sparsity ↑", "class mean", "paper"]
+
+
+def test_table_2(records):
+    table = tables.by_size(records)
+    assert table.columns == ["metric", "objects", "dclose", "paper"]
+    rows = {(row[0], row[1]): row[2:] for row in table.rows}
+    assert rows["EBPG (%) ↑", "small (2)"] == ["30.00 [20.00, 40.00]", "28.34"]
+    assert rows["EBPG (%) ↑", "middle (0)"] == ["", "69.50"]
+    assert rows["EBPG (%) ↑", "large (1)"] == ["90.00 [90.00, 90.00]", "84.22"]
+    assert rows["EBPG (%) ↑", "all (3)"] == ["50.00 [40.00, 55.00]", "35.45"]
+    assert rows["EBPG (%) ↑", "all, class mean (3)"] == ["60.00", ""]
+    assert len(rows) == 25
+
+
+def test_table_3(records):
+    assert tables.cost(records).rows[0] == ["dclose", "8.00", "267", "12.00", "400", "70.00"]
+
+
+def test_what_came_to_nothing_is_said(records):
+    said = tables.summary(records)
+    for part in (
+        "3 objects of 2 images; 5 images",
+        "in 1 nothing was detected",
+        "in 1 nothing that matches",
+        "1 could not",
+    ):
+        assert part in said
+
+
+def test_the_paper_s_numbers_agree_with_each_other():
+    """Over-all is insertion less deletion, and Table 1 ends where Table 2 does."""
+    for of_method in tables.PAPER_2.values():
+        for deletion, insertion, over_all in zip(
+            *(of_method[name] for name in ("deletion", "insertion", "over_all"))
+        ):
+            assert over_all == pytest.approx(insertion - deletion, abs=0.011)
+    for name, value in tables.PAPER_1["dclose"].items():
+        assert value == tables.PAPER_2["dclose"][name][3]
+
+
+def test_files_are_written_and_printed(records, capsys):
+    folder = records.path.parent
+    assert main(["tables", str(folder)]) == 0
+    printed = capsys.readouterr().out
+    assert (folder / "tables.md").read_text() in printed
+    rows = list(csv.reader(io.StringIO((folder / "table_2.csv").read_text())))
+    assert rows == [tables.by_size(records).columns, *tables.by_size(records).rows]
+    latex = (folder / "tables.tex").read_text()
+    assert latex.count(r"\toprule") == latex.count(r"\bottomrule") == 3
+    assert r"EBPG (\%) $\uparrow$ & small (2) & 30.00 [20.00, 40.00] & 28.34 \\" in latex
+    assert "↑" not in latex.split("\n", 1)[1]
+
+
+def test_an_evaluation_without_objects_has_empty_tables(tmp_path):
+    records = Records(tmp_path / "records.jsonl", {"size_centres": CENTRES, "methods": {"dclose": {}}})
+    records.append({"image": 4, "found": 0, "truths": 1, "objects": [], "seconds": {}, "n_forward": {}})
+    markdown = tables.write(tmp_path)
+    assert "0 objects of 0 images" in markdown
+    assert tables.ablation(records).rows == tables.cost(records).rows == []
+
+
+def test_no_records(tmp_path):
+    with pytest.raises(dc.InputError, match="cannot be read: No such file"):
+        tables.write(tmp_path)

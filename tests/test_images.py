@@ -1,0 +1,168 @@
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+import dclose_nb as dc
+from dclose_nb import images as photos
+from dclose_nb.detection import box_iou
+from dclose_nb.detectors import weights
+from dclose_nb.images import PHOTOS, load_example
+
+
+@pytest.mark.parametrize("name", PHOTOS)
+def test_every_photo_ships(name):
+    photo = dc.load_photo(name)
+    assert photo.dtype == np.uint8 and photo.ndim == 3 and photo.shape[2] == 3 and photo.std() > 5
+
+
+def save(path, array, **options):
+    Image.fromarray(array).save(path, **options)
+    return path
+
+
+def test_a_path_is_read_to_the_pixel(tmp_path):
+    array = np.random.default_rng(0).integers(0, 256, (5, 7, 3), dtype=np.uint8)
+    assert np.array_equal(dc.load_photo(save(tmp_path / "a.png", array)), array)
+
+
+def test_greyscale_16_bit_palette_and_transparency(tmp_path):
+    grey = np.arange(12, dtype=np.uint8).reshape(3, 4) * 20
+    rgb = np.dstack([grey] * 3)
+    assert np.array_equal(dc.load_photo(save(tmp_path / "grey.png", grey)), rgb)
+    assert np.array_equal(dc.load_photo(save(tmp_path / "deep.png", grey.astype(np.uint16) * 257)), rgb)
+    Image.fromarray(rgb).quantize(256).save(tmp_path / "palette.png")
+    assert np.array_equal(dc.load_photo(tmp_path / "palette.png"), rgb)
+    clear = np.dstack([rgb, np.zeros_like(grey)])
+    assert (dc.load_photo(save(tmp_path / "clear.png", clear)) == 255).all()
+
+
+def test_floats_are_read_from_0_to_1_and_other_numbers_are_not_guessed(tmp_path):
+    half = save(tmp_path / "half.tif", np.full((3, 4), 0.5, np.float32))
+    assert (dc.load_photo(half) == 128).all()
+    for name, array, word in (
+        ("nan.tif", np.full((3, 4), np.nan, np.float32), "NaN"),
+        ("far.tif", np.full((3, 4), 1e5, np.float32), r"\[0, 1\]"),
+        ("deep.tif", np.full((3, 4), 70000, np.int32), "convert it to uint8"),
+    ):
+        with pytest.raises(dc.InputError, match=word):
+            dc.load_photo(save(tmp_path / name, array))
+
+
+def test_a_format_that_starts_other_programs_is_not_read(tmp_path):
+    (tmp_path / "a.png").write_bytes(
+        b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n%%EndComments\nshowpage\n"
+    )
+    with pytest.raises(dc.InputError, match="not an image"):
+        dc.load_photo(tmp_path / "a.png")
+
+
+def test_exif_turns_the_photo_upright(tmp_path):
+    array = np.zeros((4, 8, 3), np.uint8)
+    exif = Image.Exif()
+    exif[0x0112] = 6  # the camera was held on its side
+    assert dc.load_photo(save(tmp_path / "turned.jpg", array, exif=exif)).shape == (8, 4, 3)
+
+
+def test_what_cannot_be_read_is_refused(tmp_path):
+    whole = save(
+        tmp_path / "whole.jpg", np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8)
+    )
+    (tmp_path / "torn.jpg").write_bytes(whole.read_bytes()[:900])
+    (tmp_path / "text.png").write_text("no image")
+    (tmp_path / "empty.png").touch()
+    for name, word in (
+        ("torn.jpg", "cannot be read as an image"),
+        ("text.png", "not an image"),
+        ("empty.png", "not an image"),
+        ("missing.png", "neither a file, nor scene_0, scene_1, ..., nor a photo that ships: astronaut"),
+        (".", "neither a file"),
+        ("x" * 300, "cannot be used as a path"),
+        ("a\0b", "cannot be used as a path"),
+    ):
+        with pytest.raises(dc.InputError, match=word):
+            dc.load_photo(tmp_path / name)
+
+
+def test_an_unknown_situation_lists_the_known():
+    with pytest.raises(dc.InputError, match="'one object', 'overlap', 'inside another', 'many', 'missed'"):
+        load_example("seven elephants")
+
+
+def test_a_scene_is_loaded_by_its_number():
+    assert np.array_equal(dc.load_photo("scene_7"), dc.planted.scene(7).image)
+    for name in ("scene_", "scene_x", "scene_-1", "scene_7.png", "scene_" + "9" * 40):
+        with pytest.raises(dc.InputError, match="neither a file"):
+            dc.load_photo(name)
+
+
+def inside(inner, outer):
+    return (inner[:2] >= outer[:2]).all() and (inner[2:] <= outer[2:]).all()
+
+
+def is_missed(detector, image, target):
+    """Whether nothing of the target's class overlaps it by half or more."""
+    found, wanted = detector.detect(image), target.detections(detector.class_names)
+    overlap = box_iou(torch.tensor(found.boxes), torch.tensor(wanted.boxes))[:, 0].numpy()
+    return not (overlap[found.labels == wanted.labels[0]] >= 0.5).any()
+
+
+@pytest.mark.filterwarnings("ignore:.*not the official")
+def test_situations_on_photos_are_what_they_say(yolox):
+    assert load_example("one object").targets.names == ["cat"]
+    assert load_example("overlap").targets.names == ["cup", "dining table"]
+    targets = load_example("inside another").targets
+    assert targets.names == ["person", "tie"] and inside(targets.boxes[1], targets.boxes[0])
+    detector, image, targets = load_example("missed")
+    assert detector.name == "yolox_nano" and is_missed(detector, image, targets)
+
+
+@pytest.fixture
+def no_weights(tmp_path, monkeypatch):
+    """No weights, and nobody who sends them."""
+    monkeypatch.setenv("YOLOX_HOME", str(tmp_path))
+    monkeypatch.setattr(weights, "RELEASE", "http://127.0.0.1:9")
+    photos._no_weights.cache_clear()
+    yield
+    photos._no_weights.cache_clear()
+
+
+def test_situations_on_scenes_are_what_they_say(no_weights):
+    examples = {}
+    for name in ("one object", "overlap", "inside another", "missed"):
+        with pytest.warns(
+            UserWarning, match="not at .* could not be fetched .* the planted detector explains"
+        ):
+            examples[name] = load_example(name)
+    examples["many"] = load_example("many")  # no photo that ships shows it, so nothing is missing
+    assert all(
+        one.detector.name == "planted" and one.image.shape == (320, 320, 3) for one in examples.values()
+    )
+    assert len(examples["one object"].targets) == 1
+    first, second = examples["overlap"].targets
+    assert (
+        first.names == second.names and box_iou(torch.tensor(first.boxes), torch.tensor(second.boxes)) > 0.05
+    )
+    house, person = examples["inside another"].targets
+    assert (house.names, person.names) == (["house"], ["person"])
+    assert inside(person.boxes[0], house.boxes[0] + np.array([-5, -5, 5, 5]))  # to a few pixels
+    assert len(examples["many"].targets) >= 6
+    detector, image, targets = examples["missed"]
+    assert len(targets.boxes) == 1 and is_missed(detector, image, targets)
+
+
+def test_the_network_is_asked_once(no_weights, monkeypatch):
+    asked = []
+    load = weights.load
+    monkeypatch.setattr(weights, "load", lambda name: asked.append(name) or load(name))
+    for _ in range(3):
+        with pytest.warns(UserWarning, match="planted"):
+            load_example("one object")
+    assert asked == ["yolox_nano"]
+
+
+def test_damaged_weights_are_not_passed_over(no_weights, tmp_path):
+    (tmp_path / "weights").mkdir()
+    (tmp_path / "weights" / "yolox_nano.pth").write_bytes(b"torn")
+    with pytest.raises(dc.WeightsError, match="cannot be read"):
+        load_example("overlap")
