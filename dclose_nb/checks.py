@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import sys
+import warnings
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -107,3 +109,11 @@ def plain(value: Any) -> Any:
     if isinstance(value, np.ndarray | list | tuple):
         return tuple(plain(part) for part in value)
     return value
+
+
+def warn(message: str) -> None:
+    """Warn, and name the line of the caller's own code: the first outside this package and PyTorch."""
+    level, frame = 1, sys._getframe()
+    while frame.f_back and frame.f_globals.get("__name__", "").partition(".")[0] in (__package__, "torch"):
+        level, frame = level + 1, frame.f_back
+    warnings.warn(message, stacklevel=level)

@@ -6,16 +6,7 @@ import numpy as np
 
 
 def density_map(masks: np.ndarray) -> np.ndarray:
-    """Sum of the masks, ``P(i, j) = sum_k M_k(i, j)`` (Eq. 3).
-
-    Parameters
-    ----------
-    masks : (N, h, w) array in [0, 1]
-
-    Returns
-    -------
-    (h, w) array in [0, N]
-    """
+    """Sum of masks (N, h, w) in [0, 1], ``P(i, j) = sum_k M_k(i, j)`` (Eq. 3); (h, w) in [0, N]."""
     return np.sum(masks, axis=0)
 
 
@@ -40,10 +31,10 @@ def normalise(weighted_sum: np.ndarray, density: np.ndarray) -> np.ndarray:
 
 
 def contrast(weighted_sum: np.ndarray, density: np.ndarray, weights: np.ndarray) -> np.ndarray:
-    """What keeping a pixel adds: the mean weight of masks that kept it less that of masks that hid it.
+    """Mean weight of the masks that kept a pixel, minus that of the masks that hid it.
 
-    The mean of Eq. 4 lies near the mean weight of all masks wherever a pixel is of no consequence;
-    the contrast lies near 0 there, so that it has a floor, and twice as far from it elsewhere.
+    Where a pixel has no effect, the mean of Eq. 4 is near the mean weight of all masks, but the
+    contrast is near 0. Where it has one, the contrast is twice as far from that floor.
 
     Parameters
     ----------

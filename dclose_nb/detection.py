@@ -30,23 +30,19 @@ __all__ = ["Canvas", "Detections", "Detector", "Proposals", "Targets", "box_iou"
 class Detections:
     """Boxes with all that the detector says of them; row i is the paper's vector d_i (Eq. 1).
 
+    Rows are sorted by score, the best first; equal scores keep their order. ``d[i]``, ``d[:k]``,
+    ``d[mask]`` and iteration give `Detections` again. Shapes that do not fit, values that are not finite
+    and boxes without area raise `InputError`.
+
     Parameters
     ----------
     boxes : (n, 4) array
         x1, y1, x2, y2 in image pixels.
     objectness : (n,) array
-        In [0, 1]; 1 for detectors that have none.
+        In [0, 1].
     class_probs : (n, C) array
         In [0, 1]; a row need not sum to 1.
     class_names : sequence of C str
-
-    Rows are sorted by score, the best first; equal scores keep their order.
-    ``d[i]``, ``d[:k]``, ``d[mask]`` and iteration give `Detections` again.
-
-    Raises
-    ------
-    InputError
-        Shapes that do not fit, values that are not finite, boxes without area.
     """
 
     boxes: np.ndarray
@@ -62,10 +58,8 @@ class Detections:
         objectness = float_array("objectness", self.objectness, ())
         probs = float_array("class_probs", self.class_probs, (len(names),))
         if not len(boxes) == len(objectness) == len(probs):
-            raise InputError(
-                f"detections need one row each: {len(boxes)} boxes, {len(objectness)} objectness, "
-                f"{len(probs)} class_probs"
-            )
+            counts = f"{len(boxes)} boxes, {len(objectness)} objectness, {len(probs)} class_probs"
+            raise InputError(f"detections need one row each: {counts}")
         if not all(np.isfinite(values).all() for values in (boxes, objectness, probs)):
             raise InputError("detections must be finite numbers")
         flat = (boxes[:, 2:] <= boxes[:, :2]).any(axis=1)
@@ -134,13 +128,7 @@ def float_array(name: str, value: Any, row: tuple[int, ...]) -> np.ndarray:
 
 
 def one_hot(labels: Sequence[str | int], class_names: Sequence[str]) -> np.ndarray:
-    """Class vectors (n, C) float32 of n labels, which are names or indices.
-
-    Raises
-    ------
-    InputError
-        A label that is not among `class_names`.
-    """
+    """Class vectors (n, C) float32 of n labels, names or indices; others raise `InputError`."""
     vectors = np.zeros((len(labels), len(class_names)), dtype=np.float32)
     for row, label in zip(vectors, labels):
         if isinstance(label, str):
@@ -158,25 +146,15 @@ def one_hot(labels: Sequence[str | int], class_names: Sequence[str]) -> np.ndarr
 
 @dataclass(frozen=True, eq=False)
 class Targets:
-    """Boxes to explain that the detector need not have drawn, a ground truth for instance.
+    """Boxes to explain that the detector need not have drawn, a ground truth for instance."""
 
-    Parameters
-    ----------
-    boxes : (n, 4) array
-        x1, y1, x2, y2 in image pixels.
-    labels : n class names or class indices
-    """
-
-    boxes: Any
-    labels: Sequence[str | int]
+    boxes: Any  # (n, 4) x1, y1, x2, y2 in image pixels
+    labels: Sequence[str | int]  # n class names or class indices
 
     def detections(self, class_names: Sequence[str]) -> Detections:
         """The target vectors: one-hot class probabilities, objectness 1.
 
-        Raises
-        ------
-        InputError
-            A label that is not among `class_names`, or a number of labels unlike that of boxes.
+        An unknown label, or another number of labels than of boxes, raises `InputError`.
         """
         boxes = float_array("boxes", self.boxes, (4,))
         try:
@@ -192,20 +170,13 @@ class Targets:
 class Canvas:
     """An image as the network sees it: resized, padded, RGB 0-255 as float.
 
-    Parameters
-    ----------
-    pixels : (3, h, w) float tensor
-        RGB, 0-255, on the detector's device, at the network's input size.
-    image_size : (H, W)
-        Size of the image it was made from.
-    content : (top, left, height, width)
-        The part of `pixels` that holds the image; the rest is padding. Masks cover this part
-        and saliency maps live in it, so that a letterbox never shifts them.
+    The `content` is the part of `pixels` that holds the image; the rest is padding. Masks cover this
+    part, and saliency maps live in it, so that a letterbox never shifts them.
     """
 
-    pixels: torch.Tensor
-    image_size: tuple[int, int]
-    content: tuple[int, int, int, int]
+    pixels: torch.Tensor  # (3, h, w) float, RGB 0-255, on the detector's device, at the network's input size
+    image_size: tuple[int, int]  # (H, W) of the image it was made from
+    content: tuple[int, int, int, int]  # top, left, height, width
 
     @property
     def window(self) -> tuple[slice, slice]:
@@ -242,8 +213,8 @@ class Canvas:
     def maps_to_image(self, maps: np.ndarray) -> np.ndarray:
         """Maps (n, height, width) of the content, resized bilinearly to (n, H, W) float32."""
         resized = np.empty((len(maps), *self.image_size), dtype=np.float32)
-        for out, one in zip(resized, maps):  # one at a time: a large image has large maps
-            tensor = torch.from_numpy(np.ascontiguousarray(one, dtype=np.float32))[None, None]
+        for out, saliency in zip(resized, maps):  # one by one: a large image has large maps
+            tensor = torch.from_numpy(np.ascontiguousarray(saliency, dtype=np.float32))[None, None]
             out[:] = F.interpolate(tensor, self.image_size, mode="bilinear", antialias=True)[0, 0].numpy()
         return resized
 
@@ -264,29 +235,18 @@ class Proposals(NamedTuple):
         """Proposals of a network without objectness, which scores each class by itself (a sigmoid).
 
         The highest score takes the place of the objectness, and the class vector is the scores
-        divided by it: the product is the score again, and the vector's direction, all that Eq. 2 looks
-        at, is the same. With 1 in its place a proposal that is sure of nothing would count as much
-        as one that is sure.
-
-        Parameters
-        ----------
-        boxes : (..., 4) tensor
-        scores : (..., C) tensor
-            In [0, 1].
+        divided by it. Their product is the score again. The vector keeps its direction, which is all
+        that Eq. 2 looks at. With an objectness of 1, a proposal that is sure of nothing would count
+        as much as one that is sure. Boxes are (..., 4), scores (..., C) in [0, 1].
         """
         return cls._split(boxes, scores.amax(-1), scores)
 
     @classmethod
     def from_softmax(cls, boxes: torch.Tensor, probs: torch.Tensor) -> Proposals:
-        """Proposals of a network that shares out one softmax among C classes and the background.
+        """Proposals of a network with one softmax over C classes and the background.
 
         Objectness is what the background leaves; a class's probability is conditional on an object.
-
-        Parameters
-        ----------
-        boxes : (..., 4) tensor
-        probs : (..., C) tensor
-            Without the background's, in [0, 1].
+        Boxes are (..., 4), probs (..., C) in [0, 1], without the background's.
         """
         return cls._split(boxes, probs.sum(-1), probs)
 
@@ -300,9 +260,9 @@ def suppress(
 ) -> list[torch.Tensor]:
     """Indices of the proposals that survive, best first, one tensor an image.
 
-    Kept are those whose score (objectness times highest class probability) reaches `confidence`,
-    after non-maximum suppression at `iou`, within classes unless `class_agnostic`. A box has one
-    class.
+    A proposal survives if its score (objectness times highest class probability) reaches
+    `confidence` and if non-maximum suppression at `iou` keeps it. Boxes suppress others of their
+    class, or with `class_agnostic` all others.
     """
     top, labels = proposals.class_probs.max(dim=-1)
     scores = proposals.objectness * top
@@ -319,16 +279,8 @@ def suppress(
 def match(found: Detections, boxes: np.ndarray, labels: Sequence[str]) -> list[tuple[int, int]]:
     """Detections that find ground truths: same class, IoU above 0.5, each truth once (section 6).
 
-    Parameters
-    ----------
-    found : Detections
-        Each in turn, best first, takes the truth of those left that it overlaps most.
-    boxes : (n, 4) array
-    labels : n class names
-
-    Returns
-    -------
-    list of (row of `found`, index of the truth)
+    Each detection in turn, best first, takes the truth that it overlaps most of those that are left.
+    Boxes are (n, 4), labels n class names. Returns pairs (row of `found`, index of the truth).
     """
     overlap = box_iou(torch.tensor(found.boxes), torch.tensor(boxes, dtype=torch.float32)).numpy()
     overlap *= np.array(found.names, dtype=str)[:, None] == np.array(labels, dtype=str)
@@ -343,18 +295,10 @@ def match(found: Detections, boxes: np.ndarray, labels: Sequence[str]) -> list[t
 
 @dataclass(eq=False)
 class Detector(ABC):
-    """What a detector must say of itself so that its boxes can be explained.
+    """What a detector must offer so that its boxes can be explained: `prepare` and `predict`.
 
-    A subclass gives `prepare` and `predict`; everything else follows from them.
-
-    Parameters
-    ----------
-    name : str
-    class_names : tuple of C str
-    device : torch.device
-        Where canvases and masks are made.
-    provenance : dict
-        What a reader needs to find the same detector again (weights file, checksum, ...).
+    Canvases and masks are made on its `device`. Its `provenance` is what a reader needs to find the
+    same detector again: weights file, checksum and so on.
     """
 
     name: str
@@ -370,14 +314,14 @@ class Detector(ABC):
 
     @property
     def feature_layers(self) -> tuple[str, ...]:
-        """Layers of the `module` whose outputs boxes are made from, finest first; Grad-CAM's."""
+        """Layers of the `module` that boxes are made from, finest first, for Grad-CAM."""
         return ()
 
     @property
     def stages(self) -> dict[str, tuple[str, ...]]:
-        """Parts of the `module` from its output inwards, by name; those that `sanity` randomises.
+        """Layers of each part of the `module`, from its output inwards, for `sanity` to randomise.
 
-        A part is some of the module's layers. Together they hold every parameter once.
+        Together the parts hold every parameter once.
         """
         return {}
 
@@ -387,13 +331,10 @@ class Detector(ABC):
 
     @abstractmethod
     def predict(self, pixels: torch.Tensor) -> Proposals:
-        """Propose boxes for pixels (B, 3, h, w), RGB 0-255, as `prepare` makes them.
-
-        The pixels must not be written to: they are used again.
-        """
+        """Propose boxes for pixels (B, 3, h, w), RGB 0-255, as `prepare` makes them; they stay unchanged."""
 
     def predictor(self, passes: int) -> Callable[[torch.Tensor], Proposals]:
-        """`predict` of the detector as it is now, in the form that does so many images soonest."""
+        """The fastest equivalent of `predict` for so many passes; later changes of weights are not seen."""
         return self.predict
 
     def detect(
@@ -404,28 +345,18 @@ class Detector(ABC):
         Parameters
         ----------
         image : array
-            (H, W), (H, W, 3) or (H, W, 4), uint8, or float in [0, 1].
-        confidence : float
-            Lowest score, in [0, 1].
-        iou : float
-            Overlap above which the weaker of two boxes goes, in [0, 1].
+            (H, W), (H, W, 3) or (H, W, 4), uint8, or float in [0, 1]. What else is given raises
+            `InputError`.
+        confidence, iou : float
+            Lowest score, and overlap above which the weaker of two boxes goes; in [0, 1].
         class_agnostic : bool
             Whether boxes of different classes suppress each other.
-
-        Returns
-        -------
-        Detections
-
-        Raises
-        ------
-        InputError
-            An image or a threshold that cannot be used.
 
         Examples
         --------
         >>> import dclose_nb as dc
-        >>> detector = dc.load_detector("yolox_nano")  # doctest: +SKIP
-        >>> detector.detect(dc.load_photo("coffee"), confidence=0.5)  # doctest: +SKIP
+        >>> dc.load_detector("planted", device="cpu").detect(dc.planted.scene(1).image).names
+        ['tree', 'person', 'person']
         """
         return self.detect_on(
             self.prepare(checks.image(image)),

@@ -127,13 +127,9 @@ class Explanation:
     def save(self, folder: str | Path) -> Path:
         """Write ``maps.npz``, all arrays, and ``manifest.json``, how they were made; see `load`.
 
-        The files of an earlier explanation in the folder are replaced. `dclose_nb.report` writes
+        The files of an earlier explanation in the folder are replaced. A folder that cannot be written, or
+        that holds somebody else's files of these names, raises `InputError`. `dclose_nb.report` writes
         drawings beside the same two files.
-
-        Raises
-        ------
-        InputError
-            A folder that cannot be made or written, or that holds somebody else's files of these names.
         """
         with staged(folder) as stage:
             self.write(stage)
@@ -165,12 +161,8 @@ class Explanation:
             "seconds": self.seconds,
             **self.provenance,
             "objects": [
-                {
-                    "label": label,
-                    "score": round(float(score), 4),
-                    "box_xyxy": [round(float(edge), 2) for edge in box],
-                }
-                for label, score, box in zip(found.names, found.scores, found.boxes)
+                {"label": label, "score": round(score, 4), "box_xyxy": [round(edge, 2) for edge in box]}
+                for label, score, box in zip(found.names, found.scores.tolist(), found.boxes.tolist())
             ],
         }
 
@@ -178,17 +170,14 @@ class Explanation:
     def load(cls, folder: str | Path) -> Explanation:
         """Read what `save` wrote, equal to the bit.
 
-        Raises
-        ------
-        InputError
-            A folder that is missing, damaged, of a later version, or not an explanation's.
+        A folder that is missing, damaged, of another version, or not an explanation's raises `InputError`.
         """
         folder = checks.path(folder)
         if not (folder / files.MANIFEST).is_file():
             raise InputError(f"{str(folder)!r} holds no explanation: there is no {files.MANIFEST} in it")
         try:
             manifest = json.loads((folder / files.MANIFEST).read_text(encoding="utf-8"))
-            if not isinstance(manifest, dict) or ARRAYS not in manifest.get("files", ()):
+            if not isinstance(manifest, dict) or ARRAYS not in (manifest.get("files") or ()):
                 raise InputError(f"{str(folder / files.MANIFEST)!r} is not an explanation's")
             if (written := manifest.get("format", 0)) != FORMAT:
                 age = "a later" if written > FORMAT else "an earlier"
@@ -197,6 +186,8 @@ class Explanation:
                 )
             with np.load(folder / ARRAYS) as stored:
                 arrays = dict(stored)
+            if manifest["image"]["sha256"] != hashlib.sha256(arrays["image"].tobytes()).hexdigest():
+                raise InputError(f"{str(folder)!r} is damaged: its two files do not belong together")
             own = {"boxes", "objectness", "class_probs", "class_names"}
             found = Detections(**{name: arrays.pop(name) for name in own})
             record: dict[str, Any] = dict.fromkeys(("levels", "density", "error", "relative_error")) | arrays
@@ -225,18 +216,10 @@ def staged(folder: str | Path, drawings: Collection[str] = ()) -> AbstractContex
 
 
 def half_difference(one: np.ndarray, other: np.ndarray) -> np.ndarray:
-    """Error of a map, estimated from the maps that two halves of its masks give: half of their distance.
+    """Half the distance between the maps (n, h, w) of two halves of the masks, each scaled to [0, 1].
 
-    Parameters
-    ----------
-    one, other : (n, h, w) arrays
-        Each is scaled to [0, 1].
-
-    Returns
-    -------
-    (n, h, w) float32 array in [0, 0.5]
-        For halves that are independent and normal, its root mean square is the standard error of
-        their mean.
+    For halves that are independent and normal, its root mean square is the standard error of their
+    mean.
     """
     return (np.abs(min_max(one) - min_max(other)) / 2).astype(np.float32)
 
@@ -299,23 +282,20 @@ def explain(
     Returns
     -------
     Explanation
-        Empty where there is nothing to explain.
+        It is empty where there is nothing to explain. A tolerance that was not met, or memory that did
+        not suffice for a batch, is a warning.
 
     Raises
     ------
     InputError
         An image, a target or an option that cannot be used.
 
-    Warns
-    -----
-    UserWarning
-        A tolerance that was not met, or memory that did not suffice for a batch.
-
     Examples
     --------
     >>> import dclose_nb as dc
-    >>> detector = dc.load_detector("yolox_nano")  # doctest: +SKIP
-    >>> dc.explain(detector, dc.load_photo("coffee"), n_masks=400)  # doctest: +SKIP
+    >>> detector, image = dc.load_detector("planted", device="cpu"), dc.planted.scene(1).image
+    >>> dc.explain(detector, image, n_masks=20, progress=False).saliency.shape
+    (3, 320, 320)
     """
     start = time.perf_counter()
     if not isinstance(detector, Detector):
@@ -336,9 +316,8 @@ def explain(
 
     canvas = detector.prepare(image)
     detected = targets is None
-    targets = _target_vectors(
-        detector.detect_on(canvas) if targets is None else targets, detector, image.shape[:2]
-    )
+    targets = detector.detect_on(canvas) if targets is None else targets
+    targets = _target_vectors(targets, detector, image.shape[:2])
     batch_size = batch_size or default_batch_size(detector)
     by = {"name": detector.name, "device": str(detector.device), **detector.provenance}
     provenance = json.loads(json.dumps({"detector": by, "versions": versions()}, default=str))
@@ -365,20 +344,13 @@ def explain(
     if not sampled:
         return explanation(how.maps(detector, canvas, targets), 1)
 
-    halves = 1 if tolerance is None else 2
+    plan, halves = how.plan(canvas, seed), 1 if tolerance is None else 2
     sampling = Sampling(
-        detector,
-        canvas,
-        targets,
-        how.plan(canvas, seed),
-        batch_size=batch_size,
-        halves=halves,
-        progress=progress,
+        detector, canvas, targets, plan, batch_size=batch_size, halves=halves, progress=progress
     )
 
     def so_far() -> Explanation:
-        levels = sampling.levels()
-        error = None
+        levels, error = sampling.levels(), None
         if tolerance is not None:
             error = half_difference(*(how.combine(sampling.levels(half)).saliency for half in (0, 1)))
         return explanation(how.combine(levels), sum(len(level.weights) for level in levels), error)

@@ -8,35 +8,20 @@ from .checks import InputError
 
 
 def min_max(maps: np.ndarray) -> np.ndarray:
-    """Scale each map (..., h, w) to [0, 1]; a constant map says nothing and becomes 0."""
+    """Scale each map (..., h, w) to [0, 1]. A constant map says nothing and becomes 0."""
     maps = np.asarray(maps)
     given = np.float32 if maps.dtype == np.float32 else np.float64
     maps = maps.astype(float)
     low = maps.min(axis=(-2, -1), keepdims=True)
     span = maps.max(axis=(-2, -1), keepdims=True) - low
-    # a map that is constant but for rounding must not become noise from 0 to 1
+    # rounding of a constant map must not become noise from 0 to 1
     rounding = 32 * np.finfo(given).eps * np.abs(maps).max(axis=(-2, -1), keepdims=True)
     varies = np.broadcast_to(span > rounding, maps.shape)
     return np.divide(maps - low, span, out=np.zeros_like(maps), where=varies).astype(given)
 
 
 def cascade_steps(levels: np.ndarray) -> np.ndarray:
-    """All the maps on the way: the first level, then A_1 to A_(L-1) of Eq. 8.
-
-    Parameters
-    ----------
-    levels : (L, ..., h, w) array
-        Maps S_k, finest first, of any finite range; each is scaled to [0, 1] here.
-
-    Returns
-    -------
-    (L, ..., h, w) float array
-
-    Raises
-    ------
-    InputError
-        No level, fewer than three dimensions, or values that are not finite.
-    """
+    """All maps on the way of `cascade`: the first level, then A_1 to A_(L-1), (L, ..., h, w)."""
     levels = np.asarray(levels)
     if levels.ndim < 3 or 0 in (levels.shape[0], *levels.shape[-2:]):
         raise InputError(f"levels must be (L, ..., h, w) with L of at least 1, got shape {levels.shape}")
@@ -52,8 +37,8 @@ def cascade_steps(levels: np.ndarray) -> np.ndarray:
 def cascade(levels: np.ndarray) -> np.ndarray:
     """Fuse the levels: ``A_k = (A_(k-1) + S_(k+1)) S_(k+1)``, from ``A_0 = S_1`` (Eq. 8).
 
-    A pixel must matter on the last, coarsest level to matter at all, and gains from each level
-    that agrees.
+    A pixel must matter on the last, coarsest level to matter at all. It gains from each level that
+    agrees.
 
     Parameters
     ----------
@@ -67,7 +52,7 @@ def cascade(levels: np.ndarray) -> np.ndarray:
     Raises
     ------
     InputError
-        As `cascade_steps`.
+        No level, fewer than three dimensions, or values that are not finite.
 
     Examples
     --------

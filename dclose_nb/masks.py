@@ -28,7 +28,6 @@ def superpixels(image: np.ndarray, n_segments: int) -> np.ndarray:
     Parameters
     ----------
     image : (h, w, 3) uint8 array
-        RGB.
     n_segments : int
         At least 1. SLIC gives about as many, and never more than there are pixels.
 
@@ -46,40 +45,23 @@ def superpixels(image: np.ndarray, n_segments: int) -> np.ndarray:
 
 @dataclass(frozen=True, eq=False)
 class MaskSampler:
-    """Random masks of one level: mask i is the same to the bit whenever and wherever it is asked for.
+    """Random masks of one level. Mask number i is always the same, to the bit.
 
-    A mask is made in three steps: each cell of a pattern is kept with probability `p`; the pattern
-    is enlarged bilinearly; a window of the wanted size is cut from it at a random offset. Only the
-    window is ever computed. Make one with `superpixel_masks` or `grid_masks`.
+    A mask is made in three steps. Each cell of a pattern is kept with probability `p`. The pattern
+    is enlarged bilinearly. A window of the wanted size is cut from it at a random offset; only the
+    window is ever computed. Make a sampler with `superpixel_masks` or `grid_masks`.
 
-    Parameters
-    ----------
-    cells : (a, b) int tensor
-        Cell of each pixel of the pattern.
-    n_cells : int
-    shape : (h, w)
-        Size of a mask.
-    enlarged : (A, B)
-        Size of the enlarged pattern.
-    max_offset : (y, x)
-        Largest offset of the window; both ends are drawn.
-    p : float
-        Probability that a cell is kept.
-    seed, level : int
-        Together with a mask's number they settle its draw.
-    crops_per_draw : int
-        How many successive masks are cut from one draw of the pattern.
     """
 
-    cells: torch.Tensor
+    cells: torch.Tensor  # (a, b) int, the cell of each pixel of the pattern
     n_cells: int
-    shape: tuple[int, int]
-    enlarged: tuple[int, int]
-    max_offset: tuple[int, int]
-    p: float
-    seed: int
+    shape: tuple[int, int]  # (h, w) of a mask
+    enlarged: tuple[int, int]  # (A, B) of the enlarged pattern
+    max_offset: tuple[int, int]  # largest (y, x) of the window; both ends are drawn
+    p: float  # probability that a cell is kept
+    seed: int  # seed and level settle a mask's draw, together with its number
     level: int = 0
-    crops_per_draw: int = 1
+    crops_per_draw: int = 1  # how many successive masks are cut from one draw of the pattern
 
     def masks(self, start: int, stop: int) -> torch.Tensor:
         """Masks `start` to `stop - 1` as a (stop - start, h, w) float32 tensor in [0, 1]."""
@@ -90,11 +72,9 @@ class MaskSampler:
 
     @cached_property
     def _taps(self) -> list[tuple[torch.Tensor, ...]]:
-        """Of both sides, see the function."""
-        return [
-            _taps(size, enlarged, self.cells.device)
-            for size, enlarged in zip(self.cells.shape, self.enlarged)
-        ]
+        """Interpolation taps for rows and columns, see `_taps_along`."""
+        sides = zip(self.cells.shape, self.enlarged)
+        return [_taps_along(size, enlarged, self.cells.device) for size, enlarged in sides]
 
     def pattern(self, number: int) -> torch.Tensor:
         """The binary pattern (a, b) that mask `number` is cut from, before it is enlarged."""
@@ -114,7 +94,7 @@ class MaskSampler:
     def _cut(self, kept: torch.Tensor, offset: tuple[int, int], out: torch.Tensor) -> None:
         """Write the window at `offset` of the enlarged pattern to `out`."""
         (y0, y1, fy), (x0, x1, fx) = (
-            [one[start : start + length] for one in taps]
+            [tap[start : start + length] for tap in taps]
             for taps, start, length in zip(self._taps, offset, self.shape)
         )
         top, left = int(y0[0]), int(x0[0])
@@ -123,10 +103,10 @@ class MaskSampler:
         torch.lerp(columns.index_select(0, y0 - top), columns.index_select(0, y1 - top), fy[:, None], out=out)
 
 
-def _taps(size: int, enlarged: int, device: torch.device) -> tuple[torch.Tensor, ...]:
-    """The two source pixels of each pixel along an enlarged side, and the second one's share.
+def _taps_along(size: int, enlarged: int, device: torch.device) -> tuple[torch.Tensor, ...]:
+    """For each pixel along an enlarged side, its two source pixels and the weight of the second.
 
-    Bilinear enlargement from `size` to `enlarged` with pixel centres at halves, edges repeated.
+    Bilinear enlargement with pixel centres at halves; edges are repeated.
     """
     at = (torch.arange(enlarged, dtype=torch.float64) + 0.5) * (size / enlarged) - 0.5
     at = at.clamp(0, size - 1)
@@ -148,7 +128,8 @@ def superpixel_masks(
     """D-CLOSE's masks (section 3.1, after MFPP, Yang et al. 2021).
 
     Superpixels are kept with probability `p`, enlarged bilinearly to ``floor((r + 1) h)`` by
-    ``floor((r + 1) w)``, and cut at offsets from 0 to what the enlargement leaves, both included.
+    ``floor((r + 1) w)``, and cut at offsets from 0 to what the enlargement leaves, both included. A
+    parameter out of its range raises `InputError`.
 
     Parameters
     ----------
@@ -159,16 +140,9 @@ def superpixel_masks(
     r : float
         Resize offset, 0 or more. With 0 the masks keep the superpixels' edges.
     seed, level : int
-        0 or more.
+        0 or more; levels of one seed draw different masks.
     crops_per_draw : int
         1 draws anew for each mask. The authors' program cuts 32 masks from each draw.
-    device : torch.device or str
-        Where the masks are made.
-
-    Raises
-    ------
-    InputError
-        A parameter out of its range.
     """
     labels = np.asarray(labels)
     if labels.ndim != 2 or labels.size == 0 or labels.min() < 0:
@@ -199,25 +173,9 @@ def grid_masks(
 ) -> MaskSampler:
     """RISE's and D-RISE's masks (Petsiuk et al. 2018, 2021): a grid, enlarged and shifted.
 
-    Cells of a grid are kept with probability `p`; the grid is enlarged bilinearly by one cell
-    more than the image and cut at offsets from 0 to one cell, both included. A cell is
-    ``ceil(h / rows)`` by ``ceil(w / columns)`` pixels, so that the enlarged grid covers the image.
-
-    Parameters
-    ----------
-    shape : (h, w)
-        Size of a mask.
-    grid : (rows, columns)
-    p : float
-        In (0, 1).
-    seed : int
-        0 or more.
-    device : torch.device or str
-
-    Raises
-    ------
-    InputError
-        A parameter out of its range.
+    Cells of a grid are kept with probability `p`, in (0, 1). The grid is enlarged bilinearly by one
+    cell more than the masks' `shape` (h, w), and cut at offsets from 0 to one cell, both included. A
+    cell is ``ceil(h / rows)`` by ``ceil(w / columns)`` pixels, so that the enlarged grid covers the image.
     """
     rows, columns = (checks.at_least("grid", cells, 1) for cells in grid)
     cell = math.ceil(shape[0] / rows), math.ceil(shape[1] / columns)

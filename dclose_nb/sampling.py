@@ -98,14 +98,13 @@ class Sampling:
     """Steps 2 to 6 in batches: iterate to go on, and ask for the `levels` so far at any time.
 
     All targets share the masked images. Memory does not grow with the number of masks: a batch is
-    made, seen and added up before the next one. Without targets no image is masked.
+    made, seen and added up before the next one. Without targets no image is masked. A detector that
+    proposes NaN raises `FloatingPointError`.
 
     Parameters
     ----------
-    detector, canvas
-        A detector and the image as it prepared it.
-    targets : Detections
-        n boxes, in image pixels.
+    detector, canvas, targets
+        A detector, the image as it prepared it, and n boxes in image pixels.
     plan : Plan
         Levels take turns, a batch each.
     batch_size : int, optional
@@ -114,11 +113,6 @@ class Sampling:
         With 2, batches go to two halves by turns, so that their maps can be compared.
     progress : bool
         Show a bar.
-
-    Raises
-    ------
-    FloatingPointError
-        The detector proposed NaN.
     """
 
     def __init__(

@@ -18,9 +18,8 @@ def similarity_scores(
     ----------
     proposals : Proposals
         B images, T proposals each, C classes.
-    target_boxes : (n, 4) tensor
-        xyxy, in the frame of the proposals' boxes.
-    target_probs : (n, C) tensor
+    target_boxes, target_probs : (n, 4) and (n, C) tensors
+        Boxes are xyxy, in the frame of the proposals' boxes.
 
     Returns
     -------

@@ -1,5 +1,8 @@
+import json
 import math
+import time
 from collections import Counter
+from dataclasses import fields
 
 import numpy as np
 import pytest
@@ -8,15 +11,14 @@ import torch.nn.functional as F
 from toys import Lamps
 
 import dclose_nb as dc
-from dclose_nb import sampling as engine
-from dclose_nb.explanation import parameters
-from dclose_nb.fusion import cascade
-from dclose_nb.masks import superpixel_masks, superpixels
-from dclose_nb.methods.dclose import split
+from dclose_nb.fusion import cascade, min_max
+from dclose_nb.masks import grid_masks, superpixel_masks, superpixels
+from dclose_nb.methods import make
+from dclose_nb.sampling import Plan, sample
 
 
 def test_the_seven_steps_by_the_loop(lamps, lit):
-    """Section 3.5 from the first step to the last, without the module's engine, density or fusion."""
+    """Section 3.5 from the first step to the last, without the module's loop, density or fusion."""
     segments, n_masks, p, r = (4, 8, 16), 30, 0.4, 1.5
     found = dc.explain(lamps, lit, n_masks=n_masks, segments=segments, p=p, r=r, seed=3, progress=False)
     h, w = lit.shape[:2]
@@ -45,8 +47,6 @@ def test_the_seven_steps_by_the_loop(lamps, lit):
 
 
 def test_drise_is_the_weighted_sum_over_n_p(lamps, lit):
-    from dclose_nb.masks import grid_masks
-
     found = dc.explain(lamps, lit, method="drise", n_masks=12, grid=(3, 4), p=0.3, progress=False)
     masks = grid_masks((12, 20), grid=(3, 4), p=0.3).masks(0, 12).numpy()
     for n in range(2):
@@ -74,7 +74,7 @@ def test_maps_lie_on_their_lamp(options):
 def test_the_record_says_how_it_was_made(lamps, lit):
     found = dc.explain(lamps, lit, n_masks=16, seed=5, progress=False)
     assert found.method == "dclose" and found.n_forward == 17 and found.seconds > 0
-    assert found.params["n_masks"] == 16 and found.params["seed"] == 5 and found.params["p"] == 0.5
+    assert found.params["n_masks"] == 16 and found.seed == 5 and found.params["p"] == 0.5
     assert found.params["segments"] == (150, 300, 600, 1200, 2400)
     assert found.levels.shape == (5, 2, 12, 20) and found.density.shape == (5, 12, 20)
     assert found.saliency.dtype == found.levels.dtype == np.float32
@@ -134,12 +134,12 @@ def test_the_same_seed_gives_the_same_map_for_any_batch_size(lamps, lit):
 
 
 def test_the_paper_s_parameters_are_the_defaults():
-    dclose, drise = (parameters(method) for method in ("dclose", "drise"))
-    assert dclose["n_masks"] == 4000
-    assert dclose["segments"] == (150, 300, 600, 1200, 2400)
-    assert (dclose["p"], dclose["r"], dclose["crops_per_draw"]) == (0.5, 2.2, 1)
-    assert (dclose["proposals"], dclose["order"]) == ("all", "fine_to_coarse")
-    assert (drise["n_masks"], drise["grid"], drise["p"]) == (5000, (16, 16), 0.5)
+    dclose, drise = make("dclose"), make("drise")
+    assert dclose.n_masks == 4000
+    assert dclose.segments == (150, 300, 600, 1200, 2400)
+    assert (dclose.p, dclose.r, dclose.crops_per_draw) == (0.5, 2.2, 1)
+    assert (dclose.proposals, dclose.order) == ("all", "fine_to_coarse")
+    assert (drise.n_masks, drise.grid, drise.p) == (5000, (16, 16), 0.5)
 
 
 def test_the_other_order_begins_with_the_coarsest(lamps, lit):
@@ -171,7 +171,7 @@ def test_a_partly_overlapping_proposal_in_a_shifted_canvas():
     canvas = lamp.prepare(image)
     target = dc.Targets([[6, 2, 14, 8]], ["a"]).detections(("a", "b"))
     sampler = superpixel_masks(np.arange(320).reshape(20, 16).repeat(2, 1) // 40)
-    (level,) = engine.run(lamp, canvas, target, [sampler], [9], progress=False)
+    (level,) = sample(lamp, canvas, target, Plan([sampler], [9]), progress=False)
     bright = sampler.masks(0, 9)[:, 4:16, 4:20].mean((1, 2))
     assert np.allclose(level.weights[:, 0], bright / 3 * 0.6, atol=1e-5)
 
@@ -191,10 +191,11 @@ def test_options_reach_the_method(lamps, lit):
         assert not np.allclose(saliency(**option), default), option
 
 
-def test_the_budget_is_shared_finest_first():
-    assert split(4000, 5) == [800] * 5
-    assert split(4003, 5) == [801, 801, 801, 800, 800]
-    assert split(5, 5) == [1] * 5
+@pytest.mark.parametrize(
+    ("n_masks", "counts"), [(4000, [800] * 5), (4003, [801] * 3 + [800] * 2), (5, [1] * 5)]
+)
+def test_the_budget_is_shared_finest_first(n_masks, counts):
+    assert make("dclose", n_masks=n_masks).counts == counts
 
 
 @pytest.mark.parametrize(
@@ -251,34 +252,173 @@ def test_all_targets_share_the_forward_passes(lit):
 
 def test_auto_stops_by_itself_and_says_how_far_it_got(lamps, lit):
     found = dc.explain(lamps, lit, n_masks="auto", tolerance=0.3, method="drise", grid=(3, 3), progress=False)
-    assert found.params["tolerance"] == 0.3 and found.params["n_masks"] == 5000
+    assert found.tolerance == 0.3 and found.params["n_masks"] == 5000
     assert 200 <= found.n_forward - 1 < 5000
     assert found.error.shape == found.saliency.shape and not found.error.flags.writeable
     assert (found.relative_error <= 0.3).all() and found[1].relative_error.shape == (1,)
     assert found[1].error.shape == (1, *lit.shape[:2])
-    assert parameters("dclose", n_masks="auto")["tolerance"] == dc.explanation.TOLERANCE
+    finer = dc.explain(lamps, lit, tolerance=0.12, method="drise", grid=(3, 3), progress=False)
+    assert found.n_forward < finer.n_forward < 5000 and (finer.relative_error <= 0.12).all()
     plain = dc.explain(lamps, lit, n_masks=50, progress=False)
-    assert plain.error is None is plain.relative_error and plain[0].error is None
+    assert plain.error is None is plain.relative_error and plain[0].error is None is plain.tolerance
+
+
+def test_auto_is_a_tolerance_of_a_tenth(lamps, lit):
+    with pytest.warns(UserWarning, match=r"after 5000 masks a map's error is 0.\d\d, not 0.1 or less"):
+        found = dc.explain(lamps, lit, n_masks="auto", method="drise", grid=(40, 40), progress=False)
+    assert found.tolerance == 0.1 and found.n_forward == 5001
+
+
+def test_the_error_is_half_of_the_distance_of_two_halves(lamps, lit):
+    """Batches go to one half and to the other by turns."""
+    with pytest.warns(UserWarning, match=r"after 64 masks a map's error is \d\.\d\d, not 0.01 or less"):
+        found = dc.explain(
+            lamps, lit, method="drise", n_masks=64, grid=(3, 4), tolerance=0.01, batch_size=4, progress=False
+        )
+    masks = grid_masks((12, 20), grid=(3, 4)).masks(0, 64).numpy()
+    first = np.arange(64) % 8 < 4
+    for n, (x1, y1, x2, y2) in enumerate(found.detections.boxes.astype(int)):
+        weights = np.array([(lit * mask[:, :, None])[y1:y2, x1:x2].mean() / 255 for mask in masks])
+        whole, one, other = (
+            min_max(np.einsum("k,khw->hw", weights[which], masks[which]))
+            for which in (first | True, first, ~first)
+        )
+        assert np.allclose(found.error[n], np.abs(one - other) / 2, atol=1e-4)
+        expected = np.sqrt((found.error[n] ** 2).mean()) / np.sqrt((whole**2).mean())
+        assert np.isclose(found.relative_error[n], expected, rtol=1e-3)
+
+
+def test_the_estimated_error_is_about_the_true_one(lamps, lit):
+    """Against a map of many more masks, over seeds."""
+    options = {"method": "drise", "grid": (3, 4), "progress": False}
+    truth = min_max(dc.explain(lamps, lit, n_masks=40_000, seed=99, batch_size=200, **options).saliency)
+    estimated, true = [], []
+    for seed in range(8):
+        with pytest.warns(UserWarning, match="after 2000 masks"):
+            found = dc.explain(lamps, lit, n_masks=2000, tolerance=1e-9, seed=seed, batch_size=100, **options)
+        estimated.append(np.sqrt((found.error**2).mean()))
+        true.append(np.sqrt(((min_max(found.saliency) - truth) ** 2).mean()))
+    assert 0.7 < np.mean(estimated) / np.mean(true) < 1.5
 
 
 @pytest.mark.parametrize(("options", "word"), [
     ({"n_masks": "auto", "method": "gradcam"}, "no option 'tolerance'"),
+    ({"tolerance": 0.2, "method": "sodex"}, "no option 'tolerance'; it has: n_masks"),
     ({"n_masks": "auto", "tolerance": 0}, "tolerance"),
     ({"tolerance": 1.5}, "tolerance"),
     ({"n_masks": "many"}, "n_masks"),
 ])  # fmt: skip
-def test_what_auto_cannot_be_is_refused(options, word):
+def test_what_auto_cannot_be_is_refused(lamps, lit, options, word):
     with pytest.raises(dc.InputError, match=word):
-        parameters(**options)
+        dc.explain(lamps, lit, progress=False, **options)
+    assert not lamps.seen
 
 
-def test_an_explanation_can_be_watched_and_stopped(lamps, lit, monkeypatch):
-    monkeypatch.setattr(engine, "WATCH", 0)
-    seen = []
-    done = dc.explain(lamps, lit, n_masks=400, progress=False, watch=lambda one: bool(seen.append(one)))
-    assert len(seen) > 2 and all(isinstance(one, dc.Explanation) for one in seen)
-    assert done.n_forward == 401 and seen[0].n_forward < seen[1].n_forward
-    stopped = dc.explain(lamps, lit, n_masks=400, progress=False, watch=lambda one: True)
-    assert stopped.n_forward == seen[0].n_forward
-    for method in ("drise", "mfpp", "sodex"):
-        assert dc.explain(lamps, lit, method=method, progress=False, watch=lambda one: True).n_forward < 100
+class Slow(Lamps):
+    """Long enough in a batch that every turn is watched."""
+
+    def predict(self, pixels):
+        if len(pixels) > 1:
+            time.sleep(0.08)
+        return super().predict(pixels)
+
+
+def test_an_explanation_can_be_watched_and_stopped(lamps, lit):
+    slow, seen = Slow(lamps.boxes.numpy(), lamps.class_probs.numpy()), []
+    options = {"n_masks": 60, "batch_size": 4, "progress": False}
+    done = dc.explain(slow, lit, **options, watch=lambda now: bool(seen.append(now)))
+    assert [now.n_forward for now in seen] == [21, 41, 61]
+    assert all(isinstance(now, dc.Explanation) for now in seen) and done.n_forward == 61
+    assert np.array_equal(done.saliency, seen[-1].saliency)
+    for method in ("dclose", "mfpp"):
+        stopped = dc.explain(slow, lit, method=method, **options, watch=lambda now: True)
+        assert stopped.n_forward == 21
+    for method in ("drise", "sodex"):
+        stopped = dc.explain(slow, lit, method=method, **options, watch=lambda now: True)
+        assert 13 < stopped.n_forward < 41
+
+
+# -- saved and loaded
+
+RUNS = [
+    {"n_masks": 20, "seed": 4, "batch_size": 3},
+    {"method": "drise", "n_masks": 400, "grid": [3, 4], "tolerance": 0.9},
+    {"method": "contrast", "n_masks": 30, "segments": np.array([4, 9])},
+    {"method": "sodex", "n_masks": 30},
+]
+
+
+def assert_same(found, expected):
+    for field in fields(expected):
+        one, other = getattr(found, field.name), getattr(expected, field.name)
+        if field.name == "detections":
+            for name in ("boxes", "objectness", "class_probs"):
+                assert np.array_equal(getattr(one, name), getattr(other, name))
+            assert one.class_names == other.class_names
+        elif isinstance(other, np.ndarray):
+            assert one.dtype == other.dtype and np.array_equal(one, other) and not one.flags.writeable
+        else:
+            assert one == other and type(one) is type(other), field.name
+
+
+@pytest.mark.parametrize("options", RUNS, ids=lambda options: options.get("method", "dclose"))
+def test_what_is_loaded_is_what_was_saved_to_the_bit(lamps, lit, tmp_path, options):
+    for expected in (found := dc.explain(lamps, lit, progress=False, **options), found[1], found[:0]):
+        assert expected.save(tmp_path / "kept") == tmp_path / "kept"
+        assert_same(dc.Explanation.load(tmp_path / "kept"), expected)
+        assert sorted(file.name for file in (tmp_path / "kept").iterdir()) == ["manifest.json", "maps.npz"]
+
+
+def test_facts_of_a_detector_that_json_does_not_know_are_kept_as_words(lamps, lit, tmp_path):
+    lamps.provenance = {"file": tmp_path, "mean": (1, 2)}
+    found = dc.explain(lamps, lit, n_masks=5, progress=False)
+    assert found.provenance["detector"]["file"] == str(tmp_path)
+    assert_same(dc.Explanation.load(found.save(tmp_path / "kept")), found)
+
+
+def test_a_folder_of_somebody_else_is_left_alone(lamps, lit, tmp_path):
+    found = dc.explain(lamps, lit, n_masks=5, progress=False)
+    (tmp_path / "maps.npz").write_text("theirs")
+    with pytest.raises(dc.InputError, match="is not an explanation's and would be lost"):
+        found.save(tmp_path)
+    assert [file.name for file in tmp_path.iterdir()] == ["maps.npz"]
+    assert (tmp_path / "maps.npz").read_text() == "theirs"
+
+
+def edited(folder, **changes):
+    path = folder / "manifest.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+
+
+def cut(folder):
+    content = (folder / "maps.npz").read_bytes()
+    (folder / "maps.npz").write_bytes(content[: len(content) // 2])
+
+
+@pytest.mark.parametrize(("damage", "words"), [
+    (lambda folder: (folder / "manifest.json").unlink(), "holds no explanation: there is no manifest.json"),
+    (lambda folder: (folder / "maps.npz").unlink(), "is damaged: FileNotFoundError"),
+    (cut, "is damaged: "),
+    (lambda folder: np.savez(folder / "maps.npz", saliency=np.zeros(3)), "is damaged: "),
+    (lambda folder: np.savez(folder / "maps.npz", saliency=np.array([None])), "is damaged: "),
+    (lambda folder: (folder / "manifest.json").write_text("{"), "is damaged: "),
+    (lambda folder: (folder / "manifest.json").write_text("[]"), "is not an explanation's"),
+    (lambda folder: edited(folder, files=["thesis.tex"]), "is not an explanation's"),
+    (lambda folder: edited(folder, files=None), "is not an explanation's"),
+    (lambda folder: edited(folder, params=[1]), "is damaged: "),
+    (lambda folder: edited(folder, format=99), "saved by a later version of dclose_nb"),
+    (lambda folder: edited(folder, format=0), "saved by an earlier version of dclose_nb"),
+    (lambda folder: edited(folder, format="new"), "is damaged: "),
+    (lambda folder: edited(folder, image={"sha256": "0"}), "its two files do not belong together"),
+])  # fmt: skip
+def test_what_cannot_be_loaded_is_said_in_one_line(lamps, lit, tmp_path, damage, words):
+    dc.explain(lamps, lit, n_masks=5, progress=False).save(tmp_path)
+    damage(tmp_path)
+    with pytest.raises(dc.InputError, match=words) as said:
+        dc.Explanation.load(tmp_path)
+    assert "\n" not in str(said.value)
+
+
+def test_a_folder_that_is_missing(tmp_path):
+    with pytest.raises(dc.InputError, match="holds no explanation"):
+        dc.Explanation.load(tmp_path / "nowhere")

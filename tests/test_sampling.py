@@ -1,25 +1,27 @@
+"""The loop of section 3.5 against its own text, in any batches, with any luck of memory."""
+
 import numpy as np
 import pytest
 import torch
 from toys import out_of_memory_above
 
 import dclose_nb as dc
-from dclose_nb import sampling as engine
-from dclose_nb.fusion import min_max
 from dclose_nb.masks import grid_masks, superpixel_masks
-from dclose_nb.similarity import mask_weights
+from dclose_nb.sampling import Plan, Sampling, plain_loop, sample
 
 
-def samplers(shape, seed=0):
+def plan(shape, counts=(11, 6), *, seed=0, filtered=False):
     labels = np.random.default_rng(5).integers(0, 9, shape)
-    return [superpixel_masks(labels, seed=seed, r=1), grid_masks(shape, grid=(3, 3), seed=seed)]
+    samplers = [superpixel_masks(labels, seed=seed, r=1), grid_masks(shape, grid=(3, 3), seed=seed)]
+    return Plan(samplers, counts, filtered)
 
 
-def run(detector, image, targets=None, *, counts=(11, 6), seed=0, **options):
+def levels_of(detector, image, targets=None, *, counts=(11, 6), seed=0, **options):
     canvas = detector.prepare(image)
     targets = detector.detect(image) if targets is None else targets
-    shape = canvas.content[2:]
-    return engine.run(detector, canvas, targets, samplers(shape, seed), counts, progress=False, **options)
+    return sample(
+        detector, canvas, targets, plan(canvas.content[2:], counts, seed=seed), progress=False, **options
+    )
 
 
 def by_the_loop(detector, image, targets, sampler, count):
@@ -46,22 +48,34 @@ def by_the_loop(detector, image, targets, sampler, count):
 
 def test_the_loop_against_the_paper_s_steps(lamps, lit):
     targets = lamps.detect(lit)
-    levels = run(lamps, lit, counts=(11, 6), batch_size=4)
-    for level, sampler, count in zip(levels, samplers(lit.shape[:2]), (11, 6)):
-        saliency, density, weights = by_the_loop(lamps, lit, targets, sampler, count)
+    levels = levels_of(lamps, lit, counts=(11, 6), batch_size=4)
+    for level, count in zip(levels, (11, 6)):
+        saliency, density, weights = by_the_loop(lamps, lit, targets, level.sampler, count)
         assert weights.min() >= 0 and weights.std() > 0
         assert np.allclose(level.saliency, saliency, atol=1e-5)
         assert np.allclose(level.density, density, atol=1e-5)
         assert np.allclose(level.weights, weights, atol=1e-5)
 
 
+@pytest.mark.parametrize("filtered", [False, True])
+def test_batches_give_what_the_plain_loop_gives(lamps, lit, filtered):
+    canvas, targets = lamps.prepare(lit), lamps.detect(lit)
+    what = plan(lit.shape[:2], (25, 13), filtered=filtered)
+    batches = sample(lamps, canvas, targets, what, batch_size=4, progress=False)
+    for level, plain in zip(batches, plain_loop(lamps, canvas, targets, what)):
+        assert plain.weights.std() > 0 and level.sampler is plain.sampler
+        assert np.allclose(level.weights, plain.weights, atol=1e-6)
+        assert np.allclose(level.weighted_sum, plain.weighted_sum, atol=1e-5)
+        assert np.allclose(level.density, plain.density, atol=1e-5)
+
+
 def test_only_the_image_is_masked(lamps, lit):
     """The network sees I times M inside and the padding untouched around it."""
     canvas = lamps.prepare(lit)
     lamps.seen.clear()
-    run(lamps, lit, lamps.detect(lit), counts=(3, 0), batch_size=2)
+    levels_of(lamps, lit, lamps.detect(lit), counts=(3, 0), batch_size=2)
     seen = torch.cat(lamps.seen[1:])  # the first call detects
-    masks = samplers(lit.shape[:2])[0].masks(0, 3)
+    masks = plan(lit.shape[:2]).samplers[0].masks(0, 3)
     assert torch.allclose(seen[:, :, *canvas.window], canvas.pixels[:, *canvas.window] * masks[:, None])
     outside = torch.ones_like(canvas.pixels[0], dtype=torch.bool)
     outside[canvas.window] = False
@@ -70,21 +84,21 @@ def test_only_the_image_is_masked(lamps, lit):
 
 @pytest.mark.parametrize("batch_size", [1, 4, 64])
 def test_the_batch_size_changes_nothing(lamps, lit, batch_size):
-    for one, other in zip(run(lamps, lit, batch_size=batch_size), run(lamps, lit, batch_size=5)):
+    for one, other in zip(levels_of(lamps, lit, batch_size=batch_size), levels_of(lamps, lit, batch_size=5)):
         assert np.allclose(one.saliency, other.saliency, atol=1e-6)
         assert np.allclose(one.density, other.density, atol=1e-6)
 
 
 def test_another_seed_gives_another_map(lamps, lit):
-    one, other = run(lamps, lit, seed=0)[0], run(lamps, lit, seed=1)[0]
+    one, other = levels_of(lamps, lit, seed=0)[0], levels_of(lamps, lit, seed=1)[0]
     assert np.abs(one.saliency - other.saliency).max() > 1e-3
 
 
 def test_targets_are_explained_together_as_alone(lamps, lit):
     targets = lamps.detect(lit)
-    together = run(lamps, lit, targets)
+    together = levels_of(lamps, lit, targets)
     for n in range(2):
-        for level, alone in zip(together, run(lamps, lit, targets[n])):
+        for level, alone in zip(together, levels_of(lamps, lit, targets[n])):
             assert np.allclose(level.saliency[n], alone.saliency[0], atol=1e-6)
 
 
@@ -95,7 +109,7 @@ def test_a_constant_weight_gives_a_flat_map(lamps, lit):
     lamps.predict = lambda pixels: dc.Proposals(
         *(part.expand(len(pixels), *part.shape[1:]) for part in constant)
     )
-    level = run(lamps, lit, targets)[0]
+    level = levels_of(lamps, lit, targets)[0]
     assert np.ptp(level.density) > 1
     assert np.allclose(level.saliency, targets.objectness[:, None, None], atol=1e-5)
 
@@ -113,14 +127,14 @@ def test_a_constant_weight_stays_flat_over_many_masks(lamps, lit):
 
 def test_a_batch_is_no_larger_than_the_masks(lamps, lit):
     lamps.seen.clear()
-    run(lamps, lit, lamps.detect(lit), counts=(3, 2), batch_size=10**9)
+    levels_of(lamps, lit, lamps.detect(lit), counts=(3, 2), batch_size=10**9)
     assert [len(pixels) for pixels in lamps.seen] == [1, 3, 2]
 
 
 def test_without_targets_nothing_is_masked(lamps, lit):
     none = lamps.detect(np.zeros_like(lit))
     lamps.seen.clear()
-    levels = run(lamps, lit, none)
+    levels = levels_of(lamps, lit, none)
     assert len(none) == 0 and not lamps.seen
     assert levels[0].saliency.shape == (0, 12, 20) and levels[0].weights.shape == (0, 0)
 
@@ -132,7 +146,7 @@ def test_nan_from_the_detector_is_named(lamps, lit):
         objectness=torch.full((len(pixels), 2), torch.nan)
     )
     with pytest.raises(FloatingPointError, match="lamps"):
-        run(lamps, lit, targets)
+        levels_of(lamps, lit, targets)
 
 
 def test_ctrl_c_stops_within_a_batch(lamps, lit):
@@ -145,17 +159,17 @@ def test_ctrl_c_stops_within_a_batch(lamps, lit):
 
     lamps.predict = interrupted
     with pytest.raises(KeyboardInterrupt):
-        run(lamps, lit, targets, counts=(1000, 1000), batch_size=4)
+        levels_of(lamps, lit, targets, counts=(1000, 1000), batch_size=4)
     assert calls == [4]
 
 
 def test_memory_that_does_not_suffice_halves_the_batch(lamps, lit):
     targets = lamps.detect(lit)
-    expected = run(lamps, lit, targets, batch_size=8)
+    expected = levels_of(lamps, lit, targets, batch_size=8)
     lamps.predict = out_of_memory_above(3, lamps.predict)
-    with pytest.warns(UserWarning, match="going on with batches of [42]") as said:
-        got = run(lamps, lit, targets, batch_size=8)
-    assert len(said) == 2  # 8 to 4 to 2
+    with pytest.warns(UserWarning, match="going on with batches of 2") as said:
+        got = levels_of(lamps, lit, targets, batch_size=8)
+    assert len(said) == 1
     for one, other in zip(got, expected):
         assert np.allclose(one.saliency, other.saliency, atol=1e-6)
         assert np.allclose(one.weights, other.weights, atol=1e-6)
@@ -168,83 +182,36 @@ def test_memory_for_not_even_one_image_is_an_error(lamps, lit):
         raise RuntimeError("DefaultCPUAllocator: can't allocate memory")
 
     lamps.predict = none
-    with pytest.raises(RuntimeError, match="allocate"), pytest.warns(UserWarning, match="batches of 1"):
-        run(lamps, lit, targets, batch_size=2)
+    with pytest.raises(RuntimeError, match="allocate"):
+        levels_of(lamps, lit, targets, batch_size=2)
 
 
-# -- budgets
-
-
-def sample(detector, image, tolerance=None, watch=None, counts=(640, 640), batch_size=4, seed=0):
-    canvas, targets = detector.prepare(image), detector.detect(image)
-
-    def finish(levels):
-        maps = np.mean([level.saliency for level in levels], axis=0)
-        return engine.Maps(maps, sum(len(level.weights) for level in levels))
-
-    made = samplers(canvas.content[2:], seed)
-    budget = engine.Budget(tolerance, watch)
-    return engine.sample(
-        detector, canvas, targets, made, counts, finish, budget=budget, batch_size=batch_size, progress=False
-    )
-
-
-def test_the_error_is_half_of_the_distance_of_two_halves(lamps, lit):
-    """Batches go to one half and to the other by turns."""
+def test_two_halves_have_every_other_batch(lamps, lit):
     canvas, targets = lamps.prepare(lit), lamps.detect(lit)
-    with pytest.warns(UserWarning, match=r"after 64 masks a map's error is \d\.\d\d, not 0.01 or less"):
-        maps = sample(lamps, lit, tolerance=0.01, counts=(32, 32))
-    halves = []
-    for first in (0, 4):
-        levels = []
-        for sampler in samplers(canvas.content[2:]):
-            mine = [i for start in range(first, 32, 8) for i in range(start, start + 4)]
-            masks = torch.cat([sampler.masks(i, i + 1) for i in mine])  # (16, h, w)
-            weights = np.array([run_one(lamps, canvas, targets, mask) for mask in masks])  # (16, n)
-            levels.append(
-                np.einsum("in,ihw->nhw", weights, masks.numpy()) / np.maximum(masks.sum(0).numpy(), 1e-9)
-            )
-        halves.append(min_max(np.mean(levels, axis=0)))
-    assert np.allclose(maps.error, np.abs(halves[0] - halves[1]) / 2, atol=1e-4)
-    size = np.sqrt((min_max(maps.saliency) ** 2).mean((1, 2)))
-    assert np.allclose(maps.relative_error, np.sqrt((maps.error**2).mean((1, 2))) / size)
+    what = plan(lit.shape[:2], (32, 32))
+    sampling = Sampling(lamps, canvas, targets, what, batch_size=4, halves=2, progress=False)
+    assert list(sampling) == [16, 32, 48, 64]
+    for half, first in enumerate((0, 4)):
+        for k, level in enumerate(sampling.levels(half)):
+            numbers = [i for start in range(first, 32, 8) for i in range(start, start + 4)]
+            masks = torch.cat([what.samplers[k].masks(i, i + 1) for i in numbers])  # (16, h, w)
+            weights = plain_loop(lamps, canvas, targets, what)[k].weights[numbers]
+            assert np.allclose(level.weights, weights, atol=1e-6)
+            assert np.allclose(level.weighted_sum, np.einsum("in,ihw->nhw", weights, masks), atol=1e-5)
 
 
-def run_one(detector, canvas, targets, mask):
-    pixels = canvas.pixels.clone()
-    pixels[:, *canvas.window] *= mask
-    boxes, probs = canvas.boxes_to_canvas(targets.boxes), torch.tensor(targets.class_probs)
-    return mask_weights(detector.predict(pixels[None]), boxes, probs)[0].numpy()
+def test_what_has_been_added_up_can_be_read_at_any_time(lamps, lit):
+    canvas, targets = lamps.prepare(lit), lamps.detect(lit)
+    sampling = Sampling(lamps, canvas, targets, plan(lit.shape[:2], (8, 8)), batch_size=4, progress=False)
+    assert next(iter(sampling)) == 8
+    expected = sample(lamps, canvas, targets, plan(lit.shape[:2], (4, 4)), progress=False)
+    for level, other in zip(sampling.levels(), expected):
+        assert np.allclose(level.saliency, other.saliency, atol=1e-6) and len(level.weights) == 4
 
 
-def test_sampling_stops_when_the_halves_agree(lamps, lit):
-    coarse, fine = sample(lamps, lit, tolerance=0.3), sample(lamps, lit, tolerance=0.12)
-    assert engine.CHECK <= coarse.n_forward < fine.n_forward < 1280
-    assert (coarse.relative_error <= 0.3).all() and (fine.relative_error <= 0.12).all()
-    assert sample(lamps, lit).error is None
-
-
-def test_the_estimated_error_is_about_the_true_one(lamps, lit):
-    """Against a map of many more masks, over seeds."""
-    truth = min_max(sample(lamps, lit, counts=(20_000, 20_000), batch_size=200, seed=99).saliency)
-    estimated, true = [], []
-    for seed in range(8):
-        maps = sample(lamps, lit, tolerance=0.2, counts=(2000, 2000), seed=seed)
-        estimated.append(np.sqrt((maps.error**2).mean()))
-        true.append(np.sqrt(((min_max(maps.saliency) - truth) ** 2).mean()))
-    assert 0.7 < np.mean(estimated) / np.mean(true) < 1.5
-
-
-def test_a_watcher_sees_the_maps_grow_and_may_stop_them(lamps, lit, monkeypatch):
-    monkeypatch.setattr(engine, "WATCH", 0)
-    seen = []
-
-    def watch(maps):
-        seen.append(maps)
-        return len(seen) == 3
-
-    maps = sample(lamps, lit, watch=watch)
-    assert [one.n_forward for one in seen] == [8, 16, 24] and maps.n_forward == 24
-    assert np.array_equal(maps.saliency, seen[-1].saliency)
-    again = sample(lamps, lit, watch=lambda maps: None)
-    assert again.n_forward == 1280
+def test_a_warning_names_the_caller_s_line(lamps, lit):
+    targets = lamps.detect(lit)
+    lamps.predict = out_of_memory_above(3, lamps.predict)
+    with pytest.warns(UserWarning, match="memory") as said:
+        dc.explain(lamps, lit, targets, n_masks=40, batch_size=8, progress=False)
+    assert said[0].filename == __file__

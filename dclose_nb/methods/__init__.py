@@ -36,21 +36,9 @@ def options_of(name: str) -> list[str]:
 
 
 def make(name: str, *, n_masks: int | None = None, **options: Any) -> Any:
-    """A method with its options, checked.
+    """A method with its options, the fields of its class; None is the method's own number of masks.
 
-    Parameters
-    ----------
-    name : str
-        A key of `METHODS`.
-    n_masks : int, optional
-        By default the method's own.
-    **options
-        Fields of the method's class.
-
-    Raises
-    ------
-    InputError
-        An unknown method or option, or a value out of its range.
+    An unknown method or option, or a value out of its range, raises `InputError`.
     """
     known = options_of(name)
     if n_masks is not None:

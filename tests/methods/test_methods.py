@@ -1,14 +1,17 @@
 """Each method beside the paper's: against closed forms and its own recipe, step by step."""
 
+from dataclasses import FrozenInstanceError, asdict
+
 import numpy as np
 import pytest
 import torch
 
 import dclose_nb as dc
-from dclose_nb import sampling as engine
 from dclose_nb.masks import superpixel_masks, superpixels
-from dclose_nb.methods.contrast import share
-from dclose_nb.methods.dclose import fuse, split, without_density
+from dclose_nb.methods import make
+from dclose_nb.methods.contrast import Contrast
+from dclose_nb.methods.dclose import Dclose
+from dclose_nb.sampling import Plan, sample
 
 SEGMENTS = (4, 8, 16)
 
@@ -19,8 +22,8 @@ def levels_by_hand(detector, image, targets, n_masks):
     content = canvas.pixels[:, *canvas.window].permute(1, 2, 0).round().byte().numpy()
     finest = sorted(SEGMENTS, reverse=True)
     samplers = [superpixel_masks(superpixels(content, n), level=k) for k, n in enumerate(finest)]
-    counts = split(n_masks, len(finest))
-    found = engine.run(detector, canvas, targets, samplers, counts, progress=False)
+    counts = Dclose(n_masks, SEGMENTS).counts
+    found = sample(detector, canvas, targets, Plan(samplers, counts), progress=False)
     return [(one.weighted_sum, one.density, count) for one, count in zip(found, counts)]
 
 
@@ -47,16 +50,15 @@ def test_the_four_settings_of_the_ablation(lamps, lit, density, fusion):
 
 def test_all_settings_come_from_one_run(lamps, lit):
     """What an evaluation does: the levels of one run, put together in other ways."""
-    options = {"segments": SEGMENTS, "n_masks": 65, "progress": False}  # one more on the finest level
-    whole = dc.explain(lamps, lit, **options)
-    bare = without_density(whole.levels, whole.density, split(65, len(whole.levels)), 0.5)
-    for levels, density in ((whole.levels, True), (bare, False)):
-        for fusion in ("cascade", "mean"):
-            alone = dc.explain(lamps, lit, density=density, fusion=fusion, **options)
-            together = lamps.prepare(lit).maps_to_image(fuse(levels, fusion=fusion))
-            assert np.allclose(alone.saliency, together, atol=1e-5)
-    mfpp = dc.explain(lamps, lit, method="mfpp", **options)
-    assert np.allclose(mfpp.saliency, lamps.prepare(lit).maps_to_image(fuse(bare, fusion="mean")), atol=1e-5)
+    options = {"segments": SEGMENTS, "n_masks": 65}  # one more on the finest level
+    whole = dc.explain(lamps, lit, **options, progress=False)
+    counts, canvas = Dclose(**options).counts, lamps.prepare(lit)
+    for setting in ({"density": d, "fusion": f} for d in (True, False) for f in ("cascade", "mean")):
+        alone = dc.explain(lamps, lit, **setting, **options, progress=False)
+        together = Dclose(**setting, **options).fuse(whole.levels, whole.density, counts).saliency
+        assert np.allclose(alone.saliency, canvas.maps_to_image(together), atol=1e-5)
+    mfpp = dc.explain(lamps, lit, method="mfpp", **options, progress=False)
+    assert np.allclose(mfpp.saliency, canvas.maps_to_image(together), atol=1e-5)
     assert mfpp.params["segments"] == SEGMENTS and mfpp.n_forward == 66
 
 
@@ -67,12 +69,12 @@ def test_contrast_mask_by_mask(lamps, lit):
         lamps, lit, targets, method="contrast", segments=SEGMENTS, n_masks=60, seed=2, progress=False
     )
     canvas = lamps.prepare(lit)
-    finest, counts = sorted(SEGMENTS, reverse=True), share(60, SEGMENTS)
+    finest, counts = sorted(SEGMENTS, reverse=True), Contrast(60, SEGMENTS).counts
     assert counts == sorted(counts) and found.n_forward == sum(counts) == 60
     samplers = [
         superpixel_masks(superpixels(canvas.content_image, n), level=k, seed=2) for k, n in enumerate(finest)
     ]
-    results = engine.run(lamps, canvas, targets, samplers, counts, progress=False)
+    results = sample(lamps, canvas, targets, Plan(samplers, counts), progress=False)
     contrasts = []
     for sampler, result, count in zip(samplers, results, counts):
         kept, hidden, keeps, hides = (np.zeros_like(found.levels[0], dtype=float) for _ in range(4))
@@ -97,7 +99,7 @@ def test_contrast_mask_by_mask(lamps, lit):
 @pytest.mark.parametrize("n_masks", [6, 7, 200, 1001])
 def test_the_budget_of_contrast(n_masks):
     """At least two masks a level, no mask lost, and the rest as superpixels are large."""
-    counts = share(n_masks, (100, 200, 400))
+    counts = Contrast(n_masks, (100, 200, 400)).counts
     assert sum(counts) == n_masks and min(counts) >= 2
     assert np.allclose(counts, 2 + (n_masks - 6) * np.array([1, 2, 4]) / 7, atol=1)
 
@@ -109,7 +111,7 @@ def test_sodex_is_a_weighted_ridge_regression(lamps, lit):
     canvas = lamps.prepare(lit)
     labels = superpixels(canvas.pixels[:, *canvas.window].permute(1, 2, 0).round().byte().numpy(), 6)
     sampler = superpixel_masks(labels, r=0, seed=3)
-    (result,) = engine.run(lamps, canvas, targets, [sampler], [50], progress=False)
+    (result,) = sample(lamps, canvas, targets, Plan([sampler], [50]), progress=False)
     Z = np.array(
         [[sampler.masks(i, i + 1)[0].numpy()[labels == s][0] for s in np.unique(labels)] for i in range(50)]
     )
@@ -222,6 +224,14 @@ def test_bad_options(lamps, lit):
         with pytest.raises(dc.InputError, match=word):
             dc.explain(detector, photo, progress=False, **options)
     assert len(dc.explain(network, image, method="gradcam", seed=4, batch_size=2)) == 1  # no use, no harm
+
+
+def test_options_are_plain_numbers_however_they_are_given():
+    method = make("dclose", n_masks=np.int64(50), segments=[np.int32(10), 20], p=np.float64(0.25))
+    assert asdict(method)["segments"] == (10, 20) and asdict(method)["n_masks"] == 50
+    assert {type(value) for value in (method.n_masks, method.segments[0], method.p)} == {int, float}
+    with pytest.raises(FrozenInstanceError):
+        method.p = 0.5
 
 
 def test_without_anything_to_explain(lamps, lit):
