@@ -1,9 +1,9 @@
-"""Section 6: methods over a data set, scored by the metrics of 5.2."""
+"""Section 6: methods over a data set, scored by the metrics of 5.2. Notebook 08."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from concurrent.futures import Executor
+from collections.abc import Sequence
+from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -12,11 +12,10 @@ import numpy as np
 
 from .. import checks, metrics
 from ..checks import InputError
-from ..detection import Canvas, Detections, Detector
-from ..explanation import explain, parameters
-from ..methods import METHODS
-from ..methods.dclose import fuse, split, without_density
-from .coco import DataSet, Truth, matched, study
+from ..detection import Detector
+from ..explanation import explain
+from ..methods import METHODS, make, options_of
+from .coco import DataSet, Truth, matched, study_photos
 from .records import Record, Records
 
 # Table 1: what is left of D-CLOSE without one or two of its parts, from the forward passes of the whole
@@ -29,8 +28,8 @@ KNOWN = tuple(dict.fromkeys([*METHODS, *ABLATION]))
 CURVE_POINTS = 42  # of a curve's steps that are kept in a record
 
 
-def evaluate_image(
-    detector: Detector, image: np.ndarray, truth: Truth, *, methods: dict[str, Record], steps: int
+def study_image(
+    detector: Detector, image: np.ndarray, truth: Truth, *, methods: dict[str, Record], steps: int, seed: int
 ) -> Record:
     """Every method's maps of the matched detections of one image, scored.
 
@@ -40,10 +39,12 @@ def evaluate_image(
     image : (H, W, 3) uint8 array
     truth : Truth
     methods : dict
-        Names from `KNOWN` and what each is called with; those of `ABLATION` are made of the levels
-        of ``methods["dclose"]`` and get no forward pass of their own.
+        Names from `KNOWN` and the options of each. Those of `ABLATION` have options of D-CLOSE; they
+        are made of the levels of ``methods["dclose"]`` and get no forward pass of their own.
     steps : int
         Of deletion and insertion.
+    seed : int
+        Of the masks.
 
     Returns
     -------
@@ -53,61 +54,39 @@ def evaluate_image(
     canvas = detector.prepare(image)
     found = detector.detect_on(canvas)
     targets, truths, objects = matched(found, truth, image.shape)
+    for record, score, box in zip(objects, targets.scores.tolist(), targets.boxes.tolist()):
+        record |= {"score": round(score, 4), "box": [round(edge, 1) for edge in box]}
     line: Record = {"found": len(found), "truths": len(truth.boxes), "seconds": {}, "n_forward": {}}
-    line["objects"] = [
-        {
-            "label": one["label"],
-            "score": round(float(score), 4),
-            "box": [round(float(edge), 1) for edge in box],
-            **one,
-        }
-        for one, score, box in zip(objects, targets.scores, targets.boxes)
-    ]
+    line["objects"] = objects
     if not objects:
         return line
-    truth_boxes = truth.boxes[truths]
-    for name, maps, seconds, n_forward in _maps(detector, image, canvas, targets, methods):
-        line["seconds"][name], line["n_forward"][name] = round(seconds, 3), n_forward
-        curves = metrics.curves(detector, canvas, targets, maps, steps=steps)
-        for k, heat in enumerate(maps):
-            deletion, insertion = (curves[kind][k] for kind in ("deletion", "insertion"))
-            kept = np.linspace(0, steps, min(CURVE_POINTS, steps + 1)).round().astype(int)
-            line["objects"][k]["methods"][name] = {
-                "sparsity": round(metrics.sparsity(heat), 4),
-                "ebpg": round(metrics.ebpg(heat, truth_boxes[k]), 5),
-                "pointing": round(metrics.pointing_game(heat, truth_boxes[k]), 3),
-                "deletion": round(deletion.score, 5),
-                "insertion": round(insertion.score, 5),
-                "over_all": round(insertion.score - deletion.score, 5),
-                "deletion_curve": [round(float(score), 3) for score in deletion.curve[kept]],
-                "insertion_curve": [round(float(score), 3) for score in insertion.curve[kept]],
-            }
+    kept = np.linspace(0, steps, min(CURVE_POINTS, steps + 1)).round().astype(int)
+    for method in [name for name in methods if name not in ABLATION]:
+        e = explain(detector, image, targets, method=method, seed=seed, progress=False, **methods[method])
+        maps = {method: e.saliency}  # (n, H, W) each
+        if method == "dclose":
+            assert e.levels is not None and e.density is not None
+            counts = make(method, **e.params).counts
+            for name in [name for name in ABLATION if name in methods]:
+                fused = make(method, **methods[name]).fuse(e.levels, e.density, counts)
+                maps[name] = canvas.maps_to_image(fused.saliency)
+        for name, saliencies in maps.items():
+            line["seconds"][name], line["n_forward"][name] = round(e.seconds, 3), e.n_forward
+            curves = metrics.curves(detector, canvas, targets, saliencies, steps=steps)
+            for record, index, saliency, deletion, insertion in zip(
+                objects, truths, saliencies, curves["deletion"], curves["insertion"]
+            ):
+                record["methods"][name] = {
+                    "sparsity": round(metrics.sparsity(saliency), 4),
+                    "ebpg": round(metrics.ebpg(saliency, truth.boxes[index]), 5),
+                    "pointing": round(metrics.pointing_game(saliency, truth.boxes[index]), 3),
+                    "deletion": round(deletion.score, 5),
+                    "insertion": round(insertion.score, 5),
+                    "over_all": round(insertion.score - deletion.score, 5),
+                    "deletion_curve": [round(score, 3) for score in deletion.curve[kept].tolist()],
+                    "insertion_curve": [round(score, 3) for score in insertion.curve[kept].tolist()],
+                }
     return line
-
-
-def _maps(
-    detector: Detector,
-    image: np.ndarray,
-    canvas: Canvas,
-    targets: Detections,
-    methods: dict[str, Record],
-) -> Iterator[tuple[str, np.ndarray, float, int]]:
-    """Name, maps (n, H, W), seconds and forward passes of each method."""
-    for name, params in methods.items():
-        if name in ABLATION:
-            continue
-        done = explain(detector, image, targets, method=name, progress=False, **params)
-        yield name, done.saliency, done.seconds, done.n_forward
-        if name != "dclose":
-            continue
-        assert done.levels is not None and done.density is not None
-        counts = split(params["n_masks"], len(done.levels))
-        bare = without_density(done.levels, done.density, counts, params["p"])
-        for part, settings in ABLATION.items():
-            if part in methods:
-                levels = done.levels if settings["density"] else bare
-                fused = fuse(levels, fusion=settings["fusion"], order=params["order"])
-                yield part, canvas.maps_to_image(fused), done.seconds, done.n_forward
 
 
 def evaluate(
@@ -119,17 +98,14 @@ def evaluate(
     n_masks: int | None = None,
     steps: int = metrics.STEPS,
     seed: int = 0,
-    limit: int | None = None,
-    workers: int = 1,
-    executor: Executor | None = None,
-    progress: bool = True,
+    **study_options: Any,
 ) -> Records:
     """Evaluate methods on a data set, or go on where a run was stopped.
 
     Parameters
     ----------
     detector, data, out
-        As for `dataset.study`.
+        See `coco.study_photos`.
     methods : sequence of str
         Of `KNOWN`; those of `ABLATION` need "dclose".
     n_masks : int, optional
@@ -138,42 +114,23 @@ def evaluate(
         Of deletion and insertion.
     seed : int
         Of the masks and of the order of the images.
-    limit, workers, executor, progress
-        As for `dataset.study`.
-
-    Returns
-    -------
-    Records
-        See `evaluate_image` and `dataset.study`.
+    **study_options
+        ``limit``, ``workers``, ``executor`` and ``progress`` of `coco.study_photos`.
 
     Raises
     ------
     InputError
-        A parameter out of range, and as `dataset.study`.
+        A parameter out of range, and as `coco.study_photos`.
     """
+    settings: Record = {"methods": {}, "steps": checks.at_least("steps", steps, 1)}
     for name in methods:
         checks.choice("methods", name, KNOWN)
-    if "dclose" not in methods and any(name in ABLATION for name in methods):
-        raise InputError(f"{', '.join(ABLATION)} are made of dclose's levels: add 'dclose' to the methods")
-    checks.at_least("steps", steps, 1)
-    plans = {name: {} if name in ABLATION else _plan(name, n_masks, seed) for name in methods}
-    return study(
-        detector,
-        data,
-        out,
-        partial(evaluate_image, methods=plans, steps=steps),
-        {"methods": plans, "steps": steps},
-        seed=seed,
-        limit=limit,
-        workers=workers,
-        executor=executor,
-        progress=progress,
-    )
-
-
-def _plan(name: str, n_masks: int | None, seed: int) -> Record:
-    takes_masks = "n_masks" in parameters(name)
-    plan = parameters(name, n_masks=n_masks if takes_masks else None, seed=seed)
-    for name in ("batch_size", "tolerance"):  # chosen where it runs, and not used
-        plan.pop(name, None)
-    return plan
+        if name in ABLATION and "dclose" not in methods:
+            raise InputError(
+                f"{', '.join(ABLATION)} are made of dclose's levels: add 'dclose' to the methods"
+            )
+        made_of = "dclose" if name in ABLATION else name
+        budget = n_masks if "n_masks" in options_of(made_of) else None
+        settings["methods"][name] = asdict(make(made_of, n_masks=budget, **ABLATION.get(name, {})))
+    score = partial(study_image, seed=seed, **settings)
+    return study_photos(detector, data, out, score, settings, seed=seed, **study_options)

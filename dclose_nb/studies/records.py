@@ -5,11 +5,8 @@ from __future__ import annotations
 import json
 import os
 import warnings
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
-
-import numpy as np
 
 from .. import checks
 from ..checks import InputError
@@ -89,26 +86,3 @@ class Records:
             names = sorted(name for name in found | wanted if found.get(name) != wanted.get(name))
             other = ", ".join(f"{name} {found.get(name)!r}, not {wanted.get(name)!r}" for name in names)
             raise InputError(f"{str(self.path)!r} was made with {other}: choose another folder")
-
-
-def mean_with_interval(groups: Sequence[Sequence[Any]], *, draws: int = 2000, seed: int = 0) -> np.ndarray:
-    """Mean over values with its 95 % bootstrap interval, whole groups being drawn anew.
-
-    Parameters
-    ----------
-    groups : sequence of sequences
-        Values that belong together, the objects of an image for instance: numbers, or arrays of
-        one shape.
-    draws : int
-    seed : int
-
-    Returns
-    -------
-    (3, ...) array
-        Mean, low and high.
-    """
-    sums = np.array([np.sum(group, axis=0) for group in groups])  # (G, ...)
-    counts = np.array([len(group) for group in groups])
-    drawn = np.random.default_rng(seed).integers(len(sums), size=(draws, len(sums)))
-    means = np.array([sums[which].sum(0) / counts[which].sum() for which in drawn])
-    return np.array([sums.sum(0) / counts.sum(), *np.percentile(means, [2.5, 97.5], axis=0)])

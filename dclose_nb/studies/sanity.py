@@ -1,49 +1,50 @@
-"""4.3: does a map depend on what the network has learned? ``python -m dclose_nb.sanity OUT``
+"""Section 4.3: does a map depend on what the network has learned (Fig. 4)? Notebook 07.
 
-Cascading and independent randomisation of weights (Adebayo et al. 2018): the detection of the
-trained network is explained on networks that have lost a part of what they learned. The command
-writes one record an image as it is done; a stopped run goes on from there.
+``python -m dclose_nb.studies.sanity OUT`` randomises weights in a cascade and layer by layer (Adebayo
+et al. 2018). The trained network's detections are explained on networks that have lost a part of what
+they learned, and the maps are compared.
 """
 
 from __future__ import annotations
 
-import argparse
 import sys
 from collections.abc import Iterable, Sequence
 from copy import deepcopy
+from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from tqdm.auto import tqdm
 
 from .. import checks, metrics
 from ..checks import InputError
-from ..detection import Detector, match
-from ..detectors import load_detector
+from ..detection import Detector
 from ..detectors.planted import NETWORKS
-from ..explanation import explain, parameters
+from ..explanation import explain
 from ..images import load_photo
+from ..methods import make, options_of
 from ..planted.scene import scene
 from ..planted.scores import random_map
-from ..similarity import mask_weights
-from .coco import Truth, command, read_coco
-from .records import Record, Records, mean_with_interval
+from ..similarity import target_weights
+from .coco import Truth, matched, read_coco
+from .inference import mean_with_interval, rounded
+from .records import Record, Records
+from .runner import Task, detector_of, run_study, study_command, study_parser
 
 SCORES = {"rank": metrics.rank_correlation, "ssim": metrics.ssim, "hog": metrics.hog_correlation}
 KINDS = ("cascade", "alone", "full")
-# What a score is worth: the same network with other masks, and two maps that know nothing
+# To judge a score by: the same network with other masks, and two maps that know nothing
 REFERENCES = ("other masks", "moved map", "random map")
 
 
 def randomise(detector: Detector, stages: Iterable[str] | None = None, *, seed: int = 0) -> Detector:
     """A copy of a detector in which the weights of some layers are shuffled, each within itself.
 
-    What was learned is gone and each layer keeps its scale. Drawn as before training, the layers of
-    a deep network without batch-norm pass on almost nothing: YOLOX, its batch-norm folded, then
-    gives the same answer to a photo and to a black image, and every map is empty. The running means
-    of a batch-norm that is not folded are kept.
+    What was learned is lost, and each layer keeps its scale. Weights drawn as before training do not
+    serve: with batch-norm folded, a YOLOX then gives the same answer to a photo and to a black image, and
+    every map is empty. The running means of a batch-norm that is not folded are kept.
 
     Parameters
     ----------
@@ -58,7 +59,7 @@ def randomise(detector: Detector, stages: Iterable[str] | None = None, *, seed: 
     Raises
     ------
     InputError
-        A detector without parameters, or a stage that it has not.
+        A detector without parameters, or a stage that it does not have.
 
     Examples
     --------
@@ -70,9 +71,9 @@ def randomise(detector: Detector, stages: Iterable[str] | None = None, *, seed: 
     'planted, shuffled predictions, head'
     """
     module = getattr(detector, "module", None)
-    if not isinstance(module, torch.nn.Module) or not any(True for _ in module.parameters()):
+    if not isinstance(module, torch.nn.Module) or next(module.parameters(), None) is None:
         raise InputError(f"{detector.name} has no parameters to randomise")
-    names = None if stages is None else [checks.choice("stage", one, detector.stages) for one in stages]
+    names = None if stages is None else [checks.choice("stage", name, detector.stages) for name in stages]
     layers = [""] if names is None else [layer for name in names for layer in detector.stages[name]]
     other = deepcopy(detector)
     other.name = f"{detector.name}, shuffled {'weights' if names is None else ', '.join(names)}"
@@ -91,16 +92,8 @@ def randomise(detector: Detector, stages: Iterable[str] | None = None, *, seed: 
 def steps(detector: Detector, kind: str) -> list[tuple[str, ...]]:
     """Stages that are shuffled at each step, from the output inwards.
 
-    Parameters
-    ----------
-    detector : Detector
-    kind : {"cascade", "alone", "full"}
-        One stage more at each step, each stage by itself, or all of them at once.
-
-    Raises
-    ------
-    InputError
-        A detector that names no stages.
+    `kind` is "cascade" (one stage more at each step), "alone" (each stage by itself) or "full" (all of
+    them at once). A detector that names no stages raises `InputError`.
     """
     stages = tuple(detector.stages)
     if not stages:
@@ -110,7 +103,7 @@ def steps(detector: Detector, kind: str) -> list[tuple[str, ...]]:
     return [(stage,) for stage in stages] if kind == "alone" else [stages]
 
 
-def compare(a: np.ndarray, b: np.ndarray) -> dict[str, float]:
+def map_similarity(a: np.ndarray, b: np.ndarray) -> dict[str, float]:
     """Similarity of two maps (H, W) by each of `SCORES`; NaN where one is empty, see `metrics`."""
     return {name: score(a, b) for name, score in SCORES.items()}
 
@@ -118,90 +111,76 @@ def compare(a: np.ndarray, b: np.ndarray) -> dict[str, float]:
 def moved(maps: np.ndarray, offsets: np.ndarray) -> np.ndarray:
     """Maps (n, H, W) moved by (n, 2) rows and columns; what leaves at an edge comes in at the other.
 
-    Over all offsets the mean rank correlation of a map with itself is 0, so that what its absolute
-    value has at an offset drawn at random is chance: that of maps as smooth as this one.
+    Over all offsets the mean rank correlation of a map with itself is 0. So its absolute value at a
+    random offset shows what chance gives to maps that are as smooth as this one.
     """
-    return np.stack([np.roll(one, tuple(offset), axis=(0, 1)) for one, offset in zip(maps, offsets)])
+    pairs = zip(maps, offsets)
+    return np.stack([np.roll(saliency, tuple(offset), axis=(0, 1)) for saliency, offset in pairs])
 
 
-def check_image(
-    detector: Detector,
+def study_image(
+    detector: str | Detector,
     truth: Truth,
+    seed: int = 0,
     *,
     methods: dict[str, Record],
     kinds: Sequence[str] = ("cascade", "alone"),
-    seed: int = 0,
 ) -> Record:
-    """Compare the maps of an image's detections with those that randomised networks give.
+    """Compare the maps of an image's detections with the maps that randomised networks give.
 
-    Networks are explained with other masks than the first time: maps of the same masks share their
-    sampling noise.
-
-    Parameters
-    ----------
-    detector : Detector
-    truth : Truth
-        Explained are the detections that match it, n of them.
-    methods : dict
-        Names of methods and their options.
-    kinds : sequence of str
-        See `steps`.
-    seed : int
-        Of the shuffling and of the masks.
+    The n detections that match the truth are explained, by each of `methods` with its options. The
+    randomised networks get other masks: maps of the same masks share their sampling noise. `seed` decides
+    the masks and the shuffling; for `kinds` see `steps`.
 
     Returns
     -------
     dict
-        ``image``, ``seed``, ``labels`` (n), ``left``: for each kind (steps, n), how much of the
-        detection is among the network's proposals for the whole image (Eq. 6); and by method:
-        ``empty`` (n), whether the trained network's map is; ``scores``: for each kind and each of
-        `REFERENCES` (steps, n, 3), the `SCORES`, None where a map is empty.
+        ``labels`` (n); ``left``, by kind (steps, n): the weight (Eq. 6) of each detection among what the
+        randomised network proposes for the image; ``methods``, by method: ``empty`` (n), whether the
+        trained network's map is; ``scores``, by kind and for each of `REFERENCES` (steps, n, 3): the
+        `SCORES`, None where a map is empty.
     """
-    image = load_photo(truth.path)
-    canvas = detector.prepare(image)
-    found = detector.detect_on(canvas)
-    targets = found[[row for row, _ in match(found, truth.boxes, truth.labels)]]
-    line: Record = {"image": truth.image, "seed": seed, "labels": targets.names, "left": {}, "methods": {}}
+    detector, image = detector_of(detector), load_photo(truth.path)
+    targets, _, _ = matched(detector.detect(image), truth, image.shape)
+    line: Record = {"labels": targets.names, "left": {}, "methods": {}}
     if not len(targets):
         return line
-    vectors = canvas.vectors(targets)
 
-    def maps(by: Detector, mask_seed: int) -> dict[str, np.ndarray]:
-        settings: dict[str, Any] = {"seed": mask_seed, "progress": False}
+    def maps_of(network: Detector, seed: int) -> dict[str, np.ndarray]:
         return {
-            name: explain(by, image, targets, method=name, **options, **settings).saliency
+            name: explain(network, image, targets, method=name, seed=seed, progress=False, **options).saliency
             for name, options in methods.items()
         }
 
-    def keep(where: str, others: dict[str, np.ndarray]) -> None:
-        for name, heats in others.items():
-            scores = np.array([list(compare(*pair).values()) for pair in zip(first[name], heats)])
-            plain = [[None if np.isnan(one) else round(one, 4) for one in row] for row in scores.tolist()]
-            line["methods"][name]["scores"].setdefault(where, []).append(plain)
+    def add_scores(where: str, maps: dict[str, np.ndarray]) -> None:
+        for name, saliencies in maps.items():
+            pairs = zip(first[name], saliencies)
+            scores = [[rounded(score) for score in map_similarity(*pair).values()] for pair in pairs]
+            line["methods"][name]["scores"].setdefault(where, []).append(scores)
 
-    first, again = maps(detector, 2 * seed), maps(detector, 2 * seed + 1)
-    for name, heats in first.items():
-        line["methods"][name] = {"empty": [metrics.is_empty(heat) for heat in heats], "scores": {}}
-    noise = [random_map(image.shape[:2], seed=1000 * seed + k) for k in range(len(targets))]
+    first = maps_of(detector, 2 * seed)
+    for name, saliencies in first.items():
+        line["methods"][name] = {"empty": list(map(metrics.is_empty, saliencies)), "scores": {}}
     offsets = np.random.default_rng(seed).integers(image.shape[:2], size=(len(targets), 2))
-    keep("other masks", again)
-    keep("moved map", {name: moved(heats, offsets) for name, heats in first.items()})
-    keep("random map", dict.fromkeys(first, np.array(noise)))
+    noise = np.array([random_map(image.shape[:2], seed=1000 * seed + k) for k in range(len(targets))])
+    add_scores("other masks", maps_of(detector, 2 * seed + 1))
+    add_scores("moved map", {name: moved(saliencies, offsets) for name, saliencies in first.items()})
+    add_scores("random map", dict.fromkeys(first, noise))
 
-    wanted = [(stages, kind) for kind in kinds for stages in steps(detector, kind)]
-    for stages in dict.fromkeys(stages for stages, _ in wanted):  # what two kinds share is done once
+    planned = {kind: steps(detector, kind) for kind in kinds}
+    networks = dict.fromkeys(stages for of_kind in planned.values() for stages in of_kind)
+    for stages in networks:  # a step that two kinds share is done once
         other = randomise(detector, stages, seed=seed)
-        with torch.inference_mode():
-            left = mask_weights(other.predict(canvas.pixels[None]), *vectors)[0].tolist()
-        others = maps(other, 2 * seed + 1)
-        for kind in [kind for given, kind in wanted if given == stages]:
-            line["left"].setdefault(kind, []).append([float(f"{weight:.3g}") for weight in left])
-            keep(kind, others)
+        left = [float(f"{weight:.3g}") for weight in target_weights(other, image, targets)]
+        maps = maps_of(other, 2 * seed + 1)
+        for kind in [kind for kind in kinds if stages in planned[kind]]:
+            line["left"].setdefault(kind, []).append(left)
+            add_scores(kind, maps)
     return line
 
 
-def run(
-    folder: str | Path,
+def study_sanity(
+    out: str | Path,
     *,
     detector: str | Detector = "planted",
     methods: Sequence[str] = ("dclose", "drise", "gradcam"),
@@ -210,103 +189,68 @@ def run(
     seeds: int = 1,
     limit: int = 8,
     coco: str | Path | None = None,
-    progress: bool = True,
+    **run_options: Any,
 ) -> Records:
     """Check methods on planted scenes or on a data set, or go on where a run was stopped.
 
     Parameters
     ----------
-    folder : path
-        ``records.jsonl`` is kept there, a line an image and seed; see `check_image`.
+    out : path
+        Folder, see `runner.run_study`; a line has ``image``, ``seed`` and what `study_image` returns.
     detector : str or Detector
     methods : sequence of str
     kinds : sequence of str
         See `steps`.
     n_masks : int
-        Budget of each explanation by a method that masks.
+        Masks of each explanation, for methods that mask.
     seeds : int
-        Shufflings of each image. Those of two images are never the same, so that a band over
-        images is one over networks too.
+        Shufflings of each image. No two images share one: an interval over images is one over networks.
     limit : int
-        Images: scenes 0, 1, ..., or the first of the data set in an order drawn at random.
+        Images: scenes 0, 1, ..., or the first of the data set in random order.
     coco : path, optional
-        Folder of a data set in COCO format, see `dataset.read_coco`; by default planted scenes.
-    progress : bool
-
-    Returns
-    -------
-    Records
-
-    Raises
-    ------
-    InputError
-        A detector without parameters or stages, a method or kind that is not known, a number out
-        of range, records of other settings, or a folder that cannot be read or written.
+        Folder of a data set in COCO format, see `coco.read_coco`; by default planted scenes.
+    **run_options
+        ``workers``, ``executor`` and ``progress`` of `runner.run_study`, whose errors are raised here too.
     """
     checks.at_least("seeds", seeds, 1)
     checks.at_least("limit", limit, 1)
-    loaded = load_detector(detector)
-    randomise(loaded)
-    every = {kind: steps(loaded, kind) for kind in kinds}
-    plans: dict[str, Record] = {}
-    for name in methods:
-        masks = {"n_masks": n_masks} if "n_masks" in parameters(name) else {}
-        plans[name] = parameters(name, **masks)
-        for chosen_elsewhere in ("seed", "batch_size"):
-            plans[name].pop(chosen_elsewhere, None)
+    loaded = detector_of(detector)
+    randomise(loaded)  # refuses here what cannot be randomised
+    kinds = [kind for kind in dict.fromkeys(kinds) if steps(loaded, kind)]
+    budgets = {name: n_masks if "n_masks" in options_of(name) else None for name in methods}
+    plans = {name: asdict(make(name, n_masks=budget)) for name, budget in budgets.items()}
     settings: Record = {"detector": {"name": loaded.name, **loaded.provenance}}
-    settings |= {"stages": list(loaded.stages), "kinds": list(every), "methods": plans}
+    settings |= {"stages": list(loaded.stages), "kinds": kinds, "methods": plans}
     if coco is not None:
         data = read_coco(coco)
         settings["annotations_sha256"] = data.sha256
-        order = np.random.default_rng(0).permutation(len(data.truths))[:limit]
-        truths = [data.truths[k] for k in order]
+        truths = [data.truths[k] for k in np.random.default_rng(0).permutation(len(data.truths))[:limit]]
     elif loaded.name in NETWORKS:
-        scenes = map(scene, range(limit))
-        truths = [
-            Truth(k, f"scene_{k}", one.boxes, one.names, [None] * len(one.names))
-            for k, one in enumerate(scenes)
-        ]
+        scenes = enumerate(map(scene, range(limit)))
+        truths = [Truth(k, f"scene_{k}", s.boxes, s.names, [None] * len(s.boxes)) for k, s in scenes]
     else:
         raise InputError(f"{loaded.name} knows no planted scenes: name a folder of COCO (coco=, --coco)")
-    records = Records(checks.path(folder) / "records.jsonl", settings)
-    done = {(line["image"], line["seed"]) for line in records.lines}
-    work = [(truth, place + 10_000 * again) for again in range(seeds) for place, truth in enumerate(truths)]
-    todo = [(truth, seed) for truth, seed in work if (truth.image, seed) not in done]
-    for truth, seed in tqdm(todo, unit="image", disable=not progress):
-        records.append(check_image(loaded, truth, methods=plans, kinds=kinds, seed=seed))
-    return records
+    tasks = [
+        Task({"image": truth.image, "seed": seed}, (detector, truth, seed))
+        for again in range(seeds)
+        for seed, truth in enumerate(truths, start=10_000 * again)
+    ]
+    return run_study(out, settings, tasks, partial(study_image, methods=plans, kinds=kinds), **run_options)
 
 
 def likeness(records: Records, where: str, method: str, score: str, *, absolute: bool = False) -> np.ndarray:
-    """Mean similarity to the trained network's map at each step, with its 95 % interval.
+    """Mean similarity to the trained network's map at each step, with its 95 % interval over images.
 
-    Images, and with them the shuffled networks, are drawn anew. Empty maps are left out; `emptied`
-    counts them.
-
-    Parameters
-    ----------
-    records : Records
-    where : str
-        A kind that was run, or one of `REFERENCES`, which have one step.
-    method : str
-    score : str
-        A key of `SCORES`.
-    absolute : bool
-        Take each object's absolute value before the mean.
-
-    Returns
-    -------
-    (3, steps) array
-        Mean, low and high; NaN where every map is empty.
+    Gives (3, steps): mean, low and high. Empty maps are left out, and NaN stands where all are empty;
+    `emptied` counts them. `where` is a kind that was studied or one of `REFERENCES`, which have one step.
+    `score` is a key of `SCORES`; `absolute` takes each object's absolute value before the mean.
     """
     column = list(SCORES).index(checks.choice("score", score, SCORES))
-    tables = _scores(records, where, method)
+    values = [table[..., column] for table in _scores(records, where, method)]  # (steps, n) an image
     found = []
-    for step in range(max((len(one) for one in tables), default=0)):
-        values = [one[step, :, column] for one in tables]
-        kept = [one[~np.isnan(one)] for one in values if not np.isnan(one).all()]
-        kept = [np.abs(one) for one in kept] if absolute else kept
+    for step in zip(*values):
+        kept = [known for of_image in step if (known := of_image[~np.isnan(of_image)]).size]
+        kept = [np.abs(known) for known in kept] if absolute else kept
         found.append(mean_with_interval(kept) if kept else np.full(3, np.nan))
     return np.array(found).reshape(-1, 3).T
 
@@ -318,41 +262,41 @@ def emptied(records: Records, where: str, method: str) -> np.ndarray:
 
 
 def left(records: Records, kind: str) -> np.ndarray:
-    """Mean over objects of what is left of a detection at each step (Eq. 6), (3, steps) as `likeness`."""
+    """Mean weight of the detections at each step (Eq. 6), (3, steps) as `likeness`."""
     return mean_with_interval([list(zip(*line["left"][kind])) for line in records.lines if line["labels"]])
 
 
 def _scores(records: Records, where: str, method: str) -> list[np.ndarray]:
-    """A table (steps, objects, scores) an image, without objects whose first map is empty."""
+    """For each image (steps, objects, scores), without the objects whose first map is empty."""
     by_image: dict[int, list[np.ndarray]] = {}
     for line in records.lines:
         if line["labels"]:
-            one = line["methods"][method]
-            table = np.array(one["scores"][where], dtype=float)  # None becomes NaN
-            by_image.setdefault(line["image"], []).append(table[:, ~np.array(one["empty"])])
+            of_method = line["methods"][method]
+            table = np.array(of_method["scores"][where], dtype=float)  # None becomes NaN
+            by_image.setdefault(line["image"], []).append(table[:, ~np.array(of_method["empty"])])
     return [np.concatenate(tables, axis=1) for tables in by_image.values()]
 
 
 def summary(records: Records) -> str:
-    """How much was compared, and what came to nothing, in a few sentences."""
+    """How much was compared, and how many maps are empty, in a few sentences."""
     lines = [line for line in records.lines if line["labels"]]
     objects = {line["image"]: len(line["labels"]) for line in lines}
     without = len({line["image"] for line in records.lines}) - len(objects)
     said = [f"{sum(objects.values())} objects of {len(objects)} images; {without} images without any."]
     for method in records.settings["methods"]:
         before = sum(sum(line["methods"][method]["empty"]) for line in lines)
-        maps = [one[..., 0] for kind in records.settings["kinds"] for one in _scores(records, kind, method)]
-        after, total = sum(int(np.isnan(one).sum()) for one in maps), sum(one.size for one in maps)
+        tables = [table for kind in records.settings["kinds"] for table in _scores(records, kind, method)]
+        after = [np.isnan(table[..., 0]) for table in tables]
         said.append(
-            f"{method}: {before} maps of the trained network are empty and {after} of the {total} of "
-            "shuffled ones, which saw nothing of the target."
+            f"{method}: {before} maps of the trained network are empty and {sum(map(np.sum, after))} of the "
+            f"{sum(map(np.size, after))} of shuffled ones, which saw nothing of the target."
         )
     return " ".join(said)
 
 
-def main() -> int:
-    parser = argparse.ArgumentParser(description="Compare maps with those of networks of shuffled weights.")
-    parser.add_argument("folder", metavar="OUT", help="records; a stopped run goes on from there")
+def main(arguments: list[str] | None = None) -> int:
+    """Run the command; returns its exit status."""
+    parser = study_parser("sanity", "Compare maps with those of networks of shuffled weights.")
     parser.add_argument("--detector", metavar="NAME", default="planted", help="default: %(default)s")
     parser.add_argument("--methods", type=_names, default="dclose,drise,gradcam", help="default: %(default)s")
     parser.add_argument("--kinds", type=_names, default="cascade,alone", help=f"of {', '.join(KINDS)}")
@@ -360,8 +304,8 @@ def main() -> int:
     parser.add_argument("--seeds", type=int, default=1, help="shufflings of each image")
     parser.add_argument("--limit", type=int, default=8, help="images; default: %(default)s")
     parser.add_argument("--coco", metavar="DIR", help="holds val2017/ and annotations/; else planted scenes")
-    args = vars(parser.parse_args())
-    return command("sanity", lambda: summary(run(args.pop("folder"), **args)))
+    options = vars(parser.parse_args(arguments))
+    return study_command("sanity", lambda: summary(study_sanity(**options)))
 
 
 def _names(text: str) -> list[str]:

@@ -1,26 +1,35 @@
-"""Section 5.1 in numbers: ``python -m dclose_nb.stability OUT [--coco DIR --detector NAME]``.
+"""Section 5.1 in numbers: ``python -m dclose_nb.studies.stability OUT [--coco DIR --detector NAME]``.
 
 How far do maps agree from seed to seed, and what is gained by more masks (5.1.1, Fig. 9)? Must
 D-RISE be tuned to an object's size? How much of a map lies on another object (5.1.2, Fig. 7)?
+Notebooks 10 and 11.
 """
 
 from __future__ import annotations
 
-import argparse
+import math
 import sys
+from collections.abc import Sequence
+from dataclasses import asdict
 from functools import partial
 from itertools import combinations
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from .. import metrics
-from ..detection import Detector
+from ..checks import InputError
+from ..detection import Canvas, Detections, Detector
 from ..explanation import explain
-from .coco import Truth, command, drawn, matched, read_coco, study
+from ..methods import make
+from ..sampling import Sampling, default_batch_size
+from .coco import Truth, box_areas, drawn, matched, read_coco, study_photos
+from .inference import rounded
 from .records import Record
+from .runner import study_command, study_parser
 
-BUDGETS = (500, 2000, 4000)  # samples in Fig. 9
+BUDGETS = (500, 2000, 4000)  # masks in Fig. 9
 SEEDS = 2
 GRIDS = (4, 8, 32)  # cells a side, beside D-RISE's own 16
 SWEEP = 2000  # masks for each grid
@@ -28,50 +37,31 @@ STEPS = 50  # of deletion and insertion
 COVERED = 0.1  # of the smaller of two boxes, for objects that overlap
 
 
-def runs(
-    budgets: tuple[int, ...] = BUDGETS, seeds: int = SEEDS, grids: tuple[int, ...] = GRIDS, sweep: int = SWEEP
-) -> dict[str, list[Record]]:
-    """Names of settings, and what `explain` is called with for each seed of each."""
-    planned: dict[str, list[Record]] = {
-        f"{method} {n_masks}": [{"method": method, "n_masks": n_masks, "seed": seed} for seed in range(seeds)]
-        for method in ("dclose", "drise")
-        for n_masks in budgets
-    }
-    planned |= {
-        f"drise {sweep}, grid {cells}": [{"method": "drise", "n_masks": sweep, "grid": [cells, cells]}]
-        for cells in grids
-    }
-    return planned | {"gradcam": [{"method": "gradcam"}]}
+def planned_runs(
+    budgets: Sequence[int] = BUDGETS, seeds: int = SEEDS, grids: Sequence[int] = GRIDS, sweep: int = SWEEP
+) -> dict[str, Record]:
+    """Method, options, budgets of masks and number of seeds of each run; ``{}`` in its name is the budget."""
+
+    def run(method: str, budgets: Sequence[int], seeds: int, **options: Any) -> Record:
+        made = make(method, n_masks=max(budgets, default=None), **options)
+        return {"method": method, "options": asdict(made), "budgets": list(budgets), "seeds": seeds}
+
+    runs = {f"{method} {{}}": run(method, budgets, seeds) for method in ("dclose", "drise")}
+    for cells in grids:
+        runs[f"drise {{}}, grid {cells}"] = run("drise", [sweep], 1, grid=(cells, cells))
+    return runs | {"gradcam": run("gradcam", [], 1)}
 
 
-def look(
-    detector: Detector,
-    image: np.ndarray,
-    truth: Truth,
-    *,
-    planned: dict[str, list[Record]],
-    steps: int,
+def study_image(
+    detector: Detector, image: np.ndarray, truth: Truth, *, runs: dict[str, Record], steps: int
 ) -> Record:
-    """Every setting's maps of the matched detections of one image, scored; for `dataset.study`.
+    """The maps of each of `planned_runs` for the matched detections of one image (H, W, 3), scored.
 
-    Parameters
-    ----------
-    detector : Detector
-    image : (H, W, 3) uint8 array
-    truth : Truth
-    planned : dict
-        See `runs`.
-    steps : int
-        Of deletion and insertion.
-
-    Returns
-    -------
-    dict
-        ``objects`` as `evaluation.evaluate_image` gives them, scored for each setting:
-        ``agreement``, the mean rank correlation of its seeds' maps (None where a map is empty);
-        ``ebpg`` and ``over_all`` of the first seed's map; ``leakage``, the mean of
-        `metrics.leakage` onto the objects whose boxes overlap this one (None where there is none).
-        The setting "flat", the same everywhere, has ``leakage`` only.
+    Gives ``objects`` as `coco.matched` does, with scores for each run and budget: ``agreement``, the
+    mean rank correlation of its seeds' maps (None where a map is empty, or of one seed); ``ebpg`` and
+    ``over_all`` (in so many `steps`) of the first seed's map; ``leakage``, the mean of
+    `metrics.leakage` onto the objects whose boxes overlap this one (None where there is none).
+    "flat", a map that is the same everywhere, has ``leakage`` only.
     """
     canvas = detector.prepare(image)
     targets, truths, objects = matched(detector.detect_on(canvas), truth, image.shape)
@@ -80,64 +70,77 @@ def look(
     masks = truth.masks(image.shape[:2])
 
     def leakage(saliency: np.ndarray, own: int) -> float | None:
-        others = [masks[k] & ~masks[own] for k in _overlapping(truth.boxes, own)]
+        others = [masks[k] & ~masks[own] for k in overlapping(truth.boxes, own)]
         onto = [metrics.leakage(saliency, masks[own], other) for other in others if other.any()]
-        return round(float(np.mean(onto)), 4) if onto else None
+        return rounded(float(np.mean(onto))) if onto else None
 
-    for name, settings in planned.items():
-        maps = np.stack(
-            [explain(detector, image, targets, progress=False, **options).saliency for options in settings]
-        )  # (seeds, n, H, W)
-        curves = metrics.curves(detector, canvas, targets, maps[0], steps=steps)
-        for k, own in enumerate(truths):
-            over_all = curves["insertion"][k].score - curves["deletion"][k].score
-            agreements = [metrics.rank_correlation(a[k], b[k]) for a, b in combinations(maps, 2)]
-            agreement = float(np.mean(agreements)) if agreements else float("nan")
-            objects[k]["methods"][name] = {
-                "agreement": None if np.isnan(agreement) else round(agreement, 4),
-                "ebpg": round(metrics.ebpg(maps[0, k], truth.boxes[own]), 5),
-                "over_all": round(over_all, 5),
-                "leakage": leakage(maps[0, k], own),
-            }
     flat = np.ones(image.shape[:2])
-    for one, own in zip(objects, truths):
-        one["methods"]["flat"] = {"leakage": leakage(flat, own)}
+    for record, own in zip(objects, truths):
+        record["methods"]["flat"] = {"leakage": leakage(flat, own)}
+    for name, run in runs.items():
+        by_seed = [_by_budget(detector, image, canvas, targets, run, seed) for seed in range(run["seeds"])]
+        for budget in by_seed[0]:
+            maps = np.stack([by_budget[budget] for by_budget in by_seed])  # (seeds, n, H, W)
+            curves = metrics.curves(detector, canvas, targets, maps[0], steps=steps)
+            for k, own in enumerate(truths):
+                agreements = [metrics.rank_correlation(a[k], b[k]) for a, b in combinations(maps, 2)]
+                over_all = curves["insertion"][k].score - curves["deletion"][k].score
+                objects[k]["methods"][name.format(budget)] = {
+                    "agreement": rounded(float(np.mean(agreements))) if agreements else None,
+                    "ebpg": round(metrics.ebpg(maps[0, k], truth.boxes[own]), 5),
+                    "over_all": round(over_all, 5),
+                    "leakage": leakage(maps[0, k], own),
+                }
     return {"objects": objects}
 
 
-def _overlapping(boxes: np.ndarray, own: int) -> list[int]:
-    """Boxes that share at least `COVERED` of the smaller of the two with box `own`."""
-    x1, y1, x2, y2 = boxes.T
-    width = np.minimum(x2, x2[own]) - np.maximum(x1, x1[own])
-    height = np.minimum(y2, y2[own]) - np.maximum(y1, y1[own])
-    areas = (x2 - x1) * (y2 - y1)
-    covered = width.clip(0) * height.clip(0) / np.minimum(areas, areas[own])
+def _by_budget(
+    detector: Detector, image: np.ndarray, canvas: Canvas, targets: Detections, run: Record, seed: int
+) -> dict[int, np.ndarray]:
+    """Maps (n, H, W) of each budget from one sampling, since the masks of a larger one begin alike."""
+    if not run["budgets"]:
+        e = explain(detector, image, targets, method=run["method"], progress=False, **run["options"])
+        return {0: e.saliency}
+    method = make(run["method"], **run["options"])
+    plan = method.plan(canvas, seed)
+    share, rest = divmod(math.gcd(*run["budgets"]), len(plan.counts))
+    if rest:
+        raise InputError(f"budgets must be multiples of {len(plan.counts)} levels, got {run['budgets']}")
+    most = default_batch_size(detector)
+    size = max(size for size in range(1, most + 1) if share % size == 0)  # a batch ends at each budget
+    sampling = Sampling(detector, canvas, targets, plan, batch_size=size, progress=False)
+    return {
+        taken: canvas.maps_to_image(method.combine(sampling.levels()).saliency)
+        for taken in sampling
+        if taken in run["budgets"]
+    }
+
+
+def overlapping(boxes: np.ndarray, own: int) -> list[int]:
+    """Indices of the boxes (n, 4) that share at least `COVERED` of the smaller of the two with one."""
+    sides = np.minimum(boxes[:, 2:], boxes[own, 2:]) - np.maximum(boxes[:, :2], boxes[own, :2])
+    areas = box_areas(boxes)
+    covered = sides.clip(0).prod(axis=1) / np.minimum(areas, areas[own])
     covered[own] = 0
     return np.flatnonzero(covered >= COVERED).tolist()
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Run the command; returns its exit status."""
-    parser = argparse.ArgumentParser(
-        prog="python -m dclose_nb.stability", description="Stability, tuning and leakage over a data set."
-    )
-    parser.add_argument("out", type=Path, metavar="OUT", help="records.jsonl is kept there")
+    parser = study_parser("stability", "Stability, tuning and leakage over a data set.")
     parser.add_argument("--coco", type=Path, metavar="DIR", help="default: 20 planted scenes")
     parser.add_argument("--detector", default="planted", help="default: %(default)s")
     parser.add_argument("--limit", type=int, metavar="N", help="only the first N images, in random order")
-    parser.add_argument("--workers", type=int, default=1, metavar="K", help="processes; default: 1")
     args = parser.parse_args(arguments)
-    settings: Record = {"planned": runs(), "steps": STEPS}
+    settings: Record = {"runs": planned_runs(), "steps": STEPS}
 
     def work() -> Path:
         data = drawn(args.out / "scenes", 20) if args.coco is None else read_coco(args.coco)
-        score = partial(look, **settings)
-        records = study(
-            args.detector, data, args.out, score, settings, limit=args.limit, workers=args.workers
-        )
-        return records.path
+        score = partial(study_image, **settings)
+        options = {"limit": args.limit, "workers": args.workers}
+        return study_photos(args.detector, data, args.out, score, settings, **options).path
 
-    return command("stability", work)
+    return study_command("stability", work)
 
 
 if __name__ == "__main__":

@@ -1,7 +1,6 @@
 """Data sets as they were written, and studies: alike whoever does them and however often they stop."""
 
 import json
-import os
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -9,10 +8,10 @@ import numpy as np
 import pytest
 import torch
 from sklearn.cluster import KMeans
-from toys import MortalStreet, Street, brightness
+from toys import Street, brightness
 
 import dclose_nb as dc
-from dclose_nb.studies.coco import command, drawn, read_coco, study
+from dclose_nb.studies.coco import box_areas, drawn, matched, read_coco, study_photos
 
 
 @pytest.fixture(scope="module")
@@ -33,13 +32,13 @@ def street(data):
     return Street(data)
 
 
-def look(detector, data, out, **options):
-    return study(detector, data, out, brightness, {"look": 1}, progress=False, **options)
+def study(detector, data, out, **options):
+    return study_photos(detector, data, out, brightness, {"brightness": 1}, progress=False, **options)
 
 
 @pytest.fixture(scope="module")
 def serial(street, data, tmp_path_factory):
-    return look(street, data, tmp_path_factory.mktemp("serial"))
+    return study(street, data, tmp_path_factory.mktemp("serial"))
 
 
 def by_image(records):
@@ -117,13 +116,27 @@ def test_outlines_of_every_kind(data):
     truth = data.truths[0]._replace(boxes=boxes, outlines=outlines)
     expected = np.zeros((8, 10), bool)
     expected[1:4, 2:6] = True
-    one, two, three, four = truth.masks((8, 10))
-    assert (
-        np.array_equal(one, expected) and np.array_equal(three, expected) and np.array_equal(four, expected)
-    )
+    polygon, polygons, run_lengths, box = truth.masks((8, 10))
+    for mask in (polygon, run_lengths, box):
+        assert np.array_equal(mask, expected)
     expected[6, 8] = True
-    assert np.array_equal(two, expected)
+    assert np.array_equal(polygons, expected)
     assert truth._replace(boxes=boxes[:0], outlines=[]).masks((8, 10)).shape == (0, 8, 10)
+
+
+def test_what_is_matched_has_its_share_of_the_image(data):
+    truth = data.truths[0]._replace(
+        boxes=np.array([[0, 0, 4, 5], [10, 10, 20, 18], [0, 0, 9, 9]], np.float32), labels=["a", "b", "a"]
+    )
+    boxes = [[10, 10, 20, 17], [0, 0, 4, 5], [30, 30, 40, 40]]
+    found = dc.Targets(boxes, ["b", "a", "a"]).detections(("a", "b"))
+    targets, own, records = matched(found, truth, (20, 25, 3))
+    assert np.array_equal(targets.boxes, boxes[:2]) and own == [1, 0]
+    assert records == [
+        {"label": "b", "area": 80 / 500, "methods": {}},
+        {"label": "a", "area": 20 / 500, "methods": {}},
+    ]
+    assert box_areas(truth.boxes).tolist() == [20, 80, 81]
 
 
 # -- studies
@@ -143,53 +156,30 @@ def test_an_image_that_cannot_be_read_is_recorded(folder, tmp_path, street):
         (tmp_path / "val2017" / path.name).write_bytes(
             path.read_bytes()[: 900 if "03.png" in path.name else None]
         )
-    records = look(street, read_coco(tmp_path), tmp_path / "out")
+    records = study(street, read_coco(tmp_path), tmp_path / "out")
     (bad,) = [line for line in records.lines if "error" in line]
     assert bad["image"] == 3 and "cannot be read as an image" in bad["error"] and len(records.lines) == 6
 
 
 def test_a_limit_takes_the_first_of_a_fixed_order_and_can_be_raised(street, data, serial, tmp_path):
-    two = [line["image"] for line in look(street, data, tmp_path, limit=2).lines]
+    two = [line["image"] for line in study(street, data, tmp_path, limit=2).lines]
     assert two == [line["image"] for line in serial.lines[:2]] != [0, 1]
-    assert by_image(look(street, data, tmp_path)) == by_image(serial)
+    assert by_image(study(street, data, tmp_path)) == by_image(serial)
 
 
-def test_an_executor_gives_what_one_process_gives(street, data, serial, tmp_path):
+def test_threads_give_what_one_process_gives(street, data, serial, tmp_path):
     with ThreadPoolExecutor(2, initializer=torch.set_num_threads, initargs=(1,)) as executor:
-        assert by_image(look(street, data, tmp_path, executor=executor)) == by_image(serial)
+        assert by_image(study(street, data, tmp_path, executor=executor)) == by_image(serial)
 
 
-def test_a_worker_that_dies_does_not_lose_its_image(data, serial, tmp_path, monkeypatch):
-    monkeypatch.setattr(os, "cpu_count", lambda: 2)  # one thread each
-    mortal = MortalStreet(data, tmp_path / "died")
-    with pytest.warns(UserWarning, match="a worker process died"):
-        records = look(mortal, data, tmp_path / "out", workers=2)
-    assert (tmp_path / "died").exists() and by_image(records) == by_image(serial)
-
-
-def test_the_manifest_names_each_run(street, data, tmp_path):
-    for limit in (1, 2):
-        records = look(street, data, tmp_path, limit=limit)
-    manifest = json.loads((tmp_path / "manifest.json").read_text())
-    assert manifest["settings"] == records.settings
-    assert [(run["images"], run["of_which_done"]) for run in manifest["runs"]] == [(1, 0), (2, 1)]
-    assert all("torch" in run["versions"] and run["cores"] for run in manifest["runs"])
-    (tmp_path / "manifest.json").write_text("{")
-    with pytest.raises(dc.InputError, match=r"manifest\.json' is damaged"):
-        look(street, data, tmp_path)
-
-
-# -- a study's command
-
-
-def test_a_command_prints_what_it_found_or_what_is_wrong(capsys):
-    def fails(error):
-        raise error
-
-    assert command("look", lambda: "3 images") == 0
-    assert capsys.readouterr() == ("3 images\n", "")
-    for error in (dc.InputError("no such folder"), dc.WeightsError("no such folder")):
-        assert command("look", lambda error=error: fails(error)) == 2
-        assert capsys.readouterr() == ("", "look: no such folder\n")
-    assert command("look", lambda: fails(KeyboardInterrupt())) == 130
-    assert capsys.readouterr() == ("", "\nstopped; the same command goes on from there\n")
+def test_settings_say_which_data_and_detector(street, data, serial, tmp_path):
+    assert serial.settings == {
+        "detector": {"name": street.name},
+        "annotations_sha256": data.sha256,
+        "size_centres": data.centres,
+        "seed": 0,
+        "brightness": 1,
+    }
+    study(street, data, tmp_path, limit=1)
+    with pytest.raises(dc.InputError, match="was made with seed 0, not 1"):
+        study(street, data, tmp_path, seed=1)

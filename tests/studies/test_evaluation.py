@@ -16,7 +16,7 @@ from dclose_nb.cli import main
 from dclose_nb.detection import match
 from dclose_nb.planted.dataset import write_coco
 from dclose_nb.studies.coco import read_coco
-from dclose_nb.studies.evaluation import ABLATION, KNOWN, evaluate, evaluate_image
+from dclose_nb.studies.evaluation import ABLATION, KNOWN, evaluate, study_image
 from dclose_nb.studies.records import Records
 
 QUICK = {"methods": ["dclose", "drise", *ABLATION], "n_masks": 20, "steps": 5, "progress": False}
@@ -66,18 +66,16 @@ def timeless(records):
 def test_a_record_is_what_one_would_compute_alone(data):
     detector = dc.load_detector("planted", device="cpu")
     truth = data.truths[0]
-    plans = {name: {} if name in ABLATION else {"n_masks": 20, "seed": 0} for name in KNOWN}
-    plans["dclose"] |= {"p": 0.5, "order": "fine_to_coarse"}
-    del plans["gradcam"]["n_masks"]
+    methods = {name: {"n_masks": 20, **ABLATION.get(name, {})} for name in KNOWN} | {"gradcam": {}}
     image = dc.load_photo(truth.path)
-    line = evaluate_image(detector, image, truth, methods=plans, steps=5)
+    line = study_image(detector, image, truth, methods=methods, steps=5, seed=3)
     found = detector.detect(image)
     pairs = match(found, truth.boxes, truth.labels)
     assert len(line["objects"]) == len(pairs) > 1 and line["found"] == len(found)
     targets = found[[row for row, _ in pairs]]
     for name in KNOWN:
-        options = (ABLATION.get(name) or {"method": name}) | (plans[name] or plans["dclose"])
-        alone = dc.explain(detector, image, targets, progress=False, **options)
+        method = "dclose" if name in ABLATION else name
+        alone = dc.explain(detector, image, targets, method=method, seed=3, progress=False, **methods[name])
         assert line["n_forward"][name] == alone.n_forward
         for k, (row, index) in enumerate(pairs):
             assert line["objects"][k]["label"] == found.names[row]
@@ -90,19 +88,37 @@ def test_a_record_is_what_one_would_compute_alone(data):
             assert np.allclose(got["deletion_curve"], whole.deletion.curve, atol=2e-3)
 
 
-def test_the_paper_s_parts_need_no_pass_of_their_own(data, street, monkeypatch):
-    seen = []
-    predict = street.predict
-    monkeypatch.setattr(street, "predict", lambda pixels: seen.append(len(pixels)) or predict(pixels))
-    monkeypatch.setattr(metrics, "curves", lambda *_, **__: {"deletion": FLAT, "insertion": FLAT})
-    own = {"n_masks": 20, "p": 0.5, "order": "fine_to_coarse"}
+def test_the_paper_s_parts_need_no_pass_of_their_own(data, street):
+    options = {"n_masks": 20}
     image = dc.load_photo(data.truths[0].path)
-    plans = {"dclose": own, **{name: {} for name in ABLATION}}
-    line = evaluate_image(street, image, data.truths[0], methods=plans, steps=5)
-    assert sum(seen) == 1 + 20 and set(line["objects"][0]["methods"]) == {"dclose", *ABLATION}
+
+    def passes(*parts):
+        counting = Counting(data)
+        methods = {"dclose": options} | {name: options | ABLATION[name] for name in parts}
+        line = study_image(counting, image, data.truths[0], methods=methods, steps=5, seed=0)
+        assert set(line["objects"][0]["methods"]) == set(methods)
+        return counting.passes, len(line["objects"])
+
+    (alone, n), (together, _) = passes(), passes(*ABLATION)
+    scoring = (alone - 1 - 20) / n  # of an object's map
+    assert together == 1 + 20 + scoring * n * (1 + len(ABLATION))
 
 
-FLAT = [metrics.Curve(0.0, np.zeros(6, np.float32))] * 9
+class Counting(Street):
+    """Counts the images that it sees."""
+
+    passes = 0
+
+    def predict(self, pixels):
+        self.passes += len(pixels)
+        return super().predict(pixels)
+
+
+def test_records_say_every_option_of_each_method(serial):
+    methods = serial.settings["methods"]
+    assert methods["drise"] == {"n_masks": 20, "grid": [16, 16], "p": 0.5} and serial.settings["seed"] == 0
+    for name, changed in ABLATION.items():
+        assert methods[name] == methods["dclose"] | changed and methods[name]["n_masks"] == 20
 
 
 def test_nothing_found_and_nothing_matched_are_counted(tmp_path, data):

@@ -1,6 +1,7 @@
 """Stability, tuning and leakage: each number as one would compute it alone."""
 
 import json
+from functools import partial
 
 import numpy as np
 import pytest
@@ -9,13 +10,17 @@ import dclose_nb as dc
 from dclose_nb import metrics
 from dclose_nb.metrics import rank_correlation
 from dclose_nb.planted import RuleDetector, scene
-from dclose_nb.studies import stability, tables
+from dclose_nb.studies import coco, stability, tables
 from dclose_nb.studies.coco import Truth
-from dclose_nb.studies.records import Records
-from dclose_nb.studies.stability import look, runs
+from dclose_nb.studies.stability import overlapping, planned_runs, study_image
 
-PLANNED = runs(budgets=(20,), seeds=3, grids=(2,), sweep=30)
-del PLANNED["gradcam"]  # a formula has no network
+RUNS = planned_runs(budgets=(20, 40, 100), seeds=3, grids=(2,), sweep=30)
+del RUNS["gradcam"]  # a formula has no network
+ALONE = {
+    f"{method} {n_masks}": [{"method": method, "n_masks": n_masks, "seed": seed} for seed in range(3)]
+    for method in ("dclose", "drise")
+    for n_masks in (20, 40, 100)
+} | {"drise 30, grid 2": [{"method": "drise", "n_masks": 30, "grid": [2, 2]}]}
 
 
 @pytest.fixture(scope="module")
@@ -30,76 +35,105 @@ def truth(drawn):
 
 @pytest.fixture(scope="module")
 def line(drawn, truth):
-    return look(RuleDetector(drawn), drawn.image, truth, planned=PLANNED, steps=5)
+    return study_image(RuleDetector(drawn), drawn.image, truth, runs=RUNS, steps=5)
 
 
-def test_every_setting_has_its_seeds():
-    assert {name: len(settings) for name, settings in runs((5, 9), 2, (4, 8), 7).items()} == {
-        "dclose 5": 2, "dclose 9": 2, "drise 5": 2, "drise 9": 2,
-        "drise 7, grid 4": 1, "drise 7, grid 8": 1, "gradcam": 1,
+def test_every_run_has_its_budgets_and_seeds():
+    runs = planned_runs((5, 10), 2, (4, 8), 7)
+    assert {name: (run["budgets"], run["seeds"]) for name, run in runs.items()} == {
+        "dclose {}": ([5, 10], 2), "drise {}": ([5, 10], 2),
+        "drise {}, grid 4": ([7], 1), "drise {}, grid 8": ([7], 1), "gradcam": ([], 1),
     }  # fmt: skip
-    assert json.loads(json.dumps(runs())) == runs()  # records can hold it
+    assert runs["drise {}"]["options"] == {"n_masks": 10, "grid": (16, 16), "p": 0.5}
+    assert runs["drise {}, grid 4"]["options"] == {"n_masks": 7, "grid": (4, 4), "p": 0.5}
+    json.dumps(planned_runs())  # records can hold it
 
 
 def test_each_number_is_what_one_would_compute_alone(drawn, truth, line):
+    """So one run of the largest budget gives what a run of each budget gives."""
     detector = RuleDetector(drawn)
     found = detector.detect(drawn.image)
     pairs = dc.detection.match(found, truth.boxes, truth.labels)
     assert len(pairs) == len(line["objects"]) == 2
+    targets = found[[row for row, _ in pairs]]
     masks = truth.masks(drawn.image.shape[:2])
-    for one, (row, own) in zip(line["objects"], pairs):
-        assert one["label"] == truth.labels[own]
-        assert set(one["methods"]) == {*PLANNED, "flat"}
-        other = masks[1 - own] & ~masks[own]
-        assert one["methods"]["flat"]["leakage"] == pytest.approx(
-            other.sum() / (masks[own].sum() + other.sum()), abs=1e-4
-        )
-        for name, settings in PLANNED.items():
-            first, *rest = (
-                dc.explain(detector, drawn.image, found[row], progress=False, **options).saliency[0]
-                for options in settings
-            )
-            got = one["methods"][name]
-            assert got["ebpg"] == pytest.approx(metrics.ebpg(first, truth.boxes[own]), abs=1e-4)
-            assert got["leakage"] == pytest.approx(metrics.leakage(first, masks[own], other), abs=1e-3)
+    for name, settings in ALONE.items():
+        by_seed = [
+            dc.explain(detector, drawn.image, targets, progress=False, **options).saliency
+            for options in settings
+        ]
+        for k, (row, own) in enumerate(pairs):
+            first, *rest = (maps[k] for maps in by_seed)
+            other = masks[1 - own] & ~masks[own]
+            got = line["objects"][k]["methods"][name]
+            assert got["ebpg"] == pytest.approx(metrics.ebpg(first, truth.boxes[own]), abs=1e-5)
+            assert got["leakage"] == pytest.approx(metrics.leakage(first, masks[own], other), abs=1e-4)
             whole = metrics.over_all(detector, drawn.image, found[row], first, steps=5)
             assert got["over_all"] == pytest.approx(whole.score, abs=1e-3)
             if rest:
                 second, third = rest
                 pairwise = [(first, second), (first, third), (second, third)]
                 expected = np.mean([rank_correlation(a, b) for a, b in pairwise])
-                assert got["agreement"] == pytest.approx(expected, abs=1e-3)
+                assert got["agreement"] == pytest.approx(expected, abs=1e-4)
             else:
                 assert got["agreement"] is None
+    for record, (_, own) in zip(line["objects"], pairs):
+        assert record["label"] == truth.labels[own] and set(record["methods"]) == {*ALONE, "flat"}
+        other = masks[1 - own] & ~masks[own]
+        assert record["methods"]["flat"]["leakage"] == pytest.approx(
+            other.sum() / (masks[own].sum() + other.sum()), abs=1e-4
+        )
+
+
+def test_a_larger_budget_costs_what_it_has_more(drawn, truth):
+    detector = RuleDetector(drawn)
+    predict, seen = detector.predict, []
+    detector.predict = lambda pixels: seen.append(len(pixels)) or predict(pixels)
+    passes = []
+    for budgets in ((40,), (20, 40)):
+        seen.clear()
+        runs = {"dclose {}": planned_runs(budgets, 1, (), 1)["dclose {}"]}
+        (first, _) = study_image(detector, drawn.image, truth, runs=runs, steps=1)["objects"]
+        passes.append(sum(seen) - 1 - (len(first["methods"]) - 1) * 2 * 2 * 2)
+    assert passes == [40, 40]  # without the detection; 2 curves of 2 points for each of 2 objects
 
 
 def test_boxes_overlap_when_a_tenth_of_the_smaller_is_shared():
     boxes = np.array([[0, 0, 10, 10], [2, 2, 5, 5], [9, 0, 19, 10], [9.1, 0, 19.1, 10], [30, 30, 40, 40]])
-    assert stability._overlapping(boxes, 0) == [1, 2]  # inside it, and exactly a tenth
-    assert stability._overlapping(boxes, 1) == [0]
-    assert stability._overlapping(boxes, 4) == []
+    assert overlapping(boxes, 0) == [1, 2]  # inside it, and exactly a tenth
+    assert overlapping(boxes, 1) == [0]
+    assert overlapping(boxes, 4) == []
 
 
 def test_an_object_by_itself_leaks_nowhere(drawn, truth):
     alone = truth._replace(boxes=truth.boxes[:1], labels=truth.labels[:1], outlines=[None])
-    planned = {"drise 5": PLANNED["drise 20"][:1]}
-    (one,) = look(RuleDetector(drawn), drawn.image, alone, planned=planned, steps=2)["objects"]
-    assert one["methods"]["drise 5"]["leakage"] is None is one["methods"]["flat"]["leakage"]
+    runs = {"drise {}": planned_runs((5,), 1)["drise {}"]}
+    (record,) = study_image(RuleDetector(drawn), drawn.image, alone, runs=runs, steps=2)["objects"]
+    assert record["methods"]["drise 5"]["leakage"] is None is record["methods"]["flat"]["leakage"]
     nobody = truth._replace(labels=["dragon"] * len(truth.labels))
-    assert look(RuleDetector(drawn), drawn.image, nobody, planned=planned, steps=2) == {"objects": []}
+    assert study_image(RuleDetector(drawn), drawn.image, nobody, runs=runs, steps=2) == {"objects": []}
 
 
-def test_the_command_goes_on_and_its_records_can_be_averaged(tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(stability, "runs", lambda: {"gradcam": [{"method": "gradcam"}]})
-    monkeypatch.setattr(stability, "STEPS", 2)
-    for limit in ("1", "2"):
-        assert stability.main([str(tmp_path), "--limit", limit]) == 0
-    records = Records(tmp_path / "records.jsonl")
-    assert len(records.lines) == 2
+def test_a_budget_that_levels_cannot_share_is_refused(drawn, truth):
+    runs = {"dclose {}": planned_runs((12, 40), 1)["dclose {}"]}
+    with pytest.raises(dc.InputError, match=r"budgets must be multiples of 5 levels, got \[12, 40\]"):
+        study_image(RuleDetector(drawn), drawn.image, truth, runs=runs, steps=2)
+
+
+def test_records_can_be_averaged(tmp_path):
+    settings = {"runs": {"gradcam": planned_runs()["gradcam"]}, "steps": 2}
+    data = coco.drawn(tmp_path / "scenes", 2)
+    score = partial(study_image, **settings)
+    records = coco.study_photos("planted", data, tmp_path, score, settings, progress=False)
     found = tables.objects(records)
     assert tables.mean(found, "gradcam", "ebpg")[0] == pytest.approx(
-        np.mean([one["methods"]["gradcam"]["ebpg"] for one in found])
+        np.mean([record["methods"]["gradcam"]["ebpg"] for record in found])
     )
     assert tables.mean(found, "gradcam", "agreement") is None  # of one seed
+
+
+def test_the_command_says_what_is_wrong(tmp_path, capsys):
     assert stability.main([str(tmp_path), "--coco", str(tmp_path / "nowhere")]) == 2
     assert "cannot be read" in capsys.readouterr().err
+    assert stability.main([str(tmp_path), "--limit", "0"]) == 2
+    assert "limit must be an integer of at least 1" in capsys.readouterr().err

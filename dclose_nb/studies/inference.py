@@ -1,0 +1,75 @@
+"""What records say about all images: means over objects, with bootstrap intervals over images."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
+
+import numpy as np
+
+from .records import Record
+
+
+def mean_with_interval(groups: Sequence[Sequence[Any]], *, draws: int = 2000, seed: int = 0) -> np.ndarray:
+    """Mean over all values with its 95 % interval, by a bootstrap that draws whole groups.
+
+    Parameters
+    ----------
+    groups : sequence of sequences
+        At least one. A group holds values that belong together, the objects of an image for instance:
+        numbers, or arrays of one shape.
+    draws : int
+    seed : int
+
+    Returns
+    -------
+    (3, ...) array
+        Mean, low and high end. The ends are NaN for a single group, which says nothing of the spread.
+    """
+    sums = np.array([np.sum(group, axis=0) for group in groups], dtype=float)  # (G, ...)
+    counts = np.array([len(group) for group in groups])
+    mean = sums.sum(axis=0) / counts.sum()
+    if len(groups) == 1:
+        return np.stack([mean, np.full_like(mean, np.nan), np.full_like(mean, np.nan)])
+    drawn = np.random.default_rng(seed).integers(len(sums), size=(draws, len(sums)))
+    means = np.array([sums[which].sum(axis=0) / counts[which].sum() for which in drawn])
+    return np.array([mean, *np.percentile(means, [2.5, 97.5], axis=0)])
+
+
+def mean(objects: Iterable[Record], value: Callable[[Record], Any]) -> np.ndarray | None:
+    """Mean of a value over objects with its 95 % interval, by a bootstrap over images.
+
+    Parameters
+    ----------
+    objects : iterable of dict
+        Records of objects, each with its ``image``.
+    value : callable
+        Gives a number or an array of an object, or None to leave the object out.
+
+    Returns
+    -------
+    (3, ...) array or None
+        See `mean_with_interval`: the ends are NaN where one image is left. None where no object is.
+    """
+    by_image: dict[Any, list[Any]] = {}
+    for record in objects:
+        if (number := value(record)) is not None:
+            by_image.setdefault(record["image"], []).append(number)
+    return mean_with_interval(list(by_image.values())) if by_image else None
+
+
+def difference(
+    objects: Iterable[Record], value: Callable[[Record], Any], other: Callable[[Record], Any]
+) -> np.ndarray | None:
+    """Mean of `value` less `other` of the same object; objects that lack one are left out. As `mean`."""
+
+    def gain(record: Record) -> Any:
+        a, b = value(record), other(record)
+        return None if a is None or b is None else np.subtract(a, b)
+
+    return mean(objects, gain)
+
+
+def rounded(value: float, digits: int = 4) -> float | None:
+    """A number for a record: None where it is NaN, which JSON does not have."""
+    return None if np.isnan(value) else round(float(value), digits)

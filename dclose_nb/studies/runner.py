@@ -1,0 +1,176 @@
+"""The runner of all studies: one process or many do the tasks, and a stopped run goes on."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import sys
+import warnings
+from collections.abc import Callable, Generator, Iterable
+from concurrent.futures import BrokenExecutor, Executor, ProcessPoolExecutor, as_completed
+from contextlib import closing
+from datetime import UTC, datetime
+from functools import lru_cache
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from tqdm.auto import tqdm
+
+from .. import checks
+from ..checks import InputError
+from ..detection import Detector
+from ..detectors import WeightsError, load_detector
+from ..explanation import versions
+from ..files import atomic_write, write_errors
+from .records import Record, Records
+
+ATTEMPTS = 3  # times in a row that workers may die before the study gives up
+
+
+class Task(NamedTuple):
+    """An image to study."""
+
+    key: (
+        Record  # tells this task from all others, e.g. {"image": 139}; names and their order are those of all
+    )
+    arguments: tuple[Any, ...]  # of the function that does the work
+
+
+Results = Generator[tuple[Task, Record], None, None]
+
+
+def run_study(
+    out: str | Path,
+    settings: Record,
+    tasks: Iterable[Task],
+    work: Callable[..., Record],
+    *,
+    workers: int = 1,
+    executor: Executor | None = None,
+    progress: bool = True,
+) -> Records:
+    """Do the tasks of a study that its folder has no record of yet, and give all its records.
+
+    Records are the same whoever does the work, but for their order, and for rounding where workers
+    have other numbers of threads.
+
+    Parameters
+    ----------
+    out : path
+        Gets ``records.jsonl``, a line as each task is done, and ``manifest.json``, which says how,
+        where and with which versions.
+    settings : dict
+        What decides the records. If `out` has records of other settings, `InputError` is raised.
+    tasks : iterable of Task
+    work : callable
+        A function of a module, called with a task's arguments; all are pickled for workers. The line
+        of a task is its key and what this returns.
+    workers : int
+        Processes on this machine, which share its cores.
+    executor : concurrent.futures.Executor, optional
+        Does the work in place of own processes; Dask's is ``client.get_executor()``.
+    progress : bool
+    """
+    checks.at_least("workers", workers, 1)
+    records = Records(checks.path(out) / "records.jsonl", settings)
+    tasks = list(tasks)
+    names = list(tasks[0].key) if tasks else []
+    done = {tuple(line[name] for name in names) for line in records.lines}
+    todo = [task for task in tasks if tuple(task.key.values()) not in done]
+    of_which_done = len(tasks) - len(todo)
+    _add_to_manifest(records, {"images": len(tasks), "of_which_done": of_which_done, "workers": workers})
+    if executor is not None:
+        results = _by_executor(executor, work, todo)
+    elif workers > 1:
+        results = _by_processes(workers, work, todo)
+    else:
+        results = ((task, work(*task.arguments)) for task in todo)
+    bar = tqdm(total=len(tasks), initial=of_which_done, unit="image", disable=not progress)
+    with bar, closing(results):
+        for task, found in results:
+            records.append(task.key | found)
+            bar.update()
+    _loaded.cache_clear()  # networks are large
+    return records
+
+
+def detector_of(detector: str | Detector) -> Detector:
+    """A detector by its name, loaded once in a process; a `Detector` is given back as it is."""
+    return detector if isinstance(detector, Detector) else _loaded(detector)
+
+
+_loaded = lru_cache(maxsize=4)(load_detector)
+
+
+def _by_executor(executor: Executor, work: Callable[..., Record], tasks: Iterable[Task]) -> Results:
+    """Tasks as they are done; those that wait are cancelled when this is left."""
+    futures = {executor.submit(work, *task.arguments): task for task in tasks}
+    try:
+        for future in as_completed(futures):
+            yield futures[future], future.result()
+    finally:
+        for future in futures:
+            future.cancel()
+
+
+def _by_processes(workers: int, work: Callable[..., Record], tasks: Iterable[Task]) -> Results:
+    """Tasks done by own processes; where one dies, new processes do what is left."""
+    left = {id(task): task for task in tasks}
+    threads = max((os.cpu_count() or 1) // workers, 1)
+    deaths = 0
+    while left:
+        before = len(left)
+        try:
+            with ProcessPoolExecutor(
+                workers, get_context("spawn"), initializer=torch.set_num_threads, initargs=(threads,)
+            ) as pool:
+                for task, found in _by_executor(pool, work, left.values()):
+                    yield task, found
+                    del left[id(task)]
+        except BrokenExecutor as error:
+            deaths = 1 if len(left) < before else deaths + 1
+            if deaths == ATTEMPTS:
+                raise InputError(
+                    f"worker processes died {ATTEMPTS} times without an image done in between: is there "
+                    f"memory for {workers}? What was done is kept."
+                ) from error
+            warnings.warn(f"a worker process died; {len(left)} images are left and go on", stacklevel=4)
+
+
+def _add_to_manifest(records: Records, run: Record) -> None:
+    """Note the settings, and this run with its machine, in ``manifest.json``."""
+    path = records.path.with_name("manifest.json")
+    run |= {"started": datetime.now(UTC).isoformat(timespec="seconds")}
+    run |= {"machine": platform.platform(), "cores": os.cpu_count(), "versions": versions()}
+    try:
+        runs = json.loads(path.read_text(encoding="utf-8"))["runs"] if path.exists() else []
+        content = {"settings": records.settings, "runs": [*runs, run]}
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise InputError(f"{str(path)!r} is damaged: move it away to begin anew") from error
+    with write_errors(path.parent), atomic_write(path) as unfinished:
+        unfinished.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+
+
+def study_parser(name: str, description: str) -> argparse.ArgumentParser:
+    """Parser of a study's command, to which the study adds its own options."""
+    parser = argparse.ArgumentParser(prog=f"python -m dclose_nb.studies.{name}", description=description)
+    parser.add_argument("out", type=Path, metavar="OUT", help="records; a stopped run goes on from there")
+    parser.add_argument("--workers", type=int, default=1, metavar="K", help="processes; default: 1")
+    return parser
+
+
+def study_command(name: str, work: Callable[[], object]) -> int:
+    """Do what a study's command does: print what `work` gives, and return the exit status."""
+    try:
+        print(work())
+    except KeyboardInterrupt:
+        print("\nstopped; the same command goes on from there", file=sys.stderr)
+        return 130
+    except (InputError, WeightsError) as error:
+        print(f"{name}: {error}", file=sys.stderr)
+        return 2
+    return 0

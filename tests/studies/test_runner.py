@@ -1,0 +1,145 @@
+"""Studies: alike whoever does them and however often they stop."""
+
+import json
+import os
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+
+import dclose_nb as dc
+from dclose_nb.studies.records import Records
+from dclose_nb.studies.runner import Task, detector_of, run_study, study_command, study_parser
+
+TASKS = [Task({"detector": name, "image": k}, (name, k)) for name in ("a", "b") for k in (1, 2, 3)]
+
+
+def write_down(name, k):
+    return {"answer": f"{name} {k}"}
+
+
+def write_down_or_die(name, k, folder):
+    """Kill the first process that is asked for a 3."""
+    if k == 3 and not (folder / "died").exists():
+        (folder / "died").touch()
+        os._exit(1)
+    return write_down(name, k)
+
+
+def die(name, k):
+    os._exit(1)
+
+
+def study(out, tasks=TASKS, work=write_down, **options):
+    return run_study(out, {"made": "here"}, tasks, work, progress=False, **options)
+
+
+def answers(records):
+    return sorted((line["detector"], line["image"], line["answer"]) for line in records.lines)
+
+
+def test_a_line_is_the_key_and_what_the_work_gives(tmp_path):
+    records = study(tmp_path)
+    assert records.lines == [
+        {"detector": name, "image": k, "answer": f"{name} {k}"} for name in ("a", "b") for k in (1, 2, 3)
+    ]
+    again = Records(tmp_path / "records.jsonl")
+    assert again.lines == records.lines and again.settings == {"made": "here"}
+    assert study(tmp_path / "none", []).lines == []
+
+
+def test_only_what_is_left_is_done(tmp_path):
+    taken = []
+
+    def stopped(name, k):
+        taken.append((name, k))
+        if len(taken) == 3:
+            raise KeyboardInterrupt
+        return write_down(name, k)
+
+    with pytest.raises(KeyboardInterrupt):
+        study(tmp_path / "broken", work=stopped)
+    assert answers(study(tmp_path / "broken", work=stopped)) == answers(study(tmp_path / "whole"))
+    assert taken == [("a", 1), ("a", 2), ("a", 3), ("a", 3), ("b", 1), ("b", 2), ("b", 3)]
+
+
+def test_an_executor_gives_what_one_process_gives(tmp_path):
+    expected = answers(study(tmp_path / "serial"))
+    with ThreadPoolExecutor(2) as executor:
+        assert answers(study(tmp_path / "threads", executor=executor)) == expected
+
+
+def test_a_worker_that_dies_does_not_lose_its_task(tmp_path):
+    tasks = [Task(task.key, (*task.arguments, tmp_path)) for task in TASKS[1:4]]
+    with pytest.warns(UserWarning, match="a worker process died; [1-3] images are left and go on"):
+        records = study(tmp_path / "out", tasks, write_down_or_die, workers=2)
+    assert (tmp_path / "died").exists()
+    assert answers(records) == answers(study(tmp_path / "serial", TASKS[1:4]))
+
+
+@pytest.mark.filterwarnings("ignore:a worker process died")
+def test_workers_that_always_die_are_given_up(tmp_path):
+    with pytest.raises(dc.InputError, match=r"died 3 times without an image done .* memory for 2"):
+        study(tmp_path, TASKS[:1], die, workers=2)
+
+
+def test_an_error_stops_the_study_and_keeps_what_was_done(tmp_path):
+    def fails(name, k):
+        if k == 2:
+            raise FloatingPointError("NaN")
+        return write_down(name, k)
+
+    with ThreadPoolExecutor(1) as executor:
+        for out, options in (("serial", {}), ("threads", {"executor": executor})):
+            with pytest.raises(FloatingPointError):
+                study(tmp_path / out, work=fails, **options)
+            assert answers(Records(tmp_path / out / "records.jsonl")) == [("a", 1, "a 1")]
+
+
+def test_the_manifest_names_each_run(tmp_path):
+    for count in (1, 2):
+        records = study(tmp_path, TASKS[:count])
+    manifest = json.loads((tmp_path / "manifest.json").read_text())
+    assert manifest["settings"] == records.settings
+    assert [(run["images"], run["of_which_done"]) for run in manifest["runs"]] == [(1, 0), (2, 1)]
+    assert all("torch" in run["versions"] and run["cores"] for run in manifest["runs"])
+    (tmp_path / "manifest.json").write_text("{")
+    with pytest.raises(dc.InputError, match=r"manifest\.json' is damaged"):
+        study(tmp_path)
+
+
+def test_bad_input(tmp_path):
+    with pytest.raises(dc.InputError, match="workers must be an integer of at least 1, got 0"):
+        study(tmp_path / "out", workers=0)
+    assert not (tmp_path / "out").exists()
+    study(tmp_path)
+    with pytest.raises(dc.InputError, match="was made with made 'here', not 'there': choose another folder"):
+        run_study(tmp_path, {"made": "there"}, TASKS, write_down)
+
+
+def test_a_detector_is_loaded_once(lamps):
+    assert detector_of("planted") is detector_of("planted") and detector_of(lamps) is lamps
+    assert detector_of("planted").name == "planted"
+
+
+# -- a study's command
+
+
+def test_a_parser_has_what_all_studies_have(tmp_path, capsys):
+    args = study_parser("look", "Looks.").parse_args([str(tmp_path), "--workers", "2"])
+    assert (args.out, args.workers) == (tmp_path, 2)
+    with pytest.raises(SystemExit):
+        study_parser("look", "Looks.").parse_args([])
+    assert "usage: python -m dclose_nb.studies.look" in capsys.readouterr().err
+
+
+def test_a_command_prints_what_it_found_or_what_is_wrong(capsys):
+    def fails(error):
+        raise error
+
+    assert study_command("look", lambda: "3 images") == 0
+    assert capsys.readouterr() == ("3 images\n", "")
+    for error in (dc.InputError("no such folder"), dc.WeightsError("no such folder")):
+        assert study_command("look", lambda error=error: fails(error)) == 2
+        assert capsys.readouterr() == ("", "look: no such folder\n")
+    assert study_command("look", lambda: fails(KeyboardInterrupt())) == 130
+    assert capsys.readouterr() == ("", "\nstopped; the same command goes on from there\n")
