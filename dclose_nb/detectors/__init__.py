@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -54,10 +54,6 @@ def load_detector(
         For an .onnx file: ``input_size``, ``colours``, ``mean``, ``std``, ``resize`` and ``decode``.
         For a Hugging Face model: ``processor``.
 
-    Returns
-    -------
-    Detector
-
     Raises
     ------
     InputError
@@ -67,56 +63,46 @@ def load_detector(
         Weights that are neither at hand nor to be fetched.
     WeightsError
         Weights that are damaged.
-
-    Examples
-    --------
-    >>> import dclose_nb as dc
-    >>> detector = dc.load_detector("yolox_nano")  # doctest: +SKIP
     """
     if isinstance(detector, Detector):
-        _known(facts, "a Detector", (), class_names=class_names, name=name)
+        _refuse_unused(facts, "a Detector", class_names=class_names, name=name)
         return detector
     if isinstance(detector, torch.nn.Module):
-        from .huggingface import is_huggingface, load_huggingface
-
-        if is_huggingface(detector):
-            _known(facts, "a Hugging Face model", ("processor",), class_names=class_names)
-            return load_huggingface(detector, facts.get("processor"), name=name, device=pick_device(device))
+        from .huggingface import HuggingFaceDetector, is_huggingface
         from .torchvision import load_torchvision
 
-        _known(facts, "a torchvision network", ())
+        if is_huggingface(detector):
+            _refuse_unused(facts, "a Hugging Face model", ("processor",), class_names=class_names)
+            return HuggingFaceDetector(name, detector, facts.get("processor"), device=pick_device(device))
+        _refuse_unused(facts, "a torchvision network")
         return load_torchvision(detector, _names(class_names), name=name, device=pick_device(device))
     elsewhere = None if str(device) == "cpu" else device
     if isinstance(detector, str | Path) and str(detector).endswith(".onnx"):
-        from yolox.data.datasets import COCO_CLASSES  # slow to import
-
         from .onnx_file import OnnxDetector
+        from .yolox import COCO_CLASSES
 
-        _known(facts, "an .onnx file", ONNX_FACTS, device=elsewhere)
+        _refuse_unused(facts, "an .onnx file", ONNX_FACTS, device=elsewhere)
         path = checks.path(detector)
         names = COCO_CLASSES if class_names is None else _names(class_names)
         return OnnxDetector(name or path.stem, path, names, **facts)
     if callable(detector):
         from .function import FunctionDetector
 
-        _known(facts, "a function", (), device=elsewhere)
+        _refuse_unused(facts, "a function", device=elsewhere)
         name = name or str(getattr(detector, "__name__", type(detector).__name__))
         return FunctionDetector(name, detector, _names(class_names))
-    from . import planted as networks
-
-    known = checks.choice("detector", detector, [*OFFICIAL, *networks.NETWORKS])
-    _known(facts, repr(known), (), class_names=class_names, name=name)
-    if known in networks.NETWORKS:
-        return networks.load(known, device=pick_device(device))
+    from . import planted
     from .yolox import load_yolox
 
-    return load_yolox(known, device=pick_device(device))
+    known = checks.choice("detector", detector, [*OFFICIAL, *planted.NETWORKS])
+    _refuse_unused(facts, repr(known), class_names=class_names, name=name)
+    return (planted.load if known in planted.NETWORKS else load_yolox)(known, device=pick_device(device))
 
 
-def _known(facts: dict[str, Any], what: str, allowed: Iterable[str], **unused: Any) -> None:
-    """Refuse what an adapter has no use for, and what else was given that it knows itself."""
-    foreign = [one for one in facts if one not in allowed]
-    foreign += [one for one, value in unused.items() if value is not None]
+def _refuse_unused(facts: dict[str, Any], what: str, allowed: Sequence[str] = (), **unused: Any) -> None:
+    """Refuse facts that an adapter has no use for, and anything else that was given in vain."""
+    foreign = [fact for fact in facts if fact not in allowed]
+    foreign += [fact for fact, value in unused.items() if value is not None]
     if foreign:
         takes = f": it takes {', '.join(allowed)}" if allowed else ""
         raise InputError(f"{what} takes no {', '.join(foreign)}{takes}")
@@ -129,7 +115,7 @@ def _names(class_names: Any) -> tuple[str, ...]:
             'a detector that does not say what its classes are called needs class_names=["cat", ...]'
         )
     names = () if isinstance(class_names, str) else tuple(class_names)
-    if not names or not all(isinstance(one, str) for one in names):
+    if not names or not all(isinstance(name, str) for name in names):
         raise InputError(f"class_names must be a list of names, got {class_names!r}")
     return names
 

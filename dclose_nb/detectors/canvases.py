@@ -1,4 +1,4 @@
-"""How an image comes to a network's size: as it is shaped, or stretched."""
+"""How an image comes to a network's size: in its own shape, or stretched."""
 
 from __future__ import annotations
 
@@ -12,27 +12,20 @@ PADDING = 114
 
 
 def letterbox(image: np.ndarray, size: tuple[int, int], device: torch.device) -> Canvas:
-    """Resize an image in its shape, to the top left, and pad it with 114, as YOLOX does.
+    """Resize an (H, W, 3) uint8 image to the top left of a canvas (h, w), in its own shape.
 
-    Parameters
-    ----------
-    image : (H, W, 3) uint8 array
-    size : (h, w)
-        Of the canvas.
-    device : torch.device
+    The rest is padded with 114, as YOLOX does it.
     """
-    (height, width), (h, w) = image.shape[:2], size
-    ratio = min(h / height, w / width)
-    inner = max(int(height * ratio), 1), max(int(width * ratio), 1)
-    return _canvas(image, size, inner, device)
+    ratio = min(size[0] / image.shape[0], size[1] / image.shape[1])
+    inner = max(int(image.shape[0] * ratio), 1), max(int(image.shape[1] * ratio), 1)
+    return stretch(image, size, device, inner)
 
 
-def stretch(image: np.ndarray, size: tuple[int, int], device: torch.device) -> Canvas:
-    """Resize an image to the canvas, whatever its shape; parameters as of `letterbox`."""
-    return _canvas(image, size, size, device)
-
-
-def _canvas(image: np.ndarray, size: tuple[int, int], inner: tuple[int, int], device: torch.device) -> Canvas:
+def stretch(
+    image: np.ndarray, size: tuple[int, int], device: torch.device, inner: tuple[int, int] | None = None
+) -> Canvas:
+    """Resize an (H, W, 3) uint8 image to the top left `inner` (h, w) of a canvas, by default to all of it."""
+    inner = inner or size
     canvas = np.full((*size, 3), PADDING, dtype=np.uint8)
     canvas[: inner[0], : inner[1]] = cv2.resize(image, inner[::-1], interpolation=cv2.INTER_LINEAR)
     pixels = torch.from_numpy(canvas).permute(2, 0, 1).to(device, torch.float32)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -10,16 +9,15 @@ import numpy as np
 import torch
 from torch.nn.utils.rnn import pad_sequence
 
+from .. import checks
 from ..checks import InputError
 from ..detection import Canvas, Detector, Proposals, float_array, one_hot
-
-Function = Callable[[np.ndarray], Mapping[str, Any]]
 
 PARTS = {"boxes", "labels", "scores"}, {"boxes", "class_probs"}, {"boxes", "class_probs", "objectness"}
 
 
 class FunctionDetector(Detector):
-    """A function that is given one image and says what it sees there; the image is its own canvas.
+    """A function that takes one image and returns what it sees there; the image is its own canvas.
 
     Parameters
     ----------
@@ -28,7 +26,7 @@ class FunctionDetector(Detector):
         From an (H, W, 3) uint8 RGB image to a dictionary with n ``boxes``, (n, 4) x1, y1, x2, y2 in
         image pixels, and either ``labels`` (n names or indices) and ``scores`` (n, in [0, 1]) or
         ``class_probs`` (n, C) in [0, 1] with, where it has one, ``objectness`` (n,) in [0, 1]. The more
-        boxes, the better: all that it has before confidence and suppression leave any out.
+        boxes, the better: return them before confidence and suppression leave any out.
     class_names : tuple of C str
 
     Warns
@@ -43,10 +41,14 @@ class FunctionDetector(Detector):
         An answer of another form; what the function itself raises goes through.
     """
 
-    def __init__(self, name: str, function: Function, class_names: tuple[str, ...]) -> None:
-        super().__init__(name, class_names, provenance={"function": _name_of(function)})
+    def __init__(
+        self, name: str, function: Callable[[np.ndarray], Mapping[str, Any]], class_names: tuple[str, ...]
+    ) -> None:
+        own = getattr(function, "__qualname__", type(function).__name__)
+        module = getattr(function, "__module__", "")
+        super().__init__(name, class_names, provenance={"function": f"{module}.{own}"})
         self.function = function
-        self._said = False
+        self._warned = False
 
     def prepare(self, image: np.ndarray) -> Canvas:
         pixels = torch.from_numpy(image).permute(2, 0, 1).float()
@@ -58,7 +60,7 @@ class FunctionDetector(Detector):
         return Proposals(*(pad_sequence(list(parts), batch_first=True) for parts in zip(*each)))
 
     def _proposals(self, answer: Any) -> Proposals:
-        """What the function says of one image, without the first dimension."""
+        """Proposals of one image, without the first dimension."""
         if not isinstance(answer, Mapping) or set(answer) not in PARTS:
             given = sorted(answer) if isinstance(answer, Mapping) else type(answer).__name__
             raise InputError(
@@ -73,19 +75,17 @@ class FunctionDetector(Detector):
                 "boxes are x1, y1, x2, y2; are these x, y, width, height? Return x, y, x + width, y + height"
             )
         if "labels" in answer:
-            self._say_one_hot()
+            if not self._warned:
+                self._warned = True
+                checks.warn(
+                    f"{self.name} returns labels and scores and no class probabilities: its class vectors "
+                    "are one-hot, so maps say nothing of how nearly an object was of another class"
+                )
             objectness = float_array("scores", answer["scores"], ())
             probs = one_hot(np.ravel(answer["labels"]).tolist(), self.class_names)
         else:
             probs = float_array("class_probs", answer["class_probs"], (len(self.class_names),))
             objectness = float_array("objectness", answer.get("objectness", np.ones(len(probs))), ())
-        self._check(boxes, objectness, probs)
-        proposals = Proposals(*map(torch.from_numpy, (boxes, objectness, probs)))
-        if set(answer) == {"boxes", "class_probs"}:
-            return Proposals.from_scores(proposals.boxes, proposals.class_probs)
-        return proposals
-
-    def _check(self, boxes: np.ndarray, objectness: np.ndarray, probs: np.ndarray) -> None:
         if not len(boxes) == len(objectness) == len(probs):
             raise InputError(
                 f"{self.name} must return one of each for a box, got {len(boxes)} boxes, "
@@ -99,18 +99,7 @@ class FunctionDetector(Detector):
                     f"{self.name} returned {name} from {part.min():g} to {part.max():g}, wanted in [0, 1]: "
                     "bring them there with a sigmoid or softmax"
                 )
-
-    def _say_one_hot(self) -> None:
-        if not self._said:
-            self._said = True
-            warnings.warn(
-                f"{self.name} returns labels and scores and no class probabilities: its class vectors are "
-                "one-hot, so maps say nothing of how nearly an object was of another class",
-                stacklevel=2,
-            )
-
-
-def _name_of(function: Any) -> str:
-    return (
-        f"{getattr(function, '__module__', '')}.{getattr(function, '__qualname__', type(function).__name__)}"
-    )
+        proposals = Proposals(*map(torch.from_numpy, (boxes, objectness, probs)))
+        if set(answer) == {"boxes", "class_probs"}:
+            return Proposals.from_scores(proposals.boxes, proposals.class_probs)
+        return proposals

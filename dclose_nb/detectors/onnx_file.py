@@ -1,4 +1,4 @@
-"""Networks in ONNX files, through ONNX Runtime on the processor."""
+"""Networks in ONNX files, through ONNX Runtime on the CPU."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from ..checks import InputError
 from ..detection import Canvas, Detector, Proposals
 from . import onnx
 from .canvases import letterbox, stretch
+from .yolox import proposals_of
 
 Decode = Callable[[list[torch.Tensor], tuple[int, int]], Proposals]
 
 RESIZE = {"letterbox": letterbox, "stretch": stretch}
-COLOURS = ("rgb", "bgr")
 
 
 def centres(size: tuple[int, int], stride: int) -> torch.Tensor:
@@ -42,8 +42,6 @@ def yolox(outputs: list[torch.Tensor], size: tuple[int, int]) -> Proposals:
     One output (B, T, 5 + C), strides 8, 16 and 32: centre, logarithm of the size, objectness, class
     probabilities.
     """
-    from .yolox import proposals_of
-
     (output,) = outputs
     grids = {stride: centres(size, stride) for stride in (8, 16, 32)}
     strides = torch.cat([torch.full((len(grid), 1), float(stride)) for stride, grid in grids.items()])
@@ -53,8 +51,6 @@ def yolox(outputs: list[torch.Tensor], size: tuple[int, int]) -> Proposals:
 
 def yolox_decoded(outputs: list[torch.Tensor], size: tuple[int, int]) -> Proposals:
     """Decode what YOLOX's export writes with ``--decode_in_inference``: boxes in canvas pixels."""
-    from .yolox import proposals_of
-
     (output,) = outputs
     return proposals_of(output)
 
@@ -75,12 +71,12 @@ class OnnxDetector(Detector):
     colours : {"rgb", "bgr"}
         The order of the channels that the network wants.
     mean, std : three numbers each
-        Taken off, and divided by, in 0-255 and in the order of `colours`.
+        Subtracted from the pixels, then divided by; in 0-255 and in the order of `colours`.
     resize : {"letterbox", "stretch"}
         See `canvases`.
     decode : {"yolox", "yolox_decoded"} or callable
-        A function ``decode(outputs, size)`` from the file's outputs, a list of tensors (B, ...) in its
-        order, and the canvas's (h, w) to `Proposals` in canvas pixels.
+        A function ``decode(outputs, size)`` that makes `Proposals` in canvas pixels of the file's
+        outputs, a list of tensors (B, ...), and the canvas's (h, w).
 
     Raises
     ------
@@ -109,7 +105,7 @@ class OnnxDetector(Detector):
         except OSError as error:
             raise InputError(f"{str(path)!r} cannot be read: {error.strerror or error}") from error
         self.path = path
-        self.colours = checks.choice("colours", colours, COLOURS)
+        self.colours = checks.choice("colours", colours, ("rgb", "bgr"))
         self._resize = RESIZE[checks.choice("resize", resize, RESIZE)]
         self._decode = decode if callable(decode) else DECODERS[checks.choice("decode", decode, DECODERS)]
         self._mean, self._std = (_channels(*fact) for fact in (("mean", mean), ("std", std)))
@@ -125,7 +121,7 @@ class OnnxDetector(Detector):
             "resize": resize,
         }
         super().__init__(name, class_names, provenance=provenance)
-        self.input_size, self._batch = self._input(input_size)
+        self.input_size, self._takes_batches = self._input(input_size)
         self._check_layout()
 
     @cached_property
@@ -143,30 +139,26 @@ class OnnxDetector(Detector):
 
     def _input(self, size: tuple[int, int] | None) -> tuple[tuple[int, int], bool]:
         """The input's (h, w), and whether it takes batches."""
-        inputs = self._session.get_inputs()
+        file, inputs = self.path.name, self._session.get_inputs()
         shape = inputs[0].shape
         if len(inputs) != 1 or inputs[0].type != "tensor(float)" or len(shape) != 4 or shape[1] != 3:
-            found = ", ".join(f"{one.name} {one.type} {one.shape}" for one in inputs)
-            raise InputError(f"{self.path.name} must have one float input (B, 3, h, w), it has: {found}")
+            found = ", ".join(f"{given.name} {given.type} {given.shape}" for given in inputs)
+            raise InputError(f"{file} must have one float input (B, 3, h, w), it has: {found}")
         batch, _, *own = shape
         if isinstance(batch, int) and batch != 1:
-            raise InputError(
-                f"{self.path.name} sees {batch} images at once: export it for 1, or for any number"
-            )
+            raise InputError(f"{file} sees {batch} images at once: export it for 1, or for any number")
         for side, wanted in zip(own, size or own):
             if isinstance(side, int) and wanted != side:
-                raise InputError(
-                    f"{self.path.name} sees images of {own[0]} x {own[1]}, not input_size={size}"
-                )
+                raise InputError(f"{file} sees images of {own[0]} x {own[1]}, not input_size={size}")
         size = tuple(size or own)
         if not all(isinstance(side, int) and side > 0 for side in size):
-            raise InputError(f"{self.path.name} leaves its size open: give input_size=(height, width)")
+            raise InputError(f"{file} leaves its size open: give input_size=(height, width)")
         return size, not isinstance(batch, int)
 
     def _check_layout(self) -> None:
         outputs = self._run(torch.zeros(1, 3, *self.input_size))
-        names = [one.name for one in self._session.get_outputs()]
-        found = ", ".join(f"{name} {tuple(one.shape)}" for name, one in zip(names, outputs))
+        named = zip(self._session.get_outputs(), outputs)
+        found = ", ".join(f"{known.name} {tuple(output.shape)}" for known, output in named)
         layout = f"{self.path.name} does not fit decode={self.provenance['decode']}"
         try:
             proposals = self._decode(outputs, self.input_size)
@@ -198,7 +190,10 @@ class OnnxDetector(Detector):
 
     def _run(self, inputs: torch.Tensor) -> list[torch.Tensor]:
         """The file's outputs, (B, ...) each."""
-        return onnx.run(self._session, inputs, batches=self._batch)
+        if self._takes_batches:
+            return onnx.run(self._session, inputs)
+        each = [onnx.run(self._session, image) for image in inputs.split(1)]
+        return [torch.cat(outputs) for outputs in zip(*each)]
 
 
 def _channels(name: str, values: Sequence[float]) -> torch.Tensor:

@@ -1,17 +1,27 @@
-"""The two networks that are trained on planted scenes and ship: one-stage and two-stage."""
+"""The two networks that are trained on planted scenes and ship with the project."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
+from torchvision.models import mobilenet_v3_small
+from torchvision.models.detection import FasterRCNN
+from torchvision.models.detection.anchor_utils import AnchorGenerator
+from torchvision.models.detection.backbone_utils import BackboneWithFPN
+from torchvision.models.detection.faster_rcnn import FastRCNNPredictor, TwoMLPHead
+from torchvision.ops import MultiScaleRoIAlign, box_convert
+from yolox.config import YoloxConfig
 
 from .. import checks
 from ..detection import Detector
 from ..planted.shapes import CLASS_NAMES
 from . import weights
+from .torchvision import FasterRcnnDetector
+from .yolox import YoloxDetector
 
 SIZE = 320  # both see scenes at this size
 
@@ -20,13 +30,11 @@ class Network(NamedTuple):
     """An architecture: how it is made, learns and becomes a `Detector`."""
 
     build: Callable[[], Any]  # the untrained module
-    loss: Callable[[Any, torch.Tensor, torch.Tensor], torch.Tensor]
+    loss: Callable[[Any, torch.Tensor, torch.Tensor], torch.Tensor]  # of (module, images, tables)
     detector: Callable[..., Detector]  # of (name, module, *, device, provenance)
 
 
 def _yolox_nano() -> Any:
-    from yolox.config import YoloxConfig
-
     config = YoloxConfig.get_named_config("yolox_nano")
     config.num_classes = len(CLASS_NAMES)
     return config.get_model()
@@ -37,21 +45,8 @@ def _yolox_loss(module: Any, images: torch.Tensor, tables: torch.Tensor) -> torc
     return module(images.flip(1), tables)["total_loss"]  # it wants BGR
 
 
-def _yolox_detector(name: str, module: Any, **settings: Any) -> Detector:
-    from .yolox import YoloxDetector
-
-    return YoloxDetector(name, module, (SIZE, SIZE), CLASS_NAMES, **settings)
-
-
 def _faster_rcnn() -> Any:
     """Faster R-CNN on the three last strides of a MobileNetV3-Small, with few and small layers."""
-    from torchvision.models import mobilenet_v3_small
-    from torchvision.models.detection import FasterRCNN
-    from torchvision.models.detection.anchor_utils import AnchorGenerator
-    from torchvision.models.detection.backbone_utils import BackboneWithFPN
-    from torchvision.models.detection.faster_rcnn import FastRCNNPredictor, TwoMLPHead
-    from torchvision.ops import MultiScaleRoIAlign
-
     width, hidden, pooled = 64, 256, 7
     last_layers = {"3": "0", "8": "1", "11": "2"}  # of the strides 8, 16 and 32
     backbone = BackboneWithFPN(
@@ -78,18 +73,15 @@ def _faster_rcnn_loss(module: Any, images: torch.Tensor, tables: torch.Tensor) -
     """The sum of torchvision's four losses, of images (B, 3, h, w) RGB 0-255 and tables (B, M, 5)."""
     targets = []
     for table in tables:
-        label, centre, size = table[table[:, 3] > 0].split([1, 2, 2], dim=1)
-        boxes = torch.cat([centre - size / 2, centre + size / 2], dim=1)
-        targets.append({"boxes": boxes, "labels": label[:, 0].long() + 1})  # 0 is the background
+        table = table[table[:, 3] > 0]
+        boxes, labels = box_convert(table[:, 1:], "cxcywh", "xyxy"), table[:, 0].long()
+        targets.append({"boxes": boxes, "labels": labels + 1})  # 0 is the background
     losses = module(list(images / 255), targets)
     return torch.stack(list(losses.values())).sum()
 
 
-def _faster_rcnn_detector(name: str, module: Any, **settings: Any) -> Detector:
-    from .torchvision import FasterRcnnDetector
-
-    return FasterRcnnDetector(name, module, CLASS_NAMES, **settings)
-
+_yolox_detector = partial(YoloxDetector, input_size=(SIZE, SIZE), class_names=CLASS_NAMES)
+_faster_rcnn_detector = partial(FasterRcnnDetector, class_names=CLASS_NAMES)
 
 NETWORKS = {
     "planted": Network(_yolox_nano, _yolox_loss, _yolox_detector),
@@ -98,28 +90,15 @@ NETWORKS = {
 
 
 def load(name: str, *, device: torch.device, folder: Path | None = None) -> Detector:
-    """A detector trained on planted scenes.
+    """Load a detector, one of `NETWORKS`, that was trained on planted scenes.
 
-    Parameters
-    ----------
-    name : str
-        A key of `NETWORKS`.
-    device : torch.device
-    folder : path, optional
-        Where ``NAME.safetensors`` and its manifest ``NAME.json`` lie, by default those that ship.
-
-    Raises
-    ------
-    InputError
-        An unknown name.
-    WeightsError
-        A file that is missing, or not the one that the manifest names.
+    ``NAME.safetensors`` and its manifest ``NAME.json`` lie in `folder`; by default those that ship are
+    used. An unknown name raises `InputError`, a file that is missing or damaged `WeightsError`.
     """
     network = NETWORKS[checks.choice("name", name, NETWORKS)]
     path = weights.shipped_path(name) if folder is None else folder / f"{name}.safetensors"
     loaded = weights.load_shipped(path)
     module = network.build()
     weights.fit(module, loaded.state, path)
-    return network.detector(
-        name, module.eval(), device=device, provenance={"weights": path.name, **loaded.provenance}
-    )
+    provenance = {"weights": path.name, **loaded.provenance}
+    return network.detector(name, module, device=device, provenance=provenance)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from operator import attrgetter
 from typing import Any
 
@@ -17,51 +17,28 @@ from torchvision.models.detection.ssdlite import SSDLiteFeatureExtractorMobileNe
 from torchvision.ops import clip_boxes_to_image
 
 from ..checks import InputError
-from ..detection import Canvas, Detector, Proposals
+from ..detection import Canvas, Proposals
 from . import weights
-from .half import in_half
+from .modules import ModuleDetector
 
 
-class TorchvisionDetector(Detector):
+class TorchvisionDetector(ModuleDetector):
     """What torchvision's detection networks have in common: their `transform` makes the canvas.
 
-    Boxes are clipped to the canvas, as torchvision clips them to the image.
-
-    Parameters
-    ----------
-    name : str
-    module : torch.nn.Module
-        Of torchvision.models.detection; it is set to evaluate, without gradients, on the device.
-    class_names : tuple of C str
-        Without the background.
-    device : torch.device
-    provenance : dict
+    Boxes are clipped to the canvas, as torchvision clips them to the image. Parameters are those of
+    `ModuleDetector`.
     """
 
-    thread_safe = True
-
-    def __init__(
-        self,
-        name: str,
-        module: Any,
-        class_names: tuple[str, ...],
-        *,
-        device: torch.device,
-        provenance: dict[str, Any],
-    ) -> None:
-        super().__init__(name, tuple(class_names), device, provenance)
-        self.module = module.eval().requires_grad_(False).to(device).to(memory_format=torch.channels_last)
+    def __init__(self, name: str, module: Any, class_names: Sequence[str], **settings: Any) -> None:
+        super().__init__(name, module, class_names, **settings)
         self._mean, self._std = (
-            255 * torch.tensor(values, device=device)[:, None, None]
+            255 * torch.tensor(values, device=self.device)[:, None, None]
             for values in (module.transform.image_mean, module.transform.image_std)
         )
 
     @property
     def feature_layers(self) -> tuple[str, ...]:
-        if not hasattr(self.module.backbone, "fpn"):
-            return ()
-        pyramid = self.module.backbone.fpn.layer_blocks
-        return tuple(f"backbone.fpn.layer_blocks.{k}" for k in range(len(pyramid)))
+        return _children(self.module.backbone, "fpn.layer_blocks")
 
     @property
     def _body_stages(self) -> dict[str, tuple[str, ...]]:
@@ -73,17 +50,14 @@ class TorchvisionDetector(Detector):
             body[-1] += (f"backbone.body.{name}",)
             if name in self.module.backbone.body.return_layers:
                 body.append(())
-        return {
-            "FPN": ("backbone.fpn",),
-            **{f"body {k}": body[k - 1] for k in range(len(body) - 1, 0, -1)},
-        }
+        stages = {f"body {k}": body[k - 1] for k in range(len(body) - 1, 0, -1)}
+        return {"FPN": ("backbone.fpn",), **stages}
 
     def prepare(self, image: np.ndarray) -> Canvas:
         pixels = torch.from_numpy(image).permute(2, 0, 1).to(self.device, torch.float32) / 255
         images, _ = self.module.transform([pixels])  # resized, standardised and padded with 0
-        return Canvas(
-            images.tensors[0] * self._std + self._mean, image.shape[:2], (0, 0, *images.image_sizes[0])
-        )
+        pixels = images.tensors[0] * self._std + self._mean
+        return Canvas(pixels, image.shape[:2], (0, 0, *images.image_sizes[0]))
 
     def predict(self, pixels: torch.Tensor) -> Proposals:
         standard = ((pixels - self._mean) / self._std).contiguous(memory_format=torch.channels_last)
@@ -92,9 +66,6 @@ class TorchvisionDetector(Detector):
         if isinstance(features, torch.Tensor):
             features = {"0": features}
         return self._propose(images, features)
-
-    def predictor(self, passes: int) -> Callable[[torch.Tensor], Proposals]:
-        return in_half(self.predict, self.device) if self.device.type == "cuda" else self.predict
 
     @abstractmethod
     def _propose(self, images: ImageList, features: dict[str, torch.Tensor]) -> Proposals:
@@ -110,12 +81,8 @@ class FasterRcnnDetector(TorchvisionDetector):
 
     @property
     def stages(self) -> dict[str, tuple[str, ...]]:
-        return {
-            "box predictor": ("roi_heads.box_predictor",),
-            "box head": ("roi_heads.box_head",),
-            "RPN": ("rpn.head",),
-            **self._body_stages,
-        }
+        heads = {"box predictor": ("roi_heads.box_predictor",), "box head": ("roi_heads.box_head",)}
+        return {**heads, "RPN": ("rpn.head",), **self._body_stages}
 
     def _propose(self, images: ImageList, features: dict[str, torch.Tensor]) -> Proposals:
         regions, _ = self.module.rpn(images, features)
@@ -125,11 +92,10 @@ class FasterRcnnDetector(TorchvisionDetector):
         probs = logits.softmax(-1)[:, 1:]  # (R, C), without the background
         boxes = heads.box_coder.decode(offsets, regions)  # (R, 1 + C, 4)
         best = 1 + probs.argmax(-1)
-        boxes = clip_boxes_to_image(
-            boxes[torch.arange(len(boxes), device=best.device), best], images.image_sizes[0]
-        )
-        counts = [len(one) for one in regions]
-        parts = Proposals.from_softmax(boxes, probs)
+        rows = torch.arange(len(boxes), device=best.device)
+        best_boxes = clip_boxes_to_image(boxes[rows, best], images.image_sizes[0])
+        counts = [len(boxes) for boxes in regions]
+        parts = Proposals.from_softmax(best_boxes, probs)
         return Proposals(*(pad_sequence(part.split(counts), batch_first=True) for part in parts))
 
 
@@ -163,7 +129,7 @@ class OneStageDetector(TorchvisionDetector):
             boxes = self.module.box_coder.decode(offsets, anchors)
         else:
             decode = self.module.box_coder.decode_single
-            boxes = torch.stack([decode(one, anchors) for one in offsets])
+            boxes = torch.stack([decode(shifts, anchors) for shifts in offsets])
         boxes = clip_boxes_to_image(boxes, images.image_sizes[0])
         first = logits.shape[-1] - len(self.class_names)  # after the background, where it has a column
         if isinstance(self.module, SSD):
@@ -192,31 +158,19 @@ FAMILIES = {
 def load_torchvision(
     module: torch.nn.Module, class_names: Sequence[str], *, name: str | None, device: torch.device
 ) -> TorchvisionDetector:
-    """Make a detector of a network of torchvision.models.detection.
+    """Make a detector of a `FasterRCNN`, `RetinaNet`, `FCOS` or `SSD` (SSDlite is one) of torchvision.
 
-    Parameters
-    ----------
-    module : torch.nn.Module
-        A `FasterRCNN`, `RetinaNet`, `FCOS` or `SSD` (SSDlite is one).
-    class_names : sequence of str
-        One a column of the network's scores, as in ``weights.meta["categories"]``, or without the
-        first, the background. RetinaNet and FCOS need no background: there the first of as many
-        names as columns is left out only where it is "__background__".
-    name : str, optional
-        By default the module's class.
-    device : torch.device
-
-    Raises
-    ------
-    InputError
-        Another network, or names that do not fit its scores.
+    There is a class name for each column of the network's scores, as in ``weights.meta["categories"]``,
+    or for all but the first, the background. RetinaNet and FCOS need no background: there the first
+    of as many names as columns is left out only where it is "__background__". Without a `name` the
+    detector is called after the module's class. Another network, and names that do not fit its
+    scores, raise `InputError`.
     """
     family = next((known for known in FAMILIES if isinstance(module, known)), None)
+    kind = type(module).__name__
     if family is None:
-        raise InputError(
-            f"{type(module).__name__} is none of torchvision's "
-            f"{', '.join(known.__name__ for known in FAMILIES)}: give a function of images instead"
-        )
+        known = ", ".join(known.__name__ for known in FAMILIES)
+        raise InputError(f"{kind} is none of torchvision's {known}: give a function of images instead")
     adapter, place = FAMILIES[family]
     columns = attrgetter(place)(module)
     names = tuple(class_names)
@@ -228,10 +182,5 @@ def load_torchvision(
             f"this {family.__name__} scores {columns} classes, the background among them, "
             f"and class_names has {len(names)}: give {columns} or, without the background, {columns - 1}"
         )
-    return adapter(
-        name or type(module).__name__,
-        module,
-        names,
-        device=device,
-        provenance={"network": type(module).__name__, "weights_sha256": weights.digest(module)},
-    )
+    provenance = {"network": kind, "weights_sha256": weights.digest(module)}
+    return adapter(name or kind, module, names, device=device, provenance=provenance)

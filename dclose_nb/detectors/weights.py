@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import warnings
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -29,11 +28,11 @@ OFFICIAL = {
     "yolox_x": "5652330b6ae860043f091b8f550a60c10e1129f416edfdb65c259be6caf355cf",
 }
 
-CONNECT_SECONDS, READ_SECONDS = 5, 30
+TIMEOUT = 5, 30  # seconds to connect and to read
 
 
 class Weights(NamedTuple):
-    """A network's parameters and the file they came from."""
+    """A network's parameters and the file that they came from."""
 
     state: dict[str, torch.Tensor]
     sha256: str
@@ -52,38 +51,30 @@ class MissingWeights(WeightsError):
     """Weights that are not there and cannot be fetched; nothing is wrong with what is there."""
 
 
-def home() -> Path:
-    """The folder that the `yolox` package uses: ``$YOLOX_HOME``, else ``~/.cache/yolox``."""
-    return checks.path(os.environ.get("YOLOX_HOME") or "~/.cache/yolox")
-
-
 def path_of(name: str) -> Path:
-    """Where the weights of a network lie or will lie."""
+    """Path of a YOLOX network's weights, whether they are there or not.
+
+    The folder is the `yolox` package's own: ``$YOLOX_HOME``, else ``~/.cache/yolox``.
+    """
     checks.choice("name", name, OFFICIAL)
-    return home() / "weights" / f"{name}.pth"
+    return checks.path(os.environ.get("YOLOX_HOME") or "~/.cache/yolox") / "weights" / f"{name}.pth"
 
 
 def load(name: str) -> Weights:
     """Read the weights of a YOLOX network, fetching them first where they are not at hand.
 
     A download is checked against the official sha256 before it takes its name, so that a part of
-    a file is never used. A file that was already there is used whatever its sum, with a remark
-    where it is not the official one. Nothing is unpickled but tensors and plain containers.
-
-    Raises
-    ------
-    MissingWeights
-        No file and no way to fetch one.
-    WeightsError
-        A file that is damaged.
+    a file is never used. A file that was already there is used whatever its sum, with a warning
+    where it is not the official one. Nothing is unpickled but tensors and plain containers. A file that
+    is missing and cannot be fetched raises `MissingWeights`, a damaged one `WeightsError`.
     """
     path = path_of(name)
     if not path.exists():
         _download(name, path)
     try:
-        sha256 = _sha256(path)
-        checkpoint = torch.load(path, map_location="cpu", weights_only=True)
-        state = checkpoint["model"]
+        with path.open("rb") as file:
+            sha256 = hashlib.file_digest(file, "sha256").hexdigest()
+        state = torch.load(path, map_location="cpu", weights_only=True)["model"]
     except Exception as error:  # torch raises many types for a damaged or foreign file
         raise WeightsError(
             f"{path} cannot be read as weights of {name}: {_first_line(error)}. "
@@ -91,12 +82,12 @@ def load(name: str) -> Weights:
         ) from error
     official = sha256 == OFFICIAL[name]
     if not official:
-        warnings.warn(f"{path} is not the official {name} checkpoint (sha256 {sha256})", stacklevel=4)
+        checks.warn(f"{path} is not the official {name} checkpoint (sha256 {sha256})")
     return Weights(state, sha256, official)
 
 
 def _download(name: str, path: Path) -> None:
-    url = f"{RELEASE}/{name}.pth"
+    url = f"{RELEASE}/{path.name}"
     missing = f"{name}.pth is not at {path} and could not be fetched from {url}"
     where = f"Put the file at {path}, or set YOLOX_HOME to a folder that has it under weights/."
     try:
@@ -105,9 +96,7 @@ def _download(name: str, path: Path) -> None:
             known_hash=f"sha256:{OFFICIAL[name]}",
             path=path.parent,
             fname=path.name,
-            downloader=pooch.HTTPDownloader(
-                progressbar=True, timeout=(CONNECT_SECONDS, READ_SECONDS), chunk_size=2**16
-            ),
+            downloader=pooch.HTTPDownloader(progressbar=True, timeout=TIMEOUT, chunk_size=2**16),
         )
     except ValueError as error:  # pooch's word for a sum that does not match
         raise MissingWeights(
@@ -119,16 +108,11 @@ def _download(name: str, path: Path) -> None:
         raise MissingWeights(f"{missing} ({_first_line(error)}). {where}") from error
 
 
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
 def digest(module: torch.nn.Module) -> str:
     """sha256 of all that a network has learnt, in the order of its state dict."""
     sums = hashlib.sha256()
-    for one in module.state_dict().values():
-        sums.update(one.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
+    for value in module.state_dict().values():
+        sums.update(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
     return sums.hexdigest()
 
 
@@ -145,17 +129,14 @@ def fit(module: torch.nn.Module, state: dict[str, Any], path: Path) -> None:
 
 
 def shipped_path(name: str) -> Path:
-    """Where the weights lie that ship with the project."""
+    """Path of the weights of a network that ships with the project."""
     return shipped("weights") / f"{name}.safetensors"
 
 
 def load_shipped(path: Path) -> Weights:
-    """Read weights that were trained here; the manifest of the same name tells their sha256.
+    """Read weights that were trained here; the manifest of the same name holds their sha256.
 
-    Raises
-    ------
-    WeightsError
-        No such file or manifest, or a file with another sum.
+    A file or manifest that is missing, and a file with another sum, raise `WeightsError`.
     """
     try:
         expected = json.loads(path.with_suffix(".json").read_text(encoding="utf-8"))["sha256"]

@@ -11,44 +11,32 @@ from yolox.config import YoloxConfig
 from yolox.data.datasets import COCO_CLASSES
 from yolox.utils import fuse_model
 
-from ..detection import Canvas, Detector, Proposals
+from ..detection import Canvas, Proposals
 from . import onnx, weights
 from .canvases import letterbox
-from .half import in_half
+from .modules import ModuleDetector
 
 LARGEST = 1e6  # pixels of a side; sizes are exponentials, which overflow where weights are shuffled
 WORTH_COMPILING = 100  # passes; fewer are done before a network is compiled
 
 
-class YoloxDetector(Detector):
+class YoloxDetector(ModuleDetector):
     """A YOLOX network: letterboxed to the top left, padded with 114, read as BGR 0-255.
 
-    Parameters
-    ----------
-    name : str
-    module : torch.nn.Module
-        A `yolox` module; it is changed in place, see `ready`.
-    input_size : (h, w)
-    class_names : tuple of str
-    device : torch.device
-    provenance : dict
+    Its `module`, of the `yolox` package, is changed in place, see `ready`; `input_size` is (h, w). The
+    other parameters are those of `ModuleDetector`.
     """
-
-    thread_safe = True
 
     def __init__(
         self,
         name: str,
-        module: torch.nn.Module,
+        module: Any,
         input_size: tuple[int, int],
         class_names: tuple[str, ...],
-        *,
-        device: torch.device,
-        provenance: dict[str, Any],
+        **settings: Any,
     ) -> None:
-        super().__init__(name, tuple(class_names), device, provenance)
+        super().__init__(name, ready(module), class_names, **settings)
         self.input_size = input_size
-        self.module = ready(module).to(device).to(memory_format=torch.channels_last)
 
     @property
     def feature_layers(self) -> tuple[str, ...]:
@@ -73,14 +61,13 @@ class YoloxDetector(Detector):
         return proposals_of(output.to(torch.promote_types(output.dtype, torch.float32)))
 
     def predictor(self, passes: int) -> Callable[[torch.Tensor], Proposals]:
-        if self.device.type == "cuda":
-            return in_half(self.predict, self.device)
-        network = onnx.compiled(self.module, self.input_size) if passes >= WORTH_COMPILING else None
-        return self.predict if network is None else lambda pixels: proposals_of(network(pixels))
+        compiles = self.device.type == "cpu" and passes >= WORTH_COMPILING
+        network = onnx.compiled(self.module, self.input_size) if compiles else None
+        return super().predictor(passes) if network is None else lambda pixels: proposals_of(network(pixels))
 
 
 def proposals_of(output: torch.Tensor) -> Proposals:
-    """What YOLOX puts out, (B, T, 5 + C): centre, size, objectness, class probabilities."""
+    """Read what YOLOX puts out, (B, T, 5 + C): centre, size, objectness, class probabilities."""
     centre, size = output[..., :2], output[..., 2:4].clamp(max=LARGEST)
     boxes = torch.cat([centre - size / 2, centre + size / 2], dim=-1)
     return Proposals(boxes, output[..., 4], output[..., 5:])
@@ -93,7 +80,7 @@ def ready(module: Any) -> Any:
     The network wants BGR and canvases hold RGB. Swapping the first convolution's input channels
     once is the same to the last bit as swapping the pixels of each of thousands of images.
     """
-    module = fuse_model(module.eval()).requires_grad_(False)
+    module = fuse_model(module.eval())
     stem = module.backbone.backbone.stem.conv.conv  # reads four shifted copies of three channels
     stem.weight.copy_(stem.weight.unflatten(1, (-1, 3)).flip(2).flatten(1, 2))
     return module
@@ -105,11 +92,6 @@ def load_yolox(name: str, *, device: torch.device) -> YoloxDetector:
     module = config.get_model()
     loaded = weights.load(name)
     weights.fit(module, loaded.state, weights.path_of(name))
-    return YoloxDetector(
-        name,
-        module,
-        tuple(config.test_size),
-        COCO_CLASSES,
-        device=device,
-        provenance={"weights": f"{name}.pth", **loaded.provenance},
-    )
+    provenance = {"weights": f"{name}.pth", **loaded.provenance}
+    size = tuple(config.test_size)
+    return YoloxDetector(name, module, size, COCO_CLASSES, device=device, provenance=provenance)

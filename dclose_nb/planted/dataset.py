@@ -25,66 +25,51 @@ from .scene import CLASS_NAMES, Scene, scene
 CATEGORIES = [{"id": k + 1, "name": name} for k, name in enumerate(CLASS_NAMES)]
 
 
-def write_coco(
-    folder: str | Path,
-    seeds: Iterable[int],
-    *,
-    split: str = "val2017",
-    size: int = 320,
-    progress: bool = True,
-) -> Path:
-    """Write scenes as ``SPLIT/SEED.png`` and ``annotations/instances_SPLIT.json``.
+def write_coco(folder: str | Path, seeds: Iterable[int], *, progress: bool = True) -> Path:
+    """Write scenes as ``val2017/SEED.png`` and ``annotations/instances_val2017.json``.
 
-    The annotations appear last and whole. Images that an interrupted run has written are not drawn
-    again, and none is ever half-written.
+    The annotations, which hold boxes, run-length masks of the visible pixels and areas, appear last
+    and whole. Images that an interrupted run has written are not drawn again, and none is ever
+    half-written.
 
     Parameters
     ----------
     folder : path
+        One that cannot be written raises `InputError`.
     seeds : iterable of int
-        Scene numbers, all different; they become the images' ids.
-    split : str
-        Name of the folder of images.
-    size : int
-        Height and width of each scene in pixels.
+        Scene numbers, which become the images' ids; one that comes twice raises `InputError`.
     progress : bool
 
     Returns
     -------
     Path
-        The annotation file: boxes, run-length masks of the visible pixels, and areas.
-
-    Raises
-    ------
-    InputError
-        A seed that comes twice, or a folder that cannot be written.
+        The annotation file.
     """
     seeds = list(seeds)
     if len(set(seeds)) != len(seeds):
         raise InputError("every seed can come once only, since it is the image's id")
     folder = checks.path(folder)
-    annotation_file = folder / "annotations" / f"instances_{split}.json"
+    annotation_file = folder / "annotations" / "instances_val2017.json"
+    content: dict[str, list[dict]] = {"images": [], "annotations": [], "categories": CATEGORIES}
     with write_errors(folder):
-        (folder / split).mkdir(parents=True, exist_ok=True)
+        (folder / "val2017").mkdir(parents=True, exist_ok=True)
         annotation_file.parent.mkdir(exist_ok=True)
-        images: list[dict] = []
-        annotations: list[dict] = []
         for seed in tqdm(seeds, unit="scene", disable=not progress):
-            drawn = scene(seed, size=size)
-            name = f"{seed:012d}.png"
-            if not (folder / split / name).exists():
-                with atomic_write(folder / split / name) as unfinished:
+            drawn = scene(seed)
+            path = folder / "val2017" / f"{seed:012d}.png"
+            if not path.exists():
+                with atomic_write(path) as unfinished:
                     Image.fromarray(drawn.image).save(unfinished, "PNG")
-            images.append({"id": seed, "file_name": name, "height": size, "width": size})
-            annotations += _annotations(seed, drawn, len(annotations) + 1)
-        content = {"images": images, "annotations": annotations, "categories": CATEGORIES}
+            height, width = drawn.owner.shape
+            content["images"].append({"id": seed, "file_name": path.name, "height": height, "width": width})
+            content["annotations"] += _annotations(seed, drawn, len(content["annotations"]) + 1)
         with atomic_write(annotation_file) as unfinished:
             unfinished.write_text(json.dumps(content), encoding="utf-8")
     return annotation_file
 
 
 def _annotations(seed: int, drawn: Scene, first_id: int) -> Iterator[dict[str, Any]]:
-    """A scene's objects as COCO has them."""
+    """A scene's objects in COCO's form."""
     rows = zip(drawn.boxes.tolist(), drawn.labels.tolist(), drawn.causal_masks)
     for number, (box, label, mask) in enumerate(rows, start=first_id):
         encoded = rle.encode(np.asfortranarray(mask.astype(np.uint8)))
@@ -104,16 +89,9 @@ def _xywh(box: list[float]) -> list[float]:
 
 
 def average_precision(detector: Detector, seeds: Iterable[int], *, progress: bool = True) -> dict[str, float]:
-    """COCO's average precision of a detector on planted scenes.
+    """COCO's average precision of a detector on the planted scenes of these numbers.
 
-    Parameters
-    ----------
-    detector : Detector
-        Of the classes of planted scenes. Its boxes count from a confidence of 0.001, after
-        suppression at an IoU of 0.65 within classes.
-    seeds : iterable of int
-        Scene numbers.
-    progress : bool
+    Its boxes count from a confidence of 0.001, after suppression at an IoU of 0.65 within classes.
 
     Returns
     -------

@@ -28,7 +28,7 @@ MOST_PLAYERS = 16  # 2 ** 16 coalitions are enumerated in a second
 
 
 class Player(NamedTuple):
-    """Something whose visibility the rules may look at."""
+    """Something whose visibility a rule may depend on."""
 
     thing: int  # index of its object, or -1
     name: str
@@ -41,18 +41,13 @@ class RuleDetector(Detector):
 
     It compares what it is shown with the scene. A pixel's visibility is 1 less its relative
     distance from the scene's, so that a masked pixel I M has the visibility M; a part's is the
-    mean over its pixels.
+    mean over its pixels. An image of another size than the scene raises `InputError`.
 
     Parameters
     ----------
     scene : Scene
     rule : str
-        A key of `RULES`, for all objects.
-
-    Raises
-    ------
-    InputError
-        An unknown rule, or an image of another size than the scene.
+        A key of `RULES`, for all objects; others raise `InputError`.
     """
 
     def __init__(self, scene: Scene, rule: str = "sum") -> None:
@@ -86,20 +81,23 @@ class RuleDetector(Detector):
         objectness = torch.empty(b, n)
         probs = torch.zeros(b, n, len(self.class_names))
         for k, label in enumerate(self.scene.labels):
-            own = [p for p, player in enumerate(self.players) if player.thing == k]
-            body = [p for p in own if self.players[p].role != "edge"]
+            body, deciding, edges = (
+                self._players(k, *roles) for roles in (("body", "class"), ("class",), ("edge",))
+            )
             objectness[:, k] = self._objectness(visible, body)
             probs[:, k, label] = 1
             twin = TWINS.get(self.class_names[label])
-            deciding = [p for p in own if self.players[p].role == "class"]
             if self.rule == "class" and deciding and twin is not None:
                 probs[:, k, label] = visible[:, deciding[0]]
                 probs[:, k, self.class_names.index(twin)] = 1 - visible[:, deciding[0]]
-            edges = [p for p in own if self.players[p].role == "edge"]
             if self.rule == "edge" and edges:
                 inner = torch.tensor(bounding_box(np.logical_or.reduce([self.players[p].mask for p in body])))
                 boxes[:, k] = inner + visible[:, edges[0], None] * (boxes[:, k] - inner)
         return Proposals(boxes, objectness, probs)
+
+    def _players(self, thing: int, *roles: str) -> list[int]:
+        """Indices of the players of a thing (-1 for none) that have one of the roles."""
+        return [p for p, player in enumerate(self.players) if player.thing == thing and player.role in roles]
 
     def _objectness(self, visible: torch.Tensor, body: list[int]) -> torch.Tensor:
         largest = sorted(body, key=lambda p: -int(self.players[p].mask.sum()))[:2]
@@ -108,42 +106,32 @@ class RuleDetector(Detector):
         if self.rule == "or":
             return 1 - (1 - visible[:, largest]).prod(1)
         mean = visible[:, body].mean(1)
-        context = [p for p, player in enumerate(self.players) if player.role == "context"]
-        inert = [p for p, player in enumerate(self.players) if player.role == "inert"]
+        context, inert = (self._players(-1, role) for role in ("context", "inert"))
         if self.rule == "context" and context:
             return mean * (1 + 2 * visible[:, context[0]]) / 3
         if self.rule == "suppressor" and inert:
             return mean * (1 - visible[:, inert].mean(1) / 2)
         return mean
 
-    # -- the truth
-
     def weights(self, visible: torch.Tensor, target: Detections) -> torch.Tensor:
         """Weight (B,) of one target (Eq. 6) when the players' visibility is (B, P)."""
-        vectors = torch.tensor(target.boxes), torch.tensor(target.class_probs)
-        return mask_weights(self.propose(visible), *vectors)[:, 0]
+        boxes, probs = torch.tensor(target.boxes), torch.tensor(target.class_probs)
+        return mask_weights(self.propose(visible), boxes, probs)[:, 0]
 
     def shapley_values(self, target: Detections) -> np.ndarray:
         """Exact Shapley value of each player for the target's weight, (P,) float64.
 
         All coalitions of the players that can matter are enumerated: the parts of objects whose
         boxes meet the target's, the ground and the rocks; for the others the value is 0. The values
-        add up to the weight with all visible less that with none.
-
-        Raises
-        ------
-        InputError
-            More than one target, or too many players to enumerate.
+        add up to the weight with all visible less that with none. More than one target, and too many
+        players to enumerate, raise `InputError`.
         """
         if len(target) != 1:
             raise InputError(f"pass one target, not {len(target)}")
         x1, y1, x2, y2 = target.boxes[0]
-        near = {
-            k
-            for k, box in enumerate(self.scene.boxes)
-            if box[0] < x2 and x1 < box[2] and box[1] < y2 and y1 < box[3]
-        }
-        asked = [p for p, player in enumerate(self.players) if player.thing in near | {-1}]
+        left, top, right, bottom = self.scene.boxes.T
+        meets = (left < x2) & (x1 < right) & (top < y2) & (y1 < bottom)
+        asked = [p for p, player in enumerate(self.players) if player.thing == -1 or meets[player.thing]]
         n = len(asked)
         if n > MOST_PLAYERS:
             raise InputError(f"{n} players can matter, and {MOST_PLAYERS} at most are enumerated")

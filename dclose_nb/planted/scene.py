@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cached_property, lru_cache
-from typing import NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import cv2
 import numpy as np
@@ -58,7 +58,6 @@ class Scene:
         Kind of ground, a key of `GROUNDS`.
     horizon : int
         First row of the ground.
-    class_names : tuple of str
     """
 
     image: np.ndarray
@@ -68,7 +67,7 @@ class Scene:
     drawn: list[tuple[int, str, str]]
     ground: str
     horizon: int
-    class_names: tuple[str, ...] = field(default=CLASS_NAMES)
+    class_names: ClassVar = CLASS_NAMES
 
     @cached_property
     def parts(self) -> list[list[Part]]:
@@ -78,11 +77,7 @@ class Scene:
     @cached_property
     def causal_masks(self) -> np.ndarray:
         """Pixels of each object's visible parts, (n, H, W) bool: what its detection is made of."""
-        masks = np.zeros((len(self.boxes), *self.owner.shape), dtype=bool)
-        for mask, parts in zip(masks, self.parts):
-            for part in parts:
-                mask |= part.mask
-        return masks
+        return np.array([np.logical_or.reduce([part.mask for part in parts]) for parts in self.parts])
 
     @cached_property
     def distractors(self) -> list[Part]:
@@ -92,8 +87,7 @@ class Scene:
     @property
     def ground_mask(self) -> np.ndarray:
         """Visible pixels of the ground, (H, W) bool: the context of what stands on it."""
-        below = np.arange(len(self.owner))[:, None] >= self.horizon
-        return (self.owner == 0) & below
+        return (self.owner == 0) & (np.arange(len(self.owner))[:, None] >= self.horizon)
 
     @property
     def names(self) -> list[str]:
@@ -122,7 +116,7 @@ def scene(seed: int, *, n_objects: int | None = None, size: int = 320, layout: s
     seed : int
         0 or more.
     n_objects : int, optional
-        1 to 5 by default, as chance will have it.
+        By default 1 to 5, drawn at random.
     size : int
         Height and width in pixels, at least 64.
     layout : str
@@ -130,10 +124,6 @@ def scene(seed: int, *, n_objects: int | None = None, size: int = 320, layout: s
         "overlap": two of one class, one in front of the other. "inside": a person at the foot of
         a house. "out of place": a cow away from its meadow. The last four have two, two, two and
         one object unless `n_objects` asks for more; the rest is mixed.
-
-    Returns
-    -------
-    Scene
 
     Raises
     ------
@@ -153,8 +143,7 @@ def scene(seed: int, *, n_objects: int | None = None, size: int = 320, layout: s
         n_objects = planned or int(rng.integers(1, 6))
     checks.at_least("n_objects", n_objects, max(planned, 1))
     stage = _Stage(rng, size, layout)
-    stage.plant(n_objects)
-    return stage.finish()
+    return stage.finish(stage.plant(n_objects))
 
 
 class _Object(NamedTuple):
@@ -164,8 +153,8 @@ class _Object(NamedTuple):
     width: float
     height: float
 
-    @property
-    def bottom(self) -> float:
+    def foot(self) -> float:
+        """Its lower edge: the larger, the nearer it stands."""
         return self.y + self.height
 
 
@@ -187,23 +176,22 @@ class _Stage:
 
     # -- where things stand
 
-    def plant(self, n_objects: int) -> None:
-        """Place and draw objects and inert rocks, the farther ones first."""
-        self.objects = sorted(self._place(n_objects), key=lambda one: one.bottom)
-        rocks = [rock for rock in (self._rock() for _ in range(self.rng.integers(1, 4))) if self._fits(rock)]
-        for thing in sorted([*self.objects, *rocks], key=lambda one: one.bottom):
+    def plant(self, n_objects: int) -> list[_Object]:
+        """Place and draw objects and inert rocks, the farther ones first; returns the objects."""
+        objects = sorted(self._place(n_objects), key=_Object.foot)
+        candidates = [self._rock() for _ in range(self.rng.integers(1, 4))]
+        rocks = [rock for rock in candidates if _most_covered(rock, objects) <= MOST_COVERED]
+        for thing in sorted([*objects, *rocks], key=_Object.foot):
             if thing in rocks:
                 self._draw_rock(thing)
             else:
-                self._draw_object(self.objects.index(thing), thing)
+                self._draw_object(objects.index(thing), thing)
+        return objects
 
     def _rock(self) -> _Object:
         width = self.size * self.rng.uniform(0.06, 0.2)
         height = width * self.rng.uniform(0.5, 0.9)
         return _Object("rock", self.rng.uniform(0, self.size - width), self._deep() - height, width, height)
-
-    def _fits(self, new: _Object) -> bool:
-        return all(_covered(new, old) <= MOST_COVERED for old in self.objects)
 
     def _place(self, n_objects: int) -> list[_Object]:
         placed: list[_Object] = []
@@ -215,61 +203,50 @@ class _Stage:
                     return placed
             elif len(placed) == 1 and tried % 20 == 0:
                 placed.clear()  # no room for a twin beside this one
-        raise InputError(
-            f"only {len(placed)} of {n_objects} objects fit in {self.size} x {self.size}: ask for fewer"
-        )
+        room = f"{self.size} x {self.size}"
+        raise InputError(f"only {len(placed)} of {n_objects} objects fit in {room}: ask for fewer")
 
     def _candidate(self, placed: list[_Object]) -> _Object | None:
         """An object at a random place, or None where it would hide or be hidden too much."""
-        rng, size = self.rng, self.size
-        twin = self.layout in ("decoy", "overlap") and len(placed) == 1
-        inside = self.layout == "inside" and len(placed) == 1
-        if self.layout == "out of place" and not placed:
-            name = CONTEXT_CLASS
-        elif self.layout == "inside" and len(placed) < 2:
-            name = "person" if inside else "house"
-        elif twin:
-            name = placed[0].name
+        rng, size, layout = self.rng, self.size, self.layout
+        twins = layout in ("decoy", "overlap")
+        second = len(placed) == 1 and (twins or layout == "inside")  # the layout says how it stands
+        if second:
+            name = placed[0].name if twins else "person"
+        elif not placed and layout in ("inside", "out of place"):
+            name = "house" if layout == "inside" else CONTEXT_CLASS
         else:
             name = self._class_name()
         recipe = RECIPES[name]
         longer = size * np.exp(rng.uniform(np.log(SMALLEST), np.log(LARGEST)))
-        if twin:
+        if second and twins:
             longer = max(placed[0].width, placed[0].height) * rng.uniform(0.8, 1.25)
-        elif inside:
+        elif second:
             longer = placed[0].height * rng.uniform(0.5, 0.7)
-        elif self.layout in ("decoy", "overlap") and not placed:
-            longer = size * rng.uniform(0.18, 0.34)
-        elif self.layout == "inside" and not placed:
-            longer = size * rng.uniform(0.35, LARGEST)
+        elif not placed and (twins or layout == "inside"):
+            longer = size * (rng.uniform(0.18, 0.34) if twins else rng.uniform(0.35, LARGEST))
         width = longer * min(1, recipe.aspect)
         height = longer / max(1, recipe.aspect)
-        if twin and self.layout == "overlap":
+        if second and layout == "overlap":
             x = placed[0].x + placed[0].width * rng.choice([-1, 1]) * rng.uniform(0.45, 0.65)
-            bottom = placed[0].bottom + rng.uniform(0.02, 0.1) * size
-        elif inside:
+            bottom = placed[0].foot() + rng.uniform(0.02, 0.1) * size
+        elif second and layout == "inside":
             x = placed[0].x + rng.uniform(0.15, 0.85) * (placed[0].width - width)
-            bottom = placed[0].bottom + 0.01  # drawn after the house
+            bottom = placed[0].foot() + 0.01  # drawn after the house
         else:
             x = rng.uniform(0, size - width)
-            bottom = (
-                self._deep() if recipe.place != "sky" else rng.uniform(height, max(self.horizon, height + 1))
-            )
+            sky = recipe.place == "sky"
+            bottom = rng.uniform(height, max(self.horizon, height + 1)) if sky else self._deep()
         new = _Object(name, x, bottom - height, width, height)
-        if x < 0 or x + width > size or new.y < 0 or bottom > size:
-            return None
-        planned = {"decoy": 0.0, "overlap": 0.5, "inside": 1.0} if len(placed) == 1 else {}
-        allowed = planned.get(self.layout, MOST_COVERED)
-        if any(_covered(new, old) > allowed for old in placed):
-            return None
-        return new
+        inside = x >= 0 and x + width <= size and new.y >= 0 and bottom <= size
+        allowed = {"decoy": 0.0, "overlap": 0.5, "inside": 1.0}[layout] if second else MOST_COVERED
+        return new if inside and _most_covered(new, placed) <= allowed else None
 
     def _class_name(self) -> str:
         """A class that can stand in this scene."""
         names = []
         for name, recipe in RECIPES.items():
-            wet = self.ground == "water"
-            fits = recipe.place == "sky" or (recipe.place == "water") == wet
+            fits = recipe.place == "sky" or (recipe.place == "water") == (self.ground == "water")
             if name == CONTEXT_CLASS and self.ground != CONTEXT_GROUND:
                 fits = fits and self.rng.random() < OFF_CONTEXT
             if fits:
@@ -307,23 +284,19 @@ class _Stage:
         x = self.rng.integers(0, tile.shape[1] - width + 1)
         return tile[y : y + height, x : x + width, None] * np.float32(strength)
 
-    def _draw_object(self, number: int, one: _Object) -> None:
-        recipe = RECIPES[one.name]
+    def _draw_object(self, number: int, thing: _Object) -> None:
+        recipe = RECIPES[thing.name]
         rng = self.rng
         jitter = rng.uniform(0.85, 1.15, 3)
-        colours = {
-            "main": np.array(recipe.main[rng.integers(len(recipe.main))]) * jitter,
-            "second": rng.uniform(40, 220, 3),
-        }
+        main = np.array(recipe.main[rng.integers(len(recipe.main))]) * jitter
+        own: dict[Any, np.ndarray] = {"main": main, "second": rng.uniform(40, 220, 3)}
         flip = rng.random() < 0.5
         for shape in recipe.shapes:
             if shape.role == "edge" and rng.random() < 0.5:
                 continue
-            colour = (
-                colours[shape.colour] if isinstance(shape.colour, str) else np.array(shape.colour) * jitter
-            )
+            colour = own[shape.colour] if shape.colour in own else np.array(shape.colour) * jitter
             points = [np.abs(polygon - (flip, 0)) for polygon in shape.polygons]
-            scaled = [polygon * (one.width, one.height) + (one.x, one.y) for polygon in points]
+            scaled = [polygon * (thing.width, thing.height) + (thing.x, thing.y) for polygon in points]
             self._fill(scaled, colour, number, shape.name, shape.role)
 
     def _draw_rock(self, rock: _Object) -> None:
@@ -342,11 +315,9 @@ class _Stage:
         if right <= left or bottom <= top:
             return
         alpha = np.zeros((bottom - top, right - left), np.uint8)
-        fixed = [
-            np.round((polygon - (left, top) - 0.5) * (1 << _SHIFT)).astype(np.int32) for polygon in polygons
-        ]
-        for polygon in fixed:
-            cv2.fillPoly(alpha, [polygon], 255, cv2.LINE_AA, _SHIFT)
+        for polygon in polygons:
+            fixed_point = np.round((polygon - (left, top) - 0.5) * (1 << _SHIFT)).astype(np.int32)
+            cv2.fillPoly(alpha, [fixed_point], 255, cv2.LINE_AA, _SHIFT)
         window = slice(top, bottom), slice(left, right)
         shade = np.linspace(1.12, 0.8, bottom - top, dtype=np.float32)[:, None, None]
         paint = colour.astype(np.float32) * shade * (1 + self._texture(bottom - top, right - left, 0.12))
@@ -355,7 +326,7 @@ class _Stage:
         self.drawn.append((thing, name, role))
         self.owner[window][alpha > 127] = len(self.drawn)
 
-    def finish(self) -> Scene:
+    def finish(self, objects: list[_Object]) -> Scene:
         """Light the scene, and read off what is true of it."""
         rng, size = self.rng, self.size
         slope = rng.uniform(-0.15, 0.15, 2)
@@ -366,13 +337,9 @@ class _Stage:
         image += self._texture(size, size, rng.uniform(2, 12))
         # no channel is 0, so that a mask can be read off a masked scene
         pixels = image.clip(1, 255).round().astype(np.uint8)
-
-        boxes = np.zeros((len(self.objects), 4), np.float32)
-        thing_of = np.array([-2, *(thing for thing, _, _ in self.drawn)])
-        seen = thing_of[self.owner]
-        for number, box in enumerate(boxes):
-            box[:] = bounding_box(seen == number)
-        labels = np.array([CLASS_NAMES.index(one.name) for one in self.objects])
+        seen = np.array([-2, *(thing for thing, _, _ in self.drawn)])[self.owner]
+        boxes = np.stack([bounding_box(seen == number) for number in range(len(objects))])
+        labels = np.array([CLASS_NAMES.index(thing.name) for thing in objects])
         return Scene(pixels, boxes, labels, self.owner, self.drawn, self.ground, self.horizon)
 
 
@@ -382,11 +349,15 @@ def bounding_box(mask: np.ndarray) -> np.ndarray:
     return np.array([columns[0], rows[0], columns[-1] + 1, rows[-1] + 1], np.float32)
 
 
-def _covered(a: _Object, b: _Object) -> float:
-    """Share of the smaller of two boxes that the other covers."""
-    width = min(a.x + a.width, b.x + b.width) - max(a.x, b.x)
-    height = min(a.bottom, b.bottom) - max(a.y, b.y)
-    return max(width, 0) * max(height, 0) / min(a.width * a.height, b.width * b.height)
+def _most_covered(new: _Object, others: list[_Object]) -> float:
+    """Largest share that two boxes have in common of the smaller of them."""
+    shares = [0.0]
+    for old in others:
+        width = min(new.x + new.width, old.x + old.width) - max(new.x, old.x)
+        height = min(new.foot(), old.foot()) - max(new.y, old.y)
+        smaller = min(new.width * new.height, old.width * old.height)
+        shares.append(max(width, 0) * max(height, 0) / smaller)
+    return max(shares)
 
 
 @lru_cache(maxsize=1)

@@ -14,8 +14,8 @@ from ..fusion import min_max
 from .scene import Part
 
 
-def _clean(saliency: np.ndarray, *masks: np.ndarray) -> np.ndarray:
-    """The map as float64 without negatives; shapes that differ are refused."""
+def _clipped(saliency: np.ndarray, *masks: np.ndarray) -> np.ndarray:
+    """The map as float64 with negatives at 0; masks of another shape are refused."""
     saliency = np.asarray(saliency, dtype=np.float64)
     for mask in masks:
         if mask.shape != saliency.shape:
@@ -29,14 +29,14 @@ def relevance_mass(saliency: np.ndarray, causal: np.ndarray) -> float:
     """Share of the map's energy that lies on causal pixels, in [0, 1].
 
     ``sum over causal of S / sum of S`` (Arras et al. 2022). Negatives count as 0; a map that is 0
-    everywhere scores 0.
+    everywhere scores 0. Given the pixels of what has no effect instead, lower is better.
 
     Parameters
     ----------
     saliency : (H, W) array
     causal : (H, W) bool array
     """
-    energy = _clean(saliency, causal)
+    energy = _clipped(saliency, causal)
     total = energy.sum()
     return float(energy[causal].sum() / total) if total > 0 else 0.0
 
@@ -45,19 +45,10 @@ def relevance_rank(saliency: np.ndarray, causal: np.ndarray) -> float:
     """Share of the K highest pixels that are causal, K being the number of causal pixels, in [0, 1].
 
     (Arras et al. 2022.) Pixels of equal value share the places that are left to them, so that a
-    constant map scores the causal share of the image.
-
-    Parameters
-    ----------
-    saliency : (H, W) array
-    causal : (H, W) bool array
-
-    Raises
-    ------
-    InputError
-        No causal pixel.
+    constant map scores the causal share of the image. Parameters as of `relevance_mass`; no causal
+    pixel raises `InputError`.
     """
-    values = _clean(saliency, causal)
+    values = _clipped(saliency, causal)
     k = int(causal.sum())
     if k == 0:
         raise InputError("no pixel is causal")
@@ -67,33 +58,14 @@ def relevance_rank(saliency: np.ndarray, causal: np.ndarray) -> float:
     return float((above & causal).sum() + left * (equal & causal).sum() / equal.sum()) / k
 
 
-def false_mass(saliency: np.ndarray, inert: np.ndarray) -> float:
-    """Share of the map's energy that lies on what has no effect, in [0, 1]; lower is better.
-
-    Parameters
-    ----------
-    saliency : (H, W) array
-    inert : (H, W) bool array
-        Distractors, or parts that the detector does not use.
-    """
-    return relevance_mass(saliency, inert)
-
-
 def part_correlation(saliency: np.ndarray, parts: list[Part], effects: np.ndarray) -> float:
     """Spearman correlation of each part's mean saliency with its true effect, in [-1, 1].
 
-    (After Hesse et al. 2023.) NaN where there are fewer than two parts or all are alike.
-
-    Parameters
-    ----------
-    saliency : (H, W) array
-    parts : list of P things with a mask
-        `Part` or `Player`.
-    effects : (P,) array
-        Effect of each part's pixels: its Shapley value, or the drop in score when it is removed,
-        over its number of pixels.
+    (After Hesse et al. 2023.) NaN where there are fewer than two parts or all are alike. Effects, (P,),
+    are a pixel's: a part's Shapley value, or the drop in score when it is removed, over its number of
+    pixels.
     """
-    _clean(saliency, *(part.mask for part in parts))
+    _clipped(saliency, *(part.mask for part in parts))
     if len(parts) != len(effects):
         raise InputError(f"{len(parts)} parts need as many effects, got {len(effects)}")
     means = [np.asarray(saliency, np.float64)[part.mask].mean() for part in parts]
@@ -105,17 +77,9 @@ def part_correlation(saliency: np.ndarray, parts: list[Part], effects: np.ndarra
 def seed_spread(maps: np.ndarray) -> float:
     """How much a method's map changes from seed to seed, in [0, 0.5]; lower is better.
 
-    The standard deviation over seeds of the maps scaled to [0, 1], averaged over the pixels.
-
-    Parameters
-    ----------
-    maps : (S, H, W) array
-        Maps of one target, made with S different seeds.
-
-    Raises
-    ------
-    InputError
-        Fewer than two maps, or values that are not finite.
+    The standard deviation over seeds of the maps scaled to [0, 1], averaged over the pixels. `maps`,
+    (S, H, W), are those of one target, made with S different seeds. Fewer than two, and values that are
+    not finite, raise `InputError`.
     """
     maps = np.asarray(maps, dtype=np.float64)
     if maps.ndim != 3 or len(maps) < 2 or not np.isfinite(maps).all():

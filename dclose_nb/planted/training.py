@@ -13,9 +13,10 @@ import json
 import math
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -28,8 +29,7 @@ from tqdm.auto import tqdm
 from .. import checks
 from ..checks import InputError
 from ..detectors import pick_device
-from ..detectors import planted as networks
-from ..detectors.planted import NETWORKS
+from ..detectors.planted import NETWORKS, load
 from ..explanation import versions
 from ..files import atomic_write
 from .dataset import average_precision
@@ -88,6 +88,7 @@ def train(
     *,
     checkpoint_every: int = 200,
     device: Any = None,
+    workers: int = 1,
     progress: bool = True,
 ) -> Any:
     """Train, or go on training, and return the averaged network.
@@ -102,6 +103,8 @@ def train(
         Steps between two checkpoints.
     device : torch.device or str, optional
         By default the first GPU where there is one, else the CPU.
+    workers : int
+        Processes that draw scenes; with 0 this one does.
     progress : bool
 
     Raises
@@ -115,15 +118,15 @@ def train(
     device = pick_device(device)
     torch.manual_seed(settings.seed)
     module = network.build().to(device).to(memory_format=torch.channels_last)
-    averaged = torch.optim.swa_utils.AveragedModel(module, avg_fn=_average(settings), use_buffers=True)
+    average = partial(running_average, settings.average)
+    averaged = torch.optim.swa_utils.AveragedModel(module, avg_fn=average, use_buffers=True)
     optimiser = torch.optim.AdamW(module.parameters(), settings.peak_rate, weight_decay=settings.weight_decay)
-    schedule = torch.optim.lr_scheduler.LambdaLR(optimiser, _rate(settings))
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimiser, partial(_share_of_peak_rate, settings))
     learning = {"module": module, "averaged": averaged, "optimiser": optimiser, "schedule": schedule}
     done = _resume(folder / "checkpoint.pt", settings, learning)
 
-    batches = DataLoader(
-        Scenes(settings, done), settings.batch, num_workers=1 if settings.steps - done else 0
-    )
+    scenes = Scenes(settings, done)
+    batches = DataLoader(scenes, settings.batch, num_workers=workers if len(scenes) else 0)
     module.train()
     start = time.perf_counter()
     with tqdm(total=settings.steps, initial=done, unit="step", disable=not progress) as bar:
@@ -138,43 +141,31 @@ def train(
             averaged.update_parameters(module)
             schedule.step()
             bar.update()
-            if step % 50 == 0 or step == settings.steps:
+            last = step == settings.steps
+            if step % 50 == 0 or last:
                 bar.set_postfix(loss=f"{loss.item():.2f}")
-                seconds = round(time.perf_counter() - start, 1)
-                with _on_disk(folder):
-                    _log(folder, {"step": step, "loss": loss.item(), "seconds": seconds})
-            if step % checkpoint_every == 0 or step == settings.steps:
-                with _on_disk(folder):
-                    _save(folder / "checkpoint.pt", settings, step, learning)
+                line = {"step": step, "loss": loss.item(), "seconds": round(time.perf_counter() - start, 1)}
+                with _on_disk(folder), (folder / "log.jsonl").open("a", encoding="utf-8") as log:
+                    log.write(json.dumps(line) + "\n")
+            if step % checkpoint_every == 0 or last:
+                state = {name: part.state_dict() for name, part in learning.items()}
+                with _on_disk(folder), atomic_write(folder / "checkpoint.pt") as unfinished:
+                    torch.save({"settings": asdict(settings), "step": step, **state}, unfinished)
     return averaged.module.to(memory_format=torch.contiguous_format)
 
 
-def _average(settings: Settings) -> Callable[..., torch.Tensor]:
-    """A running average that forgets faster at first, so that the untrained weights do not stay in it."""
-
-    def update(old: torch.Tensor, new: torch.Tensor, n: Any) -> torch.Tensor:
-        keep = min(settings.average, (1 + int(n)) / (10 + int(n)))
-        return (old + (1 - keep) * (new - old)).to(old.dtype)
-
-    return update
+def running_average(most: float, old: torch.Tensor, new: torch.Tensor, n: Any) -> torch.Tensor:
+    """Keep a share of `most` of the average of `n` weights; less at first, to forget the untrained ones."""
+    keep = min(most, (1 + int(n)) / (10 + int(n)))
+    return (old + (1 - keep) * (new - old)).to(old.dtype)
 
 
-def _rate(settings: Settings) -> Callable[[int], float]:
-    """Share of the peak rate at a step: a linear rise, then half a cosine down to a hundredth."""
-
-    def share(step: int) -> float:
-        if step < settings.warm_up:
-            return (step + 1) / settings.warm_up
-        along = (step - settings.warm_up) / max(settings.steps - settings.warm_up, 1)
-        return 0.01 + 0.99 * (1 + math.cos(math.pi * min(along, 1))) / 2
-
-    return share
-
-
-def _save(path: Path, settings: Settings, step: int, learning: dict[str, Any]) -> None:
-    state = {name: part.state_dict() for name, part in learning.items()}
-    with atomic_write(path) as unfinished:
-        torch.save({"settings": asdict(settings), "step": step, **state}, unfinished)
+def _share_of_peak_rate(settings: Settings, step: int) -> float:
+    """A linear rise, then half a cosine down to a hundredth."""
+    if step < settings.warm_up:
+        return (step + 1) / settings.warm_up
+    along = (step - settings.warm_up) / max(settings.steps - settings.warm_up, 1)
+    return 0.01 + 0.99 * (1 + math.cos(math.pi * min(along, 1))) / 2
 
 
 def _resume(path: Path, settings: Settings, learning: dict[str, Any]) -> int:
@@ -194,11 +185,6 @@ def _resume(path: Path, settings: Settings, learning: dict[str, Any]) -> int:
     return done
 
 
-def _log(folder: Path, line: dict[str, float]) -> None:
-    with (folder / "log.jsonl").open("a", encoding="utf-8") as file:
-        file.write(json.dumps(line) + "\n")
-
-
 @contextmanager
 def _on_disk(folder: Path) -> Iterator[None]:
     try:
@@ -209,28 +195,16 @@ def _on_disk(folder: Path) -> Iterator[None]:
 
 
 def export(folder: str | Path, module: Any, settings: Settings, *, n_scenes: int) -> Path:
-    """Write a trained network as it ships, and score on held-out scenes what was written.
+    """Write a trained network as it ships, and score on scenes 0 to n_scenes - 1 what was written.
 
-    Parameters
-    ----------
-    folder : path
-        Where it was trained: its ``log.jsonl`` goes into the manifest.
-    module : torch.nn.Module
-        Parameters become float16; statistics of batch-norm stay float32.
-    settings : Settings
-    n_scenes : int
-        Scenes 0, 1, ... to score.
+    Parameters become float16; statistics of batch-norm stay float32. The folder is where it was
+    trained; one that cannot be written raises `InputError`.
 
     Returns
     -------
     Path
         ``NAME.safetensors``, beside its manifest ``NAME.json``: sha256, settings, loss at each
         logged step, average precision, versions.
-
-    Raises
-    ------
-    InputError
-        A folder that cannot be written.
     """
     folder = checks.path(folder)
     path = folder / f"{settings.network}.safetensors"
@@ -250,30 +224,27 @@ def export(folder: str | Path, module: Any, settings: Settings, *, n_scenes: int
         "loss": {line["step"]: round(line["loss"], 3) for line in log},
         "versions": versions(),
     }
-
-    def describe(**more: Any) -> None:
-        with atomic_write(path.with_suffix(".json")) as unfinished:
-            unfinished.write_text(json.dumps(manifest | more, indent=1) + "\n", encoding="utf-8")
-
-    with _on_disk(folder):
-        with atomic_write(path) as unfinished:
-            unfinished.write_bytes(content)
-        describe()
-    detector = networks.load(settings.network, device=pick_device("cpu"), folder=folder)
+    with _on_disk(folder), atomic_write(path) as unfinished:
+        unfinished.write_bytes(content)
+    _describe(path, manifest)
+    detector = load(settings.network, device=pick_device("cpu"), folder=folder)
     scores = average_precision(detector, range(n_scenes))
-    with _on_disk(folder):
-        describe(held_out={"scenes": n_scenes, **scores})
+    _describe(path, manifest | {"held_out": {"scenes": n_scenes, **scores}})
     return path
 
 
-def main() -> int:
+def _describe(path: Path, manifest: dict[str, Any]) -> None:
+    with _on_disk(path.parent), atomic_write(path.with_suffix(".json")) as unfinished:
+        unfinished.write_text(json.dumps(manifest, indent=1) + "\n", encoding="utf-8")
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command; returns its exit status."""
     parser = argparse.ArgumentParser(description="Train a detector from scratch on planted scenes.")
     parser.add_argument("network", choices=NETWORKS)
-    parser.add_argument(
-        "folder", metavar="OUT", help="checkpoint, log, weights; a stopped run goes on from there"
-    )
+    parser.add_argument("folder", metavar="OUT", help="checkpoint, log, weights; a stopped run goes on there")
     parser.add_argument("--steps", type=int, help="default: those of the network that ships")
-    args = parser.parse_args()
+    args = parser.parse_args(arguments)
     settings = SETTINGS[args.network]
     try:
         if args.steps is not None:

@@ -45,7 +45,7 @@ def test_it_is_said_once_that_classes_are_one_hot(lit):
     detector = dc.load_detector(lamp, class_names=NAMES)
     with pytest.warns(UserWarning, match="lamp returns labels and scores.*one-hot") as said:
         detector.detect(lit), detector.detect(lit)
-    assert len(said) == 1
+    assert len(said) == 1 and said[0].filename == __file__
 
 
 @pytest.mark.filterwarnings("error")

@@ -151,8 +151,9 @@ def test_one_pixel_and_forty_megapixels(yolox):
 def test_a_file_that_is_not_the_official_one_is_loaded_with_a_remark(yolox):
     if yolox.provenance["weights_official"]:
         pytest.skip("the official weights are at hand")
-    with pytest.warns(UserWarning, match="not the official"):
+    with pytest.warns(UserWarning, match="not the official") as said:
         dc.load_detector("yolox_nano")
+    assert said[0].filename == __file__
     assert yolox.provenance["weights_sha256"] != weights.OFFICIAL["yolox_nano"]
 
 

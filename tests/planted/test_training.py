@@ -13,20 +13,35 @@ import dclose_nb as dc
 from dclose_nb.detectors import planted as networks
 from dclose_nb.files import shipped
 from dclose_nb.planted import scene, training
-from dclose_nb.planted.training import FIRST_TRAINING_SEED, SETTINGS, Scenes, Settings, export, train
+from dclose_nb.planted.training import (
+    FIRST_TRAINING_SEED,
+    SETTINGS,
+    Scenes,
+    Settings,
+    export,
+    running_average,
+    train,
+)
 
 SMALL = Settings(steps=4, batch=2, size=64, warm_up=2)
+HERE = {"device": "cpu", "workers": 0, "progress": False}  # a process costs more than two scenes
 
 
 def weights(module):
     return torch.cat([value.flatten().double() for value in module.state_dict().values()])
 
 
-@pytest.fixture(autouse=True)
-def drawn_in_this_process(monkeypatch):
-    """A worker process for two scenes takes longer than the scenes."""
-    loader = training.DataLoader
-    monkeypatch.setattr(training, "DataLoader", lambda data, batch, num_workers: loader(data, batch))
+def fail_at_third_save(monkeypatch, error):
+    """Let PyTorch raise an error while it saves for the third time from now on."""
+    save, calls = torch.save, []
+
+    def failing(*given):
+        calls.append(given)
+        if len(calls) == 3:
+            raise error
+        save(*given)
+
+    monkeypatch.setattr(torch, "save", failing)
 
 
 def test_a_scene_becomes_what_the_package_learns_from():
@@ -43,19 +58,12 @@ def test_a_scene_becomes_what_the_package_learns_from():
 @pytest.mark.parametrize("network", networks.NETWORKS)
 def test_a_stopped_run_ends_as_an_unbroken_one(tmp_path, monkeypatch, network):
     small = replace(SMALL, network=network)
-    whole = train(tmp_path / "whole", small, checkpoint_every=1, device="cpu", progress=False)
-    save, saved = training._save, []
-
-    def stopped(*arguments):
-        save(*arguments)
-        saved.append(arguments)
-        if len(saved) == 2:
-            raise KeyboardInterrupt
-
-    monkeypatch.setattr(training, "_save", stopped)
+    whole = train(tmp_path / "whole", small, checkpoint_every=1, **HERE)
+    fail_at_third_save(monkeypatch, KeyboardInterrupt())
     with pytest.raises(KeyboardInterrupt):
-        train(tmp_path / "broken", small, checkpoint_every=1, device="cpu", progress=False)
-    again = train(tmp_path / "broken", small, checkpoint_every=1, device="cpu", progress=False)
+        train(tmp_path / "broken", small, checkpoint_every=1, **HERE)
+    assert torch.load(tmp_path / "broken" / "checkpoint.pt")["step"] == 2
+    again = train(tmp_path / "broken", small, checkpoint_every=1, **HERE)
     torch.manual_seed(SMALL.seed)
     untrained = networks.NETWORKS[network].build()
     assert torch.allclose(weights(again), weights(whole), rtol=1e-4, atol=1e-5)
@@ -67,7 +75,7 @@ def test_a_stopped_run_ends_as_an_unbroken_one(tmp_path, monkeypatch, network):
 def test_what_was_trained_is_what_ships(tmp_path, network):
     """Parameters to half precision, everything else as it was, and a manifest that says so."""
     small = replace(SMALL, network=network)
-    module = train(tmp_path, small, device="cpu", progress=False)
+    module = train(tmp_path, small, **HERE)
     path = export(tmp_path, module, small, n_scenes=2)
     manifest = json.loads(path.with_suffix(".json").read_text())
     assert path.name == f"{network}.safetensors" and manifest["bytes"] == path.stat().st_size
@@ -93,40 +101,34 @@ def test_the_settings_that_ship_are_in_the_manifests():
 
 
 def test_bad_checkpoints_and_disks_are_named_and_kept(tmp_path, monkeypatch):
-    train(tmp_path, SMALL, device="cpu", progress=False)
-    good = (tmp_path / "checkpoint.pt").read_bytes()
+    with monkeypatch.context() as patch:
+        fail_at_third_save(patch, RuntimeError("no space left on device"))
+        with pytest.raises(dc.InputError, match=r"no space left on device; the last checkpoint is kept"):
+            train(tmp_path, SMALL, checkpoint_every=1, **HERE)
+    assert torch.load(tmp_path / "checkpoint.pt")["step"] == 2
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["checkpoint.pt"]
     with pytest.raises(dc.InputError, match=r"was made with \{'steps': 4\}"):
-        train(tmp_path, replace(SMALL, steps=5), device="cpu", progress=False)
-
-    def full(*_):
-        raise RuntimeError("no space left on device")
-
-    monkeypatch.setattr(torch, "save", full)
-    with pytest.raises(dc.InputError, match="the last checkpoint is kept"), training._on_disk(tmp_path):
-        training._save(tmp_path / "checkpoint.pt", SMALL, 9, {})
-    assert (tmp_path / "checkpoint.pt").read_bytes() == good
-    (tmp_path / "checkpoint.pt").write_bytes(good[:1000])
+        train(tmp_path, replace(SMALL, steps=5), **HERE)
+    (tmp_path / "checkpoint.pt").write_bytes((tmp_path / "checkpoint.pt").read_bytes()[:1000])
     with pytest.raises(dc.InputError, match="is damaged"):
-        train(tmp_path, SMALL, device="cpu", progress=False)
+        train(tmp_path, SMALL, **HERE)
 
 
 def test_the_average_forgets_the_untrained_weights():
     """After 100 steps a start of 1 has left next to nothing of an average of zeros."""
-    update = training._average(Settings())
     kept = torch.ones(1)
     for n in range(1, 100):
-        kept = update(kept, torch.zeros(1), n)
+        kept = running_average(Settings().average, kept, torch.zeros(1), n)
     assert kept.item() < 1e-6
-    assert training._average(Settings(average=0.5))(torch.ones(1), torch.zeros(1), 10**6).item() == 0.5
+    assert running_average(0.5, torch.ones(1), torch.zeros(1), 10**6).item() == 0.5
 
 
 def test_a_run_from_the_command_line(tmp_path, monkeypatch, capsys):
     monkeypatch.setitem(training.SETTINGS, "planted", SMALL)
     monkeypatch.setattr(training, "HELD_OUT", 2)
-    monkeypatch.setattr("sys.argv", ["training", "planted", str(tmp_path)])
-    assert training.main() == 0
+    assert training.main(["planted", str(tmp_path)]) == 0
     assert capsys.readouterr().out.strip() == str(tmp_path / "planted.safetensors")
     (tmp_path / "checkpoint.pt").write_bytes(b"torn")
-    assert training.main() == 2
+    assert training.main(["planted", str(tmp_path)]) == 2
     (error,) = capsys.readouterr().err.strip().splitlines()
     assert "is damaged: move it away" in error

@@ -1,16 +1,16 @@
 """Half precision, which GPUs are asked in; here on the CPU, in the same 16 bits."""
 
+from contextlib import nullcontext
+
 import pytest
 import torch
 from toys import NO_WEIGHTS, weights_at_hand
 
 import dclose_nb as dc
-from dclose_nb.detectors.half import in_half
-
-CPU = torch.device("cpu")
 
 
 @pytest.mark.parametrize("name", ["planted", "planted_two_stage", "yolox_nano"])
+@pytest.mark.filterwarnings("ignore:.*is not the official")
 def test_half_precision_gives_the_same_proposals(name):
     if name == "yolox_nano" and not weights_at_hand():
         pytest.skip(NO_WEIGHTS)
@@ -19,7 +19,7 @@ def test_half_precision_gives_the_same_proposals(name):
     canvas = detector.prepare(image)
     with torch.inference_mode():
         exact = detector.predict(canvas.pixels[None])
-        rounded = in_half(detector.predict, CPU)(canvas.pixels[None])
+        rounded = detector.predict_in_half(canvas.pixels[None])
     assert all(part.dtype == torch.float32 for part in rounded)
     weights = [
         dc.similarity.mask_weights(proposals, *canvas.vectors(detector.detect(image)))
@@ -32,10 +32,12 @@ def test_half_precision_gives_the_same_proposals(name):
 @pytest.mark.parametrize("name", ["planted", "planted_two_stage"])
 def test_a_gpu_is_asked_in_half_precision_and_nothing_else_is(name, monkeypatch):
     detector = dc.load_detector(name, device="cpu")
+    pixels = detector.prepare(dc.planted.scene(3).image).pixels[None]
     asked = []
-    monkeypatch.setattr(f"{type(detector).__module__}.in_half", lambda *given: asked.append(given))
-    detector.predictor(1000)
-    assert not asked
-    monkeypatch.setattr(detector, "device", torch.device("cuda"))
-    detector.predictor(1000)
-    assert asked == [(detector.predict, detector.device)]
+    monkeypatch.setattr(torch, "autocast", lambda *given: asked.append(given) or nullcontext())
+    with torch.inference_mode():
+        detector.predictor(1000)(pixels)
+        assert not asked
+        detector.device = torch.device("cuda")
+        detector.predictor(1000)(pixels)
+    assert asked == [("cuda", torch.float16)]

@@ -1,0 +1,72 @@
+"""Planted scenes as a data set that COCO's own tools read and score."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+
+import dclose_nb as dc
+from dclose_nb.planted import CLASS_NAMES, scene
+from dclose_nb.planted.dataset import average_precision, write_coco
+
+
+def test_a_data_set_is_what_pycocotools_reads(tmp_path):
+    from pycocotools.coco import COCO
+
+    truth = COCO(str(write_coco(tmp_path, range(3), progress=False)))
+    assert truth.getImgIds() == [0, 1, 2]
+    for seed in range(3):
+        drawn = scene(seed)
+        entry = truth.loadImgs(seed)[0]
+        assert np.array_equal(dc.load_photo(tmp_path / "val2017" / entry["file_name"]), drawn.image)
+        found = truth.loadAnns(truth.getAnnIds(imgIds=seed))
+        assert [truth.cats[a["category_id"]]["name"] for a in found] == [CLASS_NAMES[k] for k in drawn.labels]
+        for annotation, box, mask in zip(found, drawn.boxes, drawn.causal_masks):
+            x, y, width, height = annotation["bbox"]
+            assert [x, y, x + width, y + height] == box.tolist()
+            assert np.array_equal(truth.annToMask(annotation), mask)
+
+
+def test_average_precision_in_closed_form():
+    """A detector that knows the truth has 1; of one that sees every second scene only, the recall."""
+
+    class Knowing(dc.Detector):
+        def __init__(self, every):
+            super().__init__("knowing", CLASS_NAMES)
+            self.known = [scene(seed) for seed in range(20)]
+            self.every = every
+
+        def prepare(self, image):
+            return dc.Canvas(torch.tensor(image).permute(2, 0, 1).float(), (320, 320), (0, 0, 320, 320))
+
+        def predict(self, pixels):
+            shown = pixels[0].permute(1, 2, 0).byte().numpy()
+            number = next(k for k, one in enumerate(self.known) if np.array_equal(one.image, shown))
+            boxes = torch.tensor(self.known[number].boxes)[None]
+            seen = torch.full(boxes.shape[:2], float(number % self.every == 0))
+            classes = torch.eye(len(CLASS_NAMES))[self.known[number].labels][None]
+            return dc.Proposals(boxes, seen, classes)
+
+    knowing = average_precision(Knowing(1), range(20), progress=False)
+    assert knowing["AP"] == knowing["AP50"] == knowing["AP75"] == 1
+    half = average_precision(Knowing(2), range(20), progress=False)
+    recalls = []
+    for label in set(np.concatenate([scene(seed).labels for seed in range(20)])):
+        counts = [(scene(seed).labels == label).sum() for seed in range(20)]
+        found = sum(counts[::2]) / sum(counts)
+        recalls.append(np.mean(np.linspace(0, 1, 101) <= found) if found else 0)  # precision is 1 until there
+    assert half["AP50"] == pytest.approx(np.mean(recalls), abs=1e-4)
+    assert average_precision(Knowing(20), range(1, 4), progress=False)["AP"] == 0  # nothing found
+
+
+def test_a_data_set_is_whole_or_not_there(tmp_path, monkeypatch):
+    with pytest.raises(dc.InputError, match="once only"):
+        write_coco(tmp_path, [1, 1], progress=False)
+    monkeypatch.setattr(json, "dumps", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+    with pytest.raises(KeyboardInterrupt):
+        write_coco(tmp_path, [1, 2], progress=False)
+    assert sorted(path.name for path in tmp_path.rglob("*.*")) == ["000000000001.png", "000000000002.png"]
+    (tmp_path / "file").touch()
+    with pytest.raises(dc.InputError, match="cannot write"):
+        write_coco(tmp_path / "file", [1], progress=False)

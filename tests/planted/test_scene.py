@@ -1,0 +1,105 @@
+"""Planted scenes: true of themselves, to the bit the same for a seed, and of the layout asked for."""
+
+import numpy as np
+import pytest
+
+import dclose_nb as dc
+from dclose_nb.planted import CLASS_NAMES, LAYOUTS, ROLES, scene
+from dclose_nb.planted.shapes import CONTEXT_CLASS, CONTEXT_GROUND, RECIPES
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_a_seed_gives_one_scene_to_the_bit(layout):
+    one, again, other = (scene(seed, layout=layout) for seed in (5, 5, 6))
+    assert np.array_equal(one.image, again.image)
+    assert np.array_equal(one.boxes, again.boxes)
+    assert np.array_equal(one.owner, again.owner)
+    assert not np.array_equal(one.image, other.image)
+
+
+@pytest.mark.parametrize("seed", range(40))
+def test_a_scene_is_true_of_itself(seed):
+    drawn = scene(seed)
+    assert drawn.image.shape == (320, 320, 3)
+    assert drawn.image.min() >= 1  # so that masks can be read off it
+    assert 1 <= len(drawn.boxes) == len(drawn.labels) == len(drawn.parts) <= 5
+    counted = np.zeros((320, 320), int)
+    for box, parts, causal in zip(drawn.boxes, drawn.parts, drawn.causal_masks):
+        assert np.array_equal(np.logical_or.reduce([part.mask for part in parts]), causal)
+        rows, columns = np.nonzero(causal)
+        assert box.tolist() == [columns.min(), rows.min(), columns.max() + 1, rows.max() + 1]
+        assert all(part.role in ROLES and part.mask.any() for part in parts)
+        counted += causal
+    for rock in drawn.distractors:
+        assert rock.role == "inert"
+        counted += rock.mask
+    counted += drawn.ground_mask
+    assert counted.max() == 1  # no pixel belongs to two things
+
+
+def test_sizes_go_from_small_to_large_and_all_classes_come():
+    drawn = [scene(seed) for seed in range(150)]
+    longer = np.concatenate([np.ptp(one.boxes.reshape(-1, 2, 2), axis=1).max(1) for one in drawn]) / 320
+    assert longer.min() < 0.1
+    assert longer.max() > 0.45
+    assert set(np.concatenate([one.labels for one in drawn])) == set(range(len(CLASS_NAMES)))
+
+
+def test_two_classes_differ_by_the_part_that_decides_the_class():
+    car, taxi = RECIPES["car"], RECIPES["taxi"]
+    assert taxi._replace(shapes=car.shapes) == car
+    assert [shape.role for shape in taxi.shapes if shape not in car.shapes] == ["class"]
+
+
+def test_a_cow_nearly_always_stands_on_a_meadow():
+    drawn = [scene(seed) for seed in range(500)]
+    cow = CLASS_NAMES.index(CONTEXT_CLASS)
+    grounds = [one.ground for one in drawn for label in one.labels if label == cow]
+    assert len(grounds) > 20
+    assert np.mean([ground == CONTEXT_GROUND for ground in grounds]) > 0.7
+    away = scene(3, layout="out of place")
+    assert away.labels.tolist() == [cow]
+    assert away.ground != CONTEXT_GROUND
+
+
+def overlap(one, other):
+    width = min(one[2], other[2]) - max(one[0], other[0])
+    height = min(one[3], other[3]) - max(one[1], other[1])
+    return max(width, 0) * max(height, 0)
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_decoys_stand_apart_and_overlapping_twins_do_not(seed):
+    for layout in ("decoy", "overlap"):
+        drawn = scene(seed, layout=layout)
+        assert len(drawn.labels) == 2
+        assert drawn.labels[0] == drawn.labels[1]
+        one, other = drawn.boxes
+        near = other + np.array([-2, -2, 2, 2])  # the one in front may hide all that the boxes had in common
+        assert (overlap(one, near) > 0) == (layout == "overlap")
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_a_person_stands_inside_the_house(seed):
+    drawn = scene(seed, layout="inside")
+    house, person = drawn.boxes
+    assert drawn.names == ["house", "person"]
+    assert (person[:2] >= house[:2]).all() and (person[2:] <= house[2:] + 1).all()
+    assert drawn.parts[1][0].name  # in front: none of its parts is gone
+    assert len(drawn.parts[1]) >= 4
+
+
+@pytest.mark.parametrize(
+    ("options", "word"),
+    [
+        ({"seed": -1}, "seed"),
+        ({"seed": 0, "size": 10}, "size"),
+        ({"seed": 0, "layout": "pile"}, "layout"),
+        ({"seed": 0, "n_objects": 0}, "n_objects"),
+        ({"seed": 0, "n_objects": 1, "layout": "decoy"}, "n_objects"),
+        ({"seed": 0, "n_objects": 500}, "of 500 objects fit"),
+    ],
+)
+def test_a_scene_that_cannot_be_drawn_is_refused(options, word):
+    with pytest.raises(dc.InputError, match=word):
+        scene(**options)
