@@ -1,4 +1,4 @@
-"""``dclose-nb figures``: the figures, the page that shows them, and what is known of each."""
+"""``dclose-nb figures``: files of the figures, the page that shows them, and a record of each."""
 
 from __future__ import annotations
 
@@ -8,24 +8,23 @@ import time
 import warnings
 from collections.abc import Sequence
 from datetime import UTC, datetime
+from html import escape
 from pathlib import Path
-from typing import Any, NamedTuple
 
 import matplotlib.pyplot as plt
-from matplotlib.figure import Figure
 
-from .. import checks, page
+from .. import checks
 from ..checks import InputError
 from ..detection import Detector
 from ..detectors import MissingWeights, load_detector
 from ..detectors.planted import NETWORKS
 from ..explanation import versions
-from ..files import atomic_write, write_errors
+from ..files import atomic_write, refuse_foreign, write_errors
+from ..reports import document, table
 from ..studies.records import Record
-from . import pictures
+from . import cases
+from .cases import FigureInputs, MissingCase, PictureSource
 from .figures import FIGURES, photographs
-from .pictures import Pool
-from .studio import MissingCase, Studio
 
 RECORDS, GALLERY = "figures.json", "index.html"
 
@@ -76,154 +75,162 @@ def make(
         An unknown figure, a number out of range, pictures that cannot be read, a folder that
         cannot be written or holds files of these names that are another's.
     """
-    numbers = sorted({_number(one) for one in only})
+    for number in only:
+        if number not in FIGURES:
+            raise InputError(f"the paper's figures have the numbers 1 to {max(FIGURES)}, got {number!r}")
     if n_masks is not None:
         checks.at_least("n_masks", n_masks, 40)  # an eighth is one for each of five levels
     checks.at_least("seed", seed, 0)
     out = checks.path(out)
-    pools, why = _pools(detector, coco, photos)
-    gallery = _Gallery(out)
-    for number in numbers:
-        studio = Studio(pools, out, n_masks=n_masks, seed=seed, progress=progress)
-        settings = _settings(studio, number)
-        if gallery.has(number, settings):
-            _say(f"figure {number}: there already", progress)
-            continue
-        _say(f"figure {number}: {FIGURES[number].title}", progress)
-        gallery.keep(number, settings, _draw(studio, number, why))
-    return gallery.records
+    sources, notes = _sources(detector, coco, photos)
+    records = _read_records(out)
+    with write_errors(out):
+        out.mkdir(parents=True, exist_ok=True)
+        _write_records(out, records)
+    for number in sorted({int(number) for number in only}):
+        inputs = FigureInputs(sources, out, n_masks, seed, progress, notes=list(notes))
+        settings = _settings(inputs, number)
+        old = records.get(number, {"settings": None, "files": []})
+        there = old["settings"] == settings and all((out / name).is_file() for name in old["files"])
+        if progress:
+            what = "there already" if there else FIGURES[number][0]
+            print(f"figure {number}: {what}", file=sys.stderr, flush=True)
+        if not there:
+            records[number] = _make(inputs, number, settings)
+            with write_errors(out):
+                _write_records(out, records)
+    return records
 
 
-def _number(value: Any) -> int:
-    if value not in FIGURES:
-        raise InputError(f"the paper's figures have the numbers 1 to {max(FIGURES)}, got {value!r}")
-    return int(value)
-
-
-def _say(line: str, progress: bool) -> None:
-    if progress:
-        print(line, file=sys.stderr, flush=True)
-
-
-def _pools(
+def _sources(
     detector: str | Detector, coco: str | Path | None, photos: Sequence[str]
-) -> tuple[list[Pool], list[str]]:
+) -> tuple[list[PictureSource], list[str]]:
     """Where cases are looked for, in order, and what to say of weights that are missing."""
+    planted = cases.planted_scenes(load_detector("planted"))
     try:
         loaded = load_detector(detector)
     except MissingWeights as error:
         warnings.warn(str(error), stacklevel=3)
         why = f"The weights of {detector} are missing: drawn scenes and the planted detector stand in."
-        return [pictures.drawn("planted")], [why]
-    pools = [pictures.of_photos(loaded, photos)] if photos else []
-    pools += [pictures.of_coco(loaded, coco)] if coco is not None else []
+        return [planted], [why]
+    sources = [cases.from_photos(loaded, photos)] if photos else []
+    sources += [cases.from_coco(loaded, coco)] if coco is not None else []
     if loaded.name in NETWORKS:
-        return [*pools, pictures.drawn(loaded)], []
-    ship = pictures.that_ship(loaded)
-    known = {label for one in ship.pictures if one.truth for label in one.truth.labels}
+        return [*sources, cases.planted_scenes(loaded)], []
+    ship = cases.shipped_photos(loaded)
+    known = {label for picture in ship.pictures if picture.truth for label in picture.truth.labels}
     if known <= set(loaded.class_names):
-        pools.append(ship)
-    return [*pools, pictures.drawn("planted")], []
+        sources.append(ship)
+    return [*sources, planted], []
 
 
-def _settings(studio: Studio, number: int) -> Record:
+def _settings(inputs: FigureInputs, number: int) -> Record:
     """What decides a figure."""
-    detector = studio.pools[0].detector
+    detector = inputs.sources[0].detector
     settings: Record = {
         "detector": {"name": detector.name, **detector.provenance},
-        "pictures": [pool.identity for pool in studio.pools],
-        "n_masks": studio.n_masks,
-        "seed": studio.seed,
+        "pictures": [source.identity for source in inputs.sources],
+        "n_masks": inputs.n_masks,
+        "seed": inputs.seed,
         "dclose_nb": versions()["dclose_nb"],
     }
     if number == 8:
-        settings["photographs"] = {
-            name: [file.name for file in files] for name, files in photographs().items()
-        }
+        real = photographs()
+        settings["photographs"] = {name: [file.name for file in real[name]] for name in real}
     return json.loads(json.dumps(settings, default=str))
 
 
-class _Drawn(NamedTuple):
-    figure: Figure | None
-    caption: str
-    notes: list[str]
-    maps: list[Record]
-    seconds: float
+def _files(number: int) -> list[str]:
+    return [f"figure_{number:02d}.png", f"figure_{number:02d}.pdf"]
 
 
-def _draw(studio: Studio, number: int, why: list[str]) -> _Drawn:
+def _make(inputs: FigureInputs, number: int, settings: Record) -> Record:
+    """Draw a figure and write its files, or remove those of before where it is missing now."""
     start = time.perf_counter()
+    title, draw = FIGURES[number]
     try:
-        figure, caption = FIGURES[number].draw(studio)
+        figure, caption = draw(inputs)
     except MissingCase as error:
         figure, caption = None, str(error)
-    notes = list(dict.fromkeys([*why, *studio.notes]))
-    return _Drawn(figure, caption, notes, studio.maps, time.perf_counter() - start)
+    seconds = time.perf_counter() - start
+    with write_errors(inputs.folder):
+        for name in _files(number):
+            if figure is None:
+                (inputs.folder / name).unlink(missing_ok=True)
+                continue
+            with atomic_write(inputs.folder / name) as unfinished:
+                figure.savefig(unfinished, format=name[-3:], dpi=150)
+    plt.close(figure)
+    return {
+        "title": title,
+        "caption": caption,
+        "notes": list(dict.fromkeys(inputs.notes)),
+        "maps": inputs.maps,
+        "seconds": round(seconds, 1),
+        "made": datetime.now(UTC).isoformat(timespec="seconds"),
+        "settings": settings,
+        "files": [] if figure is None else _files(number),
+    }
 
 
-class _Gallery:
-    """The folder: figures, their records, and the page that shows them."""
+def _read_records(folder: Path) -> dict[int, Record]:
+    """Records of the figures that were made in a folder before."""
+    path = folder / RECORDS
+    if not path.exists():
+        names = [GALLERY, *(name for number in FIGURES for name in _files(number))]
+        refuse_foreign(folder, names, "none of the figures made here")
+        return {}
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))["figures"]
+        records = {int(number): record for number, record in found.items()}
+        _page(records)  # fails for records that are not ours
+    except OSError as error:
+        raise InputError(f"{str(path)!r} cannot be read: {error.strerror or error}") from error
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise InputError(f"{str(path)!r} is damaged: choose another folder") from error
+    return records
 
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        path = folder / RECORDS
-        if not path.exists():
-            names = [RECORDS, GALLERY, *(name for number in FIGURES for name in self.files(number))]
-            foreign = [name for name in names if (folder / name).exists()]
-            if foreign:
-                raise InputError(
-                    f"{str(folder / foreign[0])!r} is none of the figures made here and would be lost: "
-                    "choose another folder"
-                )
-        try:
-            found = json.loads(path.read_text(encoding="utf-8"))["figures"] if path.exists() else {}
-            self.records: dict[int, Record] = {int(number): record for number, record in found.items()}
-            self._page()  # refuses records that are not ours
-        except OSError as error:
-            raise InputError(f"{str(path)!r} cannot be read: {error.strerror or error}") from error
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
-            raise InputError(f"{str(path)!r} is damaged: choose another folder") from error
-        with write_errors(folder):
-            folder.mkdir(parents=True, exist_ok=True)
-            self._write()
 
-    @staticmethod
-    def files(number: int) -> list[str]:
-        return [f"figure_{number:02d}.png", f"figure_{number:02d}.pdf"]
+def _write_records(folder: Path, records: dict[int, Record]) -> None:
+    """Write ``figures.json`` and the page."""
+    records = dict(sorted(records.items()))
+    content = json.dumps({"figures": records}, indent=2) + "\n"
+    for name, text in ((RECORDS, content), (GALLERY, _page(records))):
+        with atomic_write(folder / name) as unfinished:
+            unfinished.write_text(text, encoding="utf-8", errors="xmlcharrefreplace", newline="\n")
 
-    def has(self, number: int, settings: Record) -> bool:
-        record = self.records.get(number)
-        if record is None or record["settings"] != settings:
-            return False
-        return all((self.folder / name).is_file() for name in record["files"])
 
-    def keep(self, number: int, settings: Record, drawn: _Drawn) -> None:
-        """Write a figure, then what is known of it."""
-        with write_errors(self.folder):
-            for name in self.files(number):
-                if drawn.figure is None:
-                    (self.folder / name).unlink(missing_ok=True)
-                    continue
-                with atomic_write(self.folder / name) as unfinished:
-                    drawn.figure.savefig(unfinished, format=name[-3:], dpi=150)
-            plt.close(drawn.figure)
-            self.records[number] = {
-                "title": FIGURES[number].title,
-                "caption": drawn.caption,
-                "notes": drawn.notes,
-                "maps": drawn.maps,
-                "seconds": round(drawn.seconds, 1),
-                "made": datetime.now(UTC).isoformat(timespec="seconds"),
-                "settings": settings,
-                "files": [] if drawn.figure is None else self.files(number),
-            }
-            self._write()
+def _page(records: dict[int, Record]) -> str:
+    """The page of the figures: each with its caption and how it was made. Pictures lie beside it."""
+    body = (
+        "<p>The figures of Truong et al. 2023, <cite>Towards Better Explanations for Object "
+        "Detection</cite>, arranged as there and made anew with pictures and a detector at hand.</p>\n"
+    )
+    for number, record in records.items():
+        title = f"Figure {number}. {escape(record['title'])}"
+        body += f'<section id="figure-{number}">\n<h2>{title}</h2>\n<figure>\n'
+        names = [escape(name) for name in record["files"]]
+        for name in (name for name in names if name.endswith(".png")):
+            body += f'<a href="{name}"><img src="{name}" alt="{title}"></a>\n'
+        links = " ".join(f'<a href="{name}">{name[-3:].upper()}</a>' for name in names)
+        body += f"<figcaption>{escape(record['caption'])} {links}</figcaption>\n</figure>\n"
+        body += "".join(f'<p class="note">{escape(note)}</p>\n' for note in record["notes"])
+        body += f"{_provenance(record)}</section>\n"
+    return document("D-CLOSE: the figures", body, images="'self' file:")
 
-    def _write(self) -> None:
-        content = json.dumps({"figures": dict(sorted(self.records.items()))}, indent=2) + "\n"
-        for name, text in ((RECORDS, content), (GALLERY, self._page())):
-            with atomic_write(self.folder / name) as unfinished:
-                unfinished.write_text(text, encoding="utf-8", errors="xmlcharrefreplace", newline="\n")
 
-    def _page(self) -> str:
-        return page.gallery(dict(sorted(self.records.items())))
+def _provenance(record: Record) -> str:
+    """How a figure was made, folded."""
+    head = ["picture", "explained", "detector", "method", "masks", "seed", "passes", "seconds"]
+    keys = "method", "n_masks", "seed", "n_forward", "seconds"
+    rows = [
+        [used["picture"], ", ".join(used["objects"]), used["detector"]["name"], *(used[key] for key in keys)]
+        for used in record["maps"]
+    ]
+    rows = [[escape(str(cell)) for cell in row] for row in rows]
+    settings = json.dumps(record["settings"], indent=2, default=str, ensure_ascii=False)
+    return (
+        f"<details><summary>How it was made</summary>\n{table(head, rows, numbers=4) if rows else ''}"
+        f"<p>Made {escape(record['made'])} in {escape(str(record['seconds']))} s, without the time of maps "
+        f"that were there already.</p>\n<pre>{escape(settings)}</pre></details>\n"
+    )

@@ -1,5 +1,7 @@
 """The ten figures on a toy picture that shows every case: the right panels, of the right maps."""
 
+from dataclasses import replace
+
 import matplotlib.pyplot as plt
 import numpy as np
 import pytest
@@ -8,10 +10,8 @@ from toys import Lamps
 
 import dclose_nb as dc
 from dclose_nb.fusion import cascade, min_max
-from dclose_nb.paper import figures, pictures, studio
+from dclose_nb.paper.cases import FigureInputs, MissingCase, Picture, PictureSource, planted_scenes
 from dclose_nb.paper.figures import FIGURES
-from dclose_nb.paper.pictures import Picture, Pool
-from dclose_nb.paper.studio import MissingCase, Studio
 from dclose_nb.studies.conditions import CONDITIONS, MAPPED_AT
 
 A, B, C = np.eye(3).tolist()
@@ -29,9 +29,10 @@ MISSED = [([46, 1, 60, 15], "c")]
 
 
 class Street(Lamps):
-    def __init__(self):
+    def __init__(self, names=("a", "b", "c")):
         boxes, classes, sure, _ = zip(*LAMPS)
         super().__init__(boxes, np.array(classes) * np.array(sure)[:, None])
+        self.class_names = names
 
 
 def picture(name="street", marked=True):
@@ -53,9 +54,17 @@ def maps(tmp_path_factory):
 
 
 @pytest.fixture
-def made(maps):
-    pool = Pool("the street", Street(), [picture()], "street", centres=[0.03, 0.06, 0.5])
-    return Studio([pool], maps, n_masks=40, progress=False)
+def inputs(maps):
+    return FigureInputs([source()], maps, n_masks=40, progress=False)
+
+
+def source(detector=None):
+    return PictureSource("the street", detector or Street(), [picture()], "street", centres=[0.03, 0.06, 0.5])
+
+
+def draw(number, inputs):
+    _, draw = FIGURES[number]
+    return draw(inputs)
 
 
 def titles(figure):
@@ -75,8 +84,8 @@ def test_there_are_ten():
     assert sorted(FIGURES) == list(range(1, 11))
 
 
-def test_1_the_procedure(made):
-    figure, caption = FIGURES[1].draw(made)
+def test_1_the_procedure(inputs):
+    figure, caption = draw(1, inputs)
     named = titles(figure)
     assert sum("superpixels" in one for one in named) == sum(one == "one mask of many" for one in named) == 5
     explanation = dc.explain(Street(), picture().load(), n_masks=40, progress=False)
@@ -90,8 +99,8 @@ def test_1_the_procedure(made):
     assert weights[0] > weights[1] and "the c (0." in caption and "street" in caption
 
 
-def test_2_the_sum_over_the_density_is_the_level(made):
-    figure, _ = FIGURES[2].draw(made)
+def test_2_the_sum_over_the_density_is_the_level(inputs):
+    figure, _ = draw(2, inputs)
     explanation = dc.explain(Street(), picture().load(), n_masks=40, progress=False)
     k = explanation.detections.names.index("c")
     for row, level in zip(np.reshape(every(figure), (2, 3)), (0, 4)):
@@ -100,8 +109,8 @@ def test_2_the_sum_over_the_density_is_the_level(made):
             assert np.allclose(shown(panel), min_max(np.asarray(expected, dtype=float)), atol=1e-5)
 
 
-def test_3_the_cascade_ends_in_the_map(made):
-    figure, caption = FIGURES[3].draw(made)
+def test_3_the_cascade_ends_in_the_map(inputs):
+    figure, caption = draw(3, inputs)
     panels = every(figure)
     assert len(panels) == 10 and panels[-1].get_title() == "$A_4$" and "A4" in caption
     explanation = dc.explain(Street(), picture().load(), n_masks=40, progress=False)
@@ -112,49 +121,50 @@ def test_3_the_cascade_ends_in_the_map(made):
 
 
 def test_4_the_weights_are_altered(tmp_path):
-    scenes = pictures.drawn("planted")
-    scenes.looks = scenes.looks[:2]
-    made = Studio([scenes], tmp_path, n_masks=40, progress=False)
-    figure, caption = FIGURES[4].draw(made)
+    scenes = planted_scenes(dc.load_detector("planted"))
+    scenes = replace(scenes, pictures=scenes.pictures[:2])
+    inputs = FigureInputs([scenes], tmp_path, n_masks=40, progress=False)
+    figure, caption = draw(4, inputs)
     assert titles(figure) == ["(a) ground truth", "(b) weights as trained", "(c) weights shuffled"]
-    trained, altered = made.maps
+    trained, altered = inputs.maps
     assert trained["detector"]["name"] == "planted" and "shuffled" in altered["detector"]["name"]
     assert altered["detector"]["before"] == scenes.detector.provenance and altered["detector"]["seed"] == 0
     assert trained["objects"] == altered["objects"] and "resembles the detection by more than" in caption
     assert not np.allclose(shown(every(figure)[1]), shown(every(figure)[2]))
 
 
-def test_4_without_weights_says_so(made):
+def test_4_without_weights_says_so(inputs):
     with pytest.raises(MissingCase, match=r"Lamps has no parameters to randomise\."):
-        FIGURES[4].draw(made)
+        draw(4, inputs)
 
 
-def test_5_two_errors_with_the_difference_of_their_maps(made):
-    figure, caption = FIGURES[5].draw(made)
+def test_5_two_errors_with_the_difference_of_their_maps(inputs):
+    figure, caption = draw(5, inputs)
     panels = np.reshape(every(figure), (2, 4))
     assert [row[0].get_title().split("\n")[0] for row in panels] == ["wrong class", "wrong place"]
     for row in panels:
         assert np.allclose(shown(row[3]), shown(row[2]) - shown(row[1]))
-    assert "wrong class: a 0." in caption and "wrong place: b 0." in caption and not made.notes
+    assert "wrong class: a 0." in caption and "wrong place: b 0." in caption and not inputs.notes
 
 
-def test_6_missed_and_not_there(made):
-    figure, caption = FIGURES[6].draw(made)
+def test_6_missed_and_not_there(inputs):
+    figure, caption = draw(6, inputs)
     first, _, second, _ = titles(figure)
     assert first.startswith("(a) missed\nc") and second.startswith("(b) not there\na")
     assert "(a) missed: c" in caption and "(b) not there: a" in caption
 
 
-def test_7_overlaps(made):
-    figure, caption = FIGURES[7].draw(made)
+def test_7_overlaps(inputs):
+    figure, caption = draw(7, inputs)
     assert len(titles(figure)) == 2 + 3 + 3
     assert "one b drawn around 2 in street" in caption
     assert "(b) c and b, in part" in caption and "(c) c and a, wholly" in caption
-    assert [one["objects"][0][0] for one in made.maps] == ["b", "c", "c"] and made.maps[1]["n_masks"] == 40
+    assert [record["objects"][0][0] for record in inputs.maps] == ["b", "c", "c"]
+    assert inputs.maps[1]["n_masks"] == 40
 
 
-def test_8_models_stand_in_for_photographs_and_the_rest_is_named(made):
-    figure, caption = FIGURES[8].draw(made)
+def test_8_models_stand_in_for_photographs_and_the_rest_is_named(inputs):
+    figure, caption = draw(8, inputs)
     panels = np.reshape(every(figure), (3, 4))
     assert [panel.get_title() for panel in panels[0]] == ["low light", "red light", "fog", "night"]
     assert all(
@@ -164,13 +174,13 @@ def test_8_models_stand_in_for_photographs_and_the_rest_is_named(made):
     )
     for name, panel in zip(("low_light", "red_light", "fog", "night"), panels[0]):
         assert np.array_equal(shown(panel), CONDITIONS[name](picture().load(), MAPPED_AT))
-    assert any(note.startswith("FIR is missing") for note in made.notes) and "NIR" in made.notes[-1]
-    assert sum("model" in note for note in made.notes) == 2 and "low light, the c in street: 0." in caption
+    assert any(note.startswith("FIR is missing") for note in inputs.notes) and "NIR" in inputs.notes[-1]
+    assert sum("model" in note for note in inputs.notes) == 2 and "low light, the c in street: 0." in caption
 
 
-def test_8_shows_photographs_where_there_are_any(made, tmp_path, monkeypatch):
+def test_8_shows_photographs_where_there_are_any(tmp_path, monkeypatch):
     monkeypatch.setenv("DCLOSE_CONDITIONS", str(tmp_path))
-    monkeypatch.setattr(figures, "ROAD", ("c",))
+    inputs = FigureInputs([source(Street(("a", "b", "car")))], tmp_path, n_masks=40, progress=False)
     for folder, name in (
         ("rtts_fog", "one.png"),
         ("kaist", "set09_1_lwir.png"),
@@ -178,92 +188,47 @@ def test_8_shows_photographs_where_there_are_any(made, tmp_path, monkeypatch):
     ):
         (tmp_path / folder).mkdir(exist_ok=True)
         Image.fromarray(picture().load()).save(tmp_path / folder / name)
-    figure, caption = FIGURES[8].draw(made)
+    figure, caption = draw(8, inputs)
     assert titles(figure)[:5] == ["low light", "red light", "fog (photograph)", "night", "FIR (photograph)"]
     assert "one.png" in caption and "set09_1_lwir.png" in caption  # set06 is by day
 
 
-def test_9_an_eighth_a_half_and_all_of_the_samples(made):
-    figure, _ = FIGURES[9].draw(made)
+def test_9_an_eighth_a_half_and_all_of_the_samples(inputs):
+    figure, _ = draw(9, inputs)
     assert titles(figure) == [
         "D-CLOSE",
         *(f"{n} samples" for n in (5, 20, 40)),
         "D-RISE",
         *(f"{n} samples" for n in (5, 20, 40)),
     ]
-    assert [(one["method"], one["n_masks"]) for one in made.maps] == [
+    assert [(one["method"], one["n_masks"]) for one in inputs.maps] == [
         (method, n) for method in ("dclose", "drise") for n in (5, 20, 40)
     ]
 
 
-def test_10_rows_are_sizes(made):
-    figure, caption = FIGURES[10].draw(made)
+def test_10_rows_are_sizes(inputs):
+    figure, caption = draw(10, inputs)
     assert [one.split(" 0.")[0] for one in titles(figure)] == ["small: a", "middle: c"]
-    assert made.notes == ["No large object was found in the street."]
+    assert inputs.notes == ["No large object was found in the street."]
     assert "0.030, 0.060, 0.500" in caption
 
 
-def test_a_later_pool_stands_in_and_a_note_says_so(maps):
-    unmarked = Pool("my photos", Street(), [picture("mine", marked=False)], "mine")
-    made = Studio(
-        [unmarked, Pool("the street", Street(), [picture()], "street")], maps, n_masks=40, progress=False
-    )
-    FIGURES[6].draw(made)
-    assert made.notes == [
+def test_a_later_source_stands_in_and_a_note_says_so(maps):
+    unmarked = PictureSource("my photos", Street(), [picture("mine", marked=False)], "mine")
+    inputs = FigureInputs([unmarked, source()], maps, n_masks=40, progress=False)
+    draw(6, inputs)
+    assert inputs.notes == [
         "No missed object was found in my photos; the street stand in.",
         "No detection of what is not there was found in my photos; the street stand in.",
     ]
-    assert {one["picture"] for one in made.maps} == {"street"}
+    assert {record["picture"] for record in inputs.maps} == {"street"}
 
 
 @pytest.mark.parametrize("number", FIGURES)
 def test_nothing_found_is_said(number, tmp_path):
     dark = Picture("dark", lambda: np.zeros((40, 60, 3), np.uint8), dc.Targets([], []))
-    made = Studio([Pool("the dark", Street(), [dark], "dark")], tmp_path, n_masks=40, progress=False)
+    nothing = PictureSource("the dark", Street(), [dark], "dark")
+    inputs = FigureInputs([nothing], tmp_path, n_masks=40, progress=False)
     with pytest.raises(MissingCase, match="nothing to explain"):
-        FIGURES[number].draw(made)
-    assert all("was found in the dark." in note for note in made.notes) and made.notes
-
-
-# -- maps are made once
-
-
-def test_a_map_is_made_once_and_is_what_explain_gives(tmp_path, monkeypatch):
-    pool = Pool("the street", Street(), [picture()], "street")
-    calls = []
-
-    def counted(*arguments, **options):
-        calls.append(options)
-        return dc.explain(*arguments, **options)
-
-    monkeypatch.setattr(studio, "explain", counted)
-    (look,) = pool.looks
-    target = look.right[0]
-    first, again = (
-        Studio([pool], tmp_path, n_masks=40, progress=False).explain(look, target) for _ in range(2)
-    )
-    direct = dc.explain(look.detector, look.image, target, n_masks=40, progress=False)
-    assert len(calls) == 1 and np.array_equal(first.saliency, again.saliency)
-    assert np.allclose(direct.saliency, again.saliency) and again.seconds == first.seconds
-    assert direct.params | {"batch_size": None} == again.params and again.n_forward == 40
-    made = Studio([pool], tmp_path, n_masks=40, progress=False)
-    assert made.explain(look, target, levels=True).levels.shape[0] == 5 and len(calls) == 2  # not kept before
-    made.explain(look, target, levels=True)
-    made.explain(look, target)
-    assert len(calls) == 2
-    for other in ({"method": "drise"}, {"seed": 1}, {"n_masks": 41}):
-        made.explain(look, target, **other)
-    made.explain(look, look.right[1])
-    made.explain(look._replace(picture=Picture("x", lambda: look.image // 2)), target)
-    assert len(calls) == 7
-
-
-def test_a_torn_map_is_made_anew(tmp_path):
-    pool = Pool("the street", Street(), [picture()], "street")
-    (look,) = pool.looks
-    made = Studio([pool], tmp_path, n_masks=40, progress=False)
-    first = made.explain(look, look.right[0])
-    (file,) = (tmp_path / "maps").iterdir()
-    for content in (b"", file.read_bytes()[:100], b"not an archive"):
-        file.write_bytes(content)
-        assert np.allclose(made.explain(look, look.right[0]).saliency, first.saliency)
+        draw(number, inputs)
+    assert all("was found in the dark." in note for note in inputs.notes) and inputs.notes
