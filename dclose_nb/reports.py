@@ -1,0 +1,269 @@
+"""What is kept of an explanation: drawings, and a page that opens in a browser without a network.
+
+Names from outside (of classes, of files) are escaped. The page's own policy lets nothing load or run
+but what the page holds.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import io
+import json
+import re
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
+from html import escape
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+import matplotlib.pyplot as plt
+import numpy as np
+from PIL import Image
+
+from . import checks, metrics, plot
+from .explanation import Explanation
+from .explanation import staged as staged_explanation
+from .files import MANIFEST
+from .fusion import min_max
+
+PAGE = "report.html"
+
+
+def report(
+    explanation: Explanation, folder: str | Path, *, photo: str | None = None, html: bool = True
+) -> Path:
+    """Write an explanation with its drawings to a folder, whole or not at all.
+
+    Parameters
+    ----------
+    explanation : Explanation
+    folder : path
+        Made where it does not exist. Files of an earlier explanation in it are replaced.
+    photo : str, optional
+        What the image is called, for the manifest and the page.
+    html : bool
+        Whether to write the page.
+
+    Returns
+    -------
+    Path
+        The folder, with ``overlay_NN_LABEL`` of each detection and ``sheet`` with all (PNG and PDF),
+        ``report.html`` (one file to open in a browser or to pass on), and the two files of
+        `Explanation.save`.
+
+    Raises
+    ------
+    InputError
+        A folder that cannot be made or written, or that holds somebody else's files of these names.
+    """
+    with staged(folder, html=html) as stage:
+        write(stage, explanation, photo=photo, html=html)
+    return checks.path(folder)
+
+
+def staged(folder: str | Path, *, html: bool = True) -> AbstractContextManager[Path]:
+    """Give a hidden folder to `write` a report to, see `files.staged`."""
+    return staged_explanation(folder, {"sheet.png", "sheet.pdf"} | ({PAGE} if html else set()))
+
+
+def write(stage: Path, explanation: Explanation, *, photo: str | None = None, html: bool = True) -> None:
+    """Write a report's files to a `staged` folder; parameters as of `report`."""
+    for k, single in enumerate(explanation):
+        _save_figure(plot.explanation(single), stage / overlay_name(explanation, k))
+    _save_figure(plot.sheet(explanation), stage / "sheet")
+    drawings = tuple(file.name for file in stage.iterdir())
+    explanation.write(stage, drawings=(*drawings, PAGE) if html else drawings, photo=photo)
+    if html:
+        manifest = json.loads((stage / MANIFEST).read_text(encoding="utf-8"))
+        content = _page(explanation, manifest)
+        (stage / PAGE).write_text(content, encoding="utf-8", errors="xmlcharrefreplace", newline="\n")
+
+
+def overlay_name(explanation: Explanation, index: int) -> str:
+    """File name of a detection's overlay, without its ending."""
+    label = re.sub(r"[^a-z0-9]+", "-", explanation.detections.names[index].lower()).strip("-") or "object"
+    return f"overlay_{index + 1:02d}_{label[:40]}"
+
+
+def _save_figure(axes: np.ndarray, path: Path) -> None:
+    figure = axes[0].figure
+    for ending in (".png", ".pdf"):
+        figure.savefig(path.with_name(path.name + ending), dpi=150)
+    plt.close(figure)
+
+
+def asset(name: str) -> str:
+    """Text of a file in ``assets/``."""
+    return (Path(__file__).parent / "assets" / name).read_text(encoding="utf-8")
+
+
+def document(title: str, body: str, *, script: str = "", images: str = "data:") -> str:
+    """A whole page around a body of HTML.
+
+    Parameters
+    ----------
+    title : str
+        Escaped here; `body` is not.
+    body : str
+    script : str
+    images : str
+        Where pictures may come from, as a source of the Content-Security-Policy.
+    """
+    style = asset("report.css")
+    scripts = _fingerprint(script) if script else "'none'"
+    policy = (
+        f"default-src 'none'; base-uri 'none'; form-action 'none'; img-src {images}; "
+        f"style-src {_fingerprint(style)}; script-src {scripts}"
+    )
+    return (
+        '<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
+        f'<meta http-equiv="Content-Security-Policy" content="{policy}">\n'
+        '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
+        f"<title>{escape(title)}</title>\n<style>{style}</style>\n</head>\n<body>\n"
+        f"<main>\n<h1>{escape(title)}</h1>\n{body}</main>\n"
+        + (f"<script>{script}</script>\n" if script else "")
+        + "</body>\n</html>\n"
+    )
+
+
+def _fingerprint(text: str) -> str:
+    """What lets this very style or script through the policy."""
+    return f"'sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}'"
+
+
+def table(head: Sequence[str], rows: Sequence[Sequence[str]], *, numbers: int = 0) -> str:
+    """A table whose cells are HTML already; the last `numbers` columns stand to the right."""
+
+    def line(cells: Sequence[str], tag: str) -> str:
+        kinds = [""] * (len(cells) - numbers) + [' class="number"'] * numbers
+        return f"<tr>{''.join(f'<{tag}{kind}>{cell}</{tag}>' for kind, cell in zip(kinds, cells))}</tr>\n"
+
+    top = f"<thead>{line(head, 'th')}</thead>\n" if head else ""
+    body = "".join(line(row, "td") for row in rows)
+    return f'<div class="wide"><table>\n{top}<tbody>\n{body}</tbody>\n</table></div>\n'
+
+
+def _page(explanation: Explanation, manifest: dict[str, Any]) -> str:
+    """The page of one explanation: the picture with its layers, the numbers, and how it was made."""
+    n = len(explanation)
+    name = manifest["image"]["photo"] or "an image"
+    found = "no object was found" if n == 0 else f"{n} object{'s' * (n > 1)} explained"
+    layers = _layers(explanation) if n else []
+    maps = [(j, k, saliency) for j, (_, layer) in enumerate(layers) for k, saliency in enumerate(layer)]
+    heats = "".join(
+        f'<img class="heat" data-object="{k}" data-layer="{j}" alt="" src="{_heat(saliency)}"'
+        f"{' hidden' * (j + k > 0)}>\n"
+        for j, k, saliency in maps
+    )
+    address = _embedded(Image.fromarray(plot.fit(explanation.image)), "jpeg", quality=88)
+    photo = f'<img class="photo" src="{address}" alt="the image that was explained">'
+    controls = _controls([name for name, _ in layers]) if n else ""
+    whole = escape(json.dumps(manifest, indent=2, ensure_ascii=False))
+    body = (
+        '<div class="explained">\n'
+        f'<div class="picture">\n{photo}\n{heats}{_boxes(explanation)}</div>\n{controls}</div>\n'
+        f"<h2>Detections</h2>\n{_scores(explanation) if n else '<p>No object was found.</p>'}\n"
+        f"<h2>How it was made</h2>\n{_provenance(explanation)}"
+        f"<details><summary>The whole manifest</summary>\n<pre>{whole}</pre></details>\n"
+    )
+    return document(f"{name}: {found}", body, script=asset("report.js") if n else "")
+
+
+def _layers(explanation: Explanation) -> list[tuple[str, np.ndarray]]:
+    """Names and maps (n, h, w): the saliency, then the levels, finest first."""
+    layers = [("saliency", explanation.saliency)]
+    if explanation.levels is not None:
+        names = [f"level of {count} superpixels" for count in explanation.segments]
+        layers += zip(names, explanation.levels)
+    return layers
+
+
+def _controls(layers: Sequence[str]) -> str:
+    choices = [*enumerate(layers), ("none", "the image alone")]
+    radios = "".join(f"<label>{_radio('layer', value)} {name}</label>\n" for value, name in choices)
+    scale_bar = _heat(np.linspace(0, 1, 256)[None])
+    return (
+        f'<div class="controls">\n<fieldset><legend>Layer</legend>\n{radios}</fieldset>\n'
+        '<fieldset><legend>Look</legend>\n<label>Opacity <output id="percent">75 %</output>'
+        '<input type="range" id="opacity" min="0" max="100" value="75"></label>\n'
+        '<label><input type="checkbox" id="boxes"> all boxes</label>\n</fieldset>\n'
+        f'<p class="bar"><span>0</span><img src="{scale_bar}" alt=""><span>1</span></p>\n'
+        '<p class="note">Each layer is scaled to [0, 1] for itself. '
+        "Choose an object in the table below.</p>\n"
+        '<noscript><p class="note">Without scripts only the first map is shown.</p></noscript>\n</div>\n'
+    )
+
+
+def _radio(name: str, value: Any) -> str:
+    """A button of a switch; the first is on."""
+    return f'<input type="radio" name="{name}" value="{value}"{" checked" * (value == 0)}>'
+
+
+def _scores(explanation: Explanation) -> str:
+    """The table of detections, which is the switch between them too."""
+    head = ["object", "score", "x1, y1, x2, y2", "sparsity", "EBPG"]
+    if explanation.relative_error is not None:
+        head.append("relative error")
+    rows = []
+    for k, single in enumerate(explanation):
+        detection, saliency = single.detections, single.saliency[0]
+        row = [
+            f"<label>{_radio('object', k)} {escape(detection.names[0])}</label>",
+            f"{detection.scores[0]:.2f}",
+            ", ".join(f"{edge:.0f}" for edge in detection.boxes[0]),
+            f"{metrics.sparsity(saliency):.1f}",
+            f"{metrics.ebpg(saliency, detection.boxes[0]):.2f}",
+        ]
+        if single.relative_error is not None:
+            row.append(f"{single.relative_error[0]:.2f}")
+        rows.append(row)
+    note = "Sparsity: highest value over mean of the scaled map. EBPG: share of the map's energy in the box."
+    return f'<p class="note">{note}</p>\n{table(head, rows, numbers=len(head) - 1)}'
+
+
+def _provenance(explanation: Explanation) -> str:
+    detector = explanation.provenance["detector"]
+    rows = {
+        "method": explanation.method,
+        "detector": f"{detector['name']}, on {detector['device']}",
+        "weights (sha256)": detector.get("weights_sha256", "not known"),
+        "masks": explanation.params.get("n_masks", "none"),
+        "seed": "none" if explanation.seed is None else explanation.seed,
+        "forward passes": explanation.n_forward,
+        "seconds": f"{explanation.seconds:.1f}",
+    }
+    return table([], [[name, escape(str(value))] for name, value in rows.items()])
+
+
+def _boxes(explanation: Explanation) -> str:
+    """Every detection's box, on a dark one that shows it on any ground; the first is chosen."""
+    groups = ""
+    for k, (x1, y1, x2, y2) in enumerate(explanation.detections.boxes.tolist()):
+        place = f'x="{x1:.1f}" y="{y1:.1f}" width="{x2 - x1:.1f}" height="{y2 - y1:.1f}"'
+        chosen = ' class="chosen"' * (k == 0)
+        groups += f'<g data-object="{k}"><rect class="under" {place}/><rect{chosen} {place}/></g>\n'
+    height, width = explanation.image.shape[:2]
+    view = f'viewBox="0 0 {width} {height}" preserveAspectRatio="none" aria-hidden="true"'
+    return f"<svg {view}>\n{groups}</svg>\n"
+
+
+def _heat(saliency: np.ndarray) -> str:
+    """A map (h, w), scaled, as a PNG of 256 colours that are fainter where it is lower."""
+    steps = np.linspace(0, 1, 256)
+    picture = Image.fromarray(_bytes(min_max(plot.fit(saliency)))).convert("P")
+    picture.putpalette(_bytes(matplotlib.colormaps[plot.CMAP](steps)[:, :3]).tobytes())
+    return _embedded(picture, "png", transparency=_bytes(np.sqrt(steps)).tobytes(), optimize=True)
+
+
+def _bytes(values: np.ndarray) -> np.ndarray:
+    """Numbers in [0, 1] as uint8."""
+    return (255 * values).round().astype(np.uint8)
+
+
+def _embedded(picture: Image.Image, kind: str, **options: Any) -> str:
+    """A picture as an address that holds it."""
+    file = io.BytesIO()
+    picture.save(file, kind, **options)
+    return f"data:image/{kind};base64,{base64.b64encode(file.getvalue()).decode()}"

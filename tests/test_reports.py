@@ -1,0 +1,302 @@
+"""Reports: files whole or not at all, and a page that is all in one file and harmless whatever it shows."""
+
+import base64
+import hashlib
+import io
+import json
+import re
+from html.parser import HTMLParser
+
+import numpy as np
+import pytest
+from PIL import Image
+from toys import Lamps
+
+import dclose_nb as dc
+from dclose_nb import reports
+from dclose_nb.fusion import min_max
+from dclose_nb.reports import report
+
+
+@pytest.fixture
+def found(lamps, lit):
+    return dc.explain(lamps, lit, n_masks=20, segments=(4, 8), progress=False)
+
+
+def names(folder):
+    return sorted(path.name for path in folder.iterdir())
+
+
+FILES = [
+    "manifest.json",
+    "maps.npz",
+    *(f"overlay_{k:02d}_{label}.{ending}" for k, label in ((1, "a"), (2, "b")) for ending in ("pdf", "png")),
+    "report.html",
+    "sheet.pdf",
+    "sheet.png",
+]
+
+
+# -- the folder
+
+
+def test_a_report_is_written_whole(found, tmp_path):
+    folder = report(found, tmp_path / "new" / "folder", photo="lamps.png")
+    assert folder == tmp_path / "new" / "folder" and names(folder) == FILES
+    manifest = json.loads((folder / "manifest.json").read_text())
+    assert manifest["files"] == FILES and manifest["image"]["photo"] == "lamps.png"
+    for name in ("overlay_01_a", "sheet"):
+        assert min(Image.open(folder / f"{name}.png").size) > 100
+        assert (folder / f"{name}.pdf").read_bytes().startswith(b"%PDF")
+
+
+def test_a_report_is_loaded_as_what_was_saved_is(found, tmp_path):
+    loaded = dc.Explanation.load(report(found, tmp_path))
+    assert np.array_equal(loaded.saliency, found.saliency) and np.array_equal(loaded.image, found.image)
+    assert loaded.params == found.params and loaded.seed == found.seed
+
+
+def test_a_second_report_replaces_the_first_and_nothing_else(found, tmp_path):
+    report(found, tmp_path)
+    (tmp_path / "notes.txt").write_text("mine")
+    (tmp_path / "overlay_99_mine.png").write_text("mine too")
+    report(found[:1], tmp_path)
+    kept = [name for name in FILES if "_b." not in name]
+    assert names(tmp_path) == sorted([*kept, "notes.txt", "overlay_99_mine.png"])
+
+
+def test_saving_the_data_alone_removes_drawings_that_are_no_longer_true(found, tmp_path):
+    report(found, tmp_path)
+    found[:1].save(tmp_path)
+    assert names(tmp_path) == ["manifest.json", "maps.npz"]
+
+
+def test_a_manifest_from_outside_is_not_trusted(found, tmp_path):
+    victim = tmp_path / "victim.png"
+    victim.write_text("precious")
+    folder = tmp_path / "out"
+    folder.mkdir()
+    (folder / "notes.txt").write_text("mine")
+    (folder / "manifest.json").write_text(
+        json.dumps({"files": ["manifest.json", "../victim.png", "notes.txt", str(victim)]})
+    )
+    report(found, folder)
+    assert victim.read_text() == "precious" and (folder / "notes.txt").read_text() == "mine"
+
+
+def test_without_a_page_an_older_one_goes_and_a_user_s_own_stays(found, tmp_path):
+    old, new = tmp_path / "old", tmp_path / "new"
+    report(found[:1], old)
+    new.mkdir()
+    (new / "report.html").write_text("mine")
+    for folder in (old, new):
+        report(found, folder, html=False)
+        assert "report.html" not in json.loads((folder / "manifest.json").read_text())["files"]
+    assert names(old) == [name for name in FILES if name != "report.html"]
+    assert names(new) == FILES and (new / "report.html").read_text() == "mine"
+
+
+@pytest.mark.parametrize("stop", [KeyboardInterrupt, RuntimeError])
+@pytest.mark.parametrize("folder", ["old", "new/deep"])
+def test_an_interrupted_report_leaves_nothing_new(found, tmp_path, stop, folder):
+    report(found[:1], tmp_path / "old")
+    before = {path.name: path.read_bytes() for path in (tmp_path / "old").iterdir()}
+
+    def interrupted():
+        with reports.staged(tmp_path / folder) as stage:
+            reports.write(stage, found)
+            raise stop
+
+    with pytest.raises(stop):
+        interrupted()
+    assert {path.name: path.read_bytes() for path in (tmp_path / "old").iterdir()} == before
+    assert names(tmp_path) == ["old"]
+
+
+@pytest.mark.parametrize(
+    "name", ["sheet.png", "maps.npz", "manifest.json", "report.html", "overlay_01_a.png"]
+)
+def test_a_file_of_the_user_s_is_never_replaced(found, tmp_path, name):
+    (tmp_path / name).write_text("precious")
+    with pytest.raises(dc.InputError, match="is not an explanation's and would be lost"):
+        report(found, tmp_path)
+    assert names(tmp_path) == [name]
+    assert (tmp_path / name).read_text() == "precious"
+
+
+def test_a_mixed_folder_has_no_manifest(found, tmp_path):
+    """Where the files stop moving half way, the new ones are not passed off under the old manifest."""
+    report(found, tmp_path)
+    (tmp_path / "report.html").unlink()
+    (tmp_path / "report.html").mkdir()  # no file takes the place of a folder
+    with pytest.raises((IsADirectoryError, PermissionError)):
+        report(found, tmp_path)
+    assert names(tmp_path) == [name for name in FILES if name != "manifest.json"]
+
+
+def test_strange_names_are_no_obstacle(lit, tmp_path):
+    class Named(Lamps):
+        def __init__(self):
+            super().__init__([[1, 1, 7, 9]], [[1.0]])
+            self.class_names = ("../$b^$ " + "x" * 300,)
+
+    folder = report(dc.explain(Named(), lit, n_masks=10, progress=False), tmp_path / "out")
+    assert len(list(folder.glob("overlay_01_b-xxx*.png"))) == 1
+
+
+def test_a_folder_that_cannot_be_written_is_refused(found, tmp_path):
+    (tmp_path / "file").touch()
+    for folder, word in (
+        (tmp_path / "file", "cannot write to the folder"),
+        (tmp_path / "file" / "below", "cannot write to the folder"),
+        ("a\0b", "cannot be used as a path"),
+        (tmp_path / "new" / ("x" * 300) / "deep", "cannot"),
+    ):
+        with pytest.raises(dc.InputError, match=word):
+            report(found, folder)
+    assert names(tmp_path) == ["file"]
+
+
+# -- the page
+
+
+class Page(HTMLParser):
+    """Every tag with its attributes, and the text between tags by the innermost tag."""
+
+    def __init__(self, path):
+        super().__init__()
+        self.tags, self.text, self.last = [], {}, ""
+        self.feed(path.read_text(encoding="utf-8"))
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.append((tag, dict(attrs)))
+        self.last = tag
+
+    def handle_data(self, data):
+        self.text.setdefault(self.last, []).append(data)
+
+    def all(self, tag, **wanted):
+        return [own for name, own in self.tags if name == tag and wanted.items() <= own.items()]
+
+
+def page_of(explanation, folder, **options):
+    return Page(report(explanation, folder, **options) / "report.html")
+
+
+def picture(address):
+    kind, content = re.fullmatch(r"data:image/(\w+);base64,(.+)", address).groups()
+    opened = Image.open(io.BytesIO(base64.b64decode(content)))
+    assert opened.format.lower() == kind
+    return opened
+
+
+def test_every_object_has_every_layer_as_it_was_computed(found, lit, tmp_path):
+    made = page_of(found, tmp_path)
+    assert np.abs(np.asarray(picture(made.all("img")[0]["src"]), float) - lit).mean() < 10
+    for layer, maps in enumerate([found.saliency, *found.levels]):
+        for k, saliency in enumerate(maps):
+            (heat,) = made.all("img", **{"data-layer": str(layer), "data-object": str(k)})
+            drawn = picture(heat["src"])
+            assert (
+                drawn.mode == "P" and np.abs(np.asarray(drawn) / 255 - min_max(saliency)).max() <= 0.5 / 255
+            )
+            assert ("hidden" in heat) == ((layer, k) != (0, 0))
+    lowest, highest = (drawn.convert("RGBA").getpixel(place) for place in corners(np.asarray(drawn)))
+    assert lowest[3] == 0 and highest[3] == 255
+
+
+def corners(values):
+    """Where a map is lowest and highest, as (x, y)."""
+    return [tuple(np.unravel_index(at, values.shape))[::-1] for at in (values.argmin(), values.argmax())]
+
+
+def test_the_table_has_the_numbers_and_switches_the_objects(found, tmp_path):
+    made = page_of(found, tmp_path)
+    assert [own["value"] for own in made.all("input", name="object", type="radio")] == ["0", "1"]
+    assert [own["value"] for own in made.all("input", name="layer", type="radio")] == ["0", "1", "2", "none"]
+    assert made.all("input", type="range") and made.all("input", type="checkbox")
+    cells = [text.strip() for text in made.text["td"] + made.text["input"]]
+    for k in range(2):
+        box = found.detections.boxes[k]
+        expected = (
+            f"{dc.metrics.sparsity(found.saliency[k]):.1f}",
+            f"{dc.metrics.ebpg(found.saliency[k], box):.2f}",
+        )
+        assert {found.detections.names[k], f"{found.detections.scores[k]:.2f}", *expected} <= set(cells)
+    boxes = [(float(own["x"]), float(own["width"])) for own in made.all("rect")[1::2]]
+    assert boxes == [(1, 6), (10, 8)]
+
+
+def test_the_page_says_how_it_was_made(lamps, lit, tmp_path):
+    found = dc.explain(lamps, lit, n_masks=10, seed=7, progress=False)
+    made = page_of(found, tmp_path, photo="zwölf lamps.png")
+    cells = made.text["td"]
+    for name, value in (
+        ("masks", "10"),
+        ("seed", "7"),
+        ("forward passes", "11"),
+        ("detector", "lamps, on cpu"),
+    ):
+        assert cells[cells.index(name) + 1] == value
+    shown = made.text["pre"][0]
+    assert json.loads(shown) == json.loads((tmp_path / "manifest.json").read_text()) and "zwölf" in shown
+
+
+def test_nothing_is_loaded_and_nothing_else_may_run(found, tmp_path):
+    made = page_of(found, tmp_path)
+    content = (tmp_path / "report.html").read_text(encoding="utf-8")
+    addresses = [value for _, own in made.tags for name, value in own.items() if name in ("src", "href")]
+    assert addresses and all(address.startswith("data:image/") for address in addresses)
+    assert not any(name.startswith("on") or name == "style" for _, own in made.tags for name in own)
+    (policy,) = (own["content"] for own in made.all("meta", **{"http-equiv": "Content-Security-Policy"}))
+    rules = dict(rule.strip().split(" ", 1) for rule in policy.split(";"))
+    assert rules["default-src"] == rules["base-uri"] == rules["form-action"] == "'none'"
+    assert rules["img-src"] == "data:"
+    for tag, word in (("style", ".heat"), ("script", "addEventListener")):
+        (text,) = re.findall(f"<{tag}>(.*?)</{tag}>", content, re.S)
+        digest = base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()
+        assert word in text and rules[f"{tag}-src"] == f"'sha256-{digest}'"
+
+
+EVIL = '"><script>alert(1)</script><img src=x onerror=alert(2)>&amp;'
+
+
+def test_names_from_outside_stay_text(lit, tmp_path):
+    class Evil(Lamps):
+        def __init__(self):
+            super().__init__([[1, 1, 7, 9]], [[1.0]])
+            self.name, self.class_names = EVIL + " detector", (EVIL,)
+            self.provenance = {"weights_sha256": EVIL}
+
+    explanation = dc.explain(Evil(), lit, n_masks=10, progress=False)
+    tame = page_of(
+        dc.explain(Lamps([[1, 1, 7, 9]], [[1.0]]), lit, n_masks=10, progress=False), tmp_path / "tame"
+    )
+    made = page_of(explanation, tmp_path / "evil", photo=EVIL + "\udcff.png")  # a name that is no UTF-8
+    assert [tag for tag, _ in made.tags] == [tag for tag, _ in tame.tags]
+    texts = [text for parts in made.text.values() for text in parts]
+    assert sum(EVIL in text for text in texts) >= 5  # title, heading, table, detector, weights
+    assert any("\ufffd.png" in text for text in made.text["h1"])
+
+
+def test_a_photo_without_objects_has_a_page_too(lamps, lit, tmp_path):
+    made = page_of(dc.explain(lamps, np.zeros_like(lit), n_masks=10, progress=False), tmp_path)
+    assert "no object was found" in made.text["h1"][0]
+    assert len(made.all("img")) == 1 and not made.all("script") and not made.all("input")
+
+
+def test_methods_without_levels_have_one_layer(lamps, lit, tmp_path):
+    drise = dc.explain(lamps, lit, method="drise", n_masks=10, progress=False)
+    assert len(page_of(drise, tmp_path).all("img", **{"class": "heat"})) == 2
+
+
+def test_an_error_that_is_known_is_shown(lamps, lit, tmp_path):
+    with pytest.warns(UserWarning, match="masks a map's error"):
+        rough = dc.explain(lamps, lit, n_masks=40, segments=(4, 8), tolerance=0.01, progress=False)
+    made = page_of(rough, tmp_path)
+    assert "relative error" in made.text["th"]
+    assert f"{rough.relative_error[0]:.2f}" in made.text["td"]
+
+
+def test_a_document_without_a_script_allows_none():
+    assert "script-src 'none'" in reports.document("a", "<p>b</p>")
