@@ -1,12 +1,12 @@
-"""Photographs that ship with the dependencies, drawn scenes, and situations to explain."""
+"""Photos that ship with the dependencies, drawn scenes, and situations to explain."""
 
 from __future__ import annotations
 
 import json
 import re
 import warnings
-from collections.abc import Callable
 from functools import lru_cache
+from importlib import resources
 from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
@@ -20,54 +20,25 @@ from .detectors import MissingWeights, load_detector, weights
 from .files import shipped
 from .planted.scene import scene
 
-
-def _skimage(file: str) -> Callable[[], Path]:
-    def find() -> Path:
-        import skimage.data
-
-        return Path(skimage.data.__file__).parent / file
-
-    return find
-
-
-def _sklearn(file: str) -> Callable[[], Path]:
-    def find() -> Path:
-        import sklearn.datasets
-
-        return Path(sklearn.datasets.__file__).parent / "images" / file
-
-    return find
-
-
-def _matplotlib(file: str) -> Callable[[], Path]:
-    def find() -> Path:
-        import matplotlib
-
-        return Path(matplotlib.get_data_path()) / "sample_data" / file
-
-    return find
-
-
-# Files of packages that are needed anyway; none is fetched.
-PHOTOS: dict[str, Callable[[], Path]] = {
-    "astronaut": _skimage("astronaut.png"),
-    "camera": _skimage("camera.png"),
-    "chelsea": _skimage("chelsea.png"),
-    "china": _sklearn("china.jpg"),
-    "coffee": _skimage("coffee.png"),
-    "flower": _sklearn("flower.jpg"),
-    "grace_hopper": _matplotlib("grace_hopper.jpg"),
-    "motorcycle": _skimage("motorcycle_left.png"),
-    "rocket": _skimage("rocket.jpg"),
+# Packages that are needed anyway, and their files; none is fetched.
+PHOTOS = {
+    "astronaut": ("skimage.data", "astronaut.png"),
+    "camera": ("skimage.data", "camera.png"),
+    "chelsea": ("skimage.data", "chelsea.png"),
+    "china": ("sklearn.datasets", "images/china.jpg"),
+    "coffee": ("skimage.data", "coffee.png"),
+    "flower": ("sklearn.datasets", "images/flower.jpg"),
+    "grace_hopper": ("matplotlib", "mpl-data/sample_data/grace_hopper.jpg"),
+    "motorcycle": ("skimage.data", "motorcycle_left.png"),
+    "rocket": ("skimage.data", "rocket.jpg"),
 }
-
 
 # Pillow reads more, some of it by starting other programs.
 FORMATS = ("AVIF", "BMP", "GIF", "JPEG", "JPEG2000", "MPO", "PNG", "PPM", "TIFF", "WEBP")
 
 
 def load_photo(name: str | Path) -> np.ndarray:
-    """Read a photograph that ships or draw a scene, by name, or read any image file, by path.
+    """Read a photo that ships or draw a scene, by name, or read an image file, by path.
 
     Parameters
     ----------
@@ -93,7 +64,11 @@ def load_photo(name: str | Path) -> np.ndarray:
     """
     if isinstance(name, str) and (numbered := re.fullmatch(r"scene_(\d{1,9})", name)):
         return scene(int(numbered[1])).image
-    path = PHOTOS[name]() if isinstance(name, str) and name in PHOTOS else checks.path(name)
+    if isinstance(name, str) and name in PHOTOS:
+        package, file = PHOTOS[name]
+        path = Path(str(resources.files(package) / file))
+    else:
+        path = checks.path(name)
     if not path.is_file():
         raise InputError(
             f"{str(name)!r} is neither a file, nor scene_0, scene_1, ..., nor a photo that ships: "
@@ -159,9 +134,8 @@ _SITUATIONS = {
 def load_example(name: str) -> Example:
     """A situation to explain: a detector, an image and its targets.
 
-    The detector is YOLOX-Nano and the image a photo, where the weights are at hand or can be
-    fetched and a photo that ships shows the situation; elsewhere it is the planted detector and a
-    drawn scene.
+    The detector is YOLOX-Nano and the image a photo that ships, where one shows the situation and the
+    weights are at hand or can be fetched. Elsewhere it is the planted detector and a drawn scene.
 
     Parameters
     ----------
@@ -169,10 +143,6 @@ def load_example(name: str) -> Example:
         "one object"; "overlap", one object on another; "inside another", a large object and a
         small one within it; "many" objects; "missed", an object that the detector does not find,
         as `Targets`.
-
-    Returns
-    -------
-    Example
 
     Warns
     -----
@@ -190,18 +160,18 @@ def load_example(name: str) -> Example:
     --------
     >>> detector, image, targets = load_example("one object")  # doctest: +SKIP
     """
-    it = _SITUATIONS[checks.choice("name", name, _SITUATIONS)]
-    if it.photo is not None and _photos_can_be_explained("a drawn scene"):
-        return _on_photo(it.photo, it.wanted)
+    situation = _SITUATIONS[checks.choice("name", name, _SITUATIONS)]
+    if situation.photo is not None and _has_weights("a drawn scene"):
+        return _photo_example(situation.photo, situation.wanted)
     detector = load_detector("planted")
-    drawn = scene(it.seed, n_objects=it.n_objects, layout=it.layout)
-    if it.missed is None:
+    drawn = scene(situation.seed, n_objects=situation.n_objects, layout=situation.layout)
+    if situation.missed is None:
         return Example(detector, drawn.image, detector.detect(drawn.image))
-    missed = Targets(drawn.boxes[[it.missed]], drawn.labels[[it.missed]].tolist())
+    missed = Targets(drawn.boxes[[situation.missed]], drawn.labels[[situation.missed]].tolist())
     return Example(detector, drawn.image, missed)
 
 
-def _on_photo(photo: str, wanted: tuple[str, ...] | Targets) -> Example:
+def _photo_example(photo: str, wanted: tuple[str, ...] | Targets) -> Example:
     detector, image = load_detector("yolox_nano"), load_photo(photo)
     if isinstance(wanted, Targets):
         return Example(detector, image, wanted)
@@ -221,59 +191,50 @@ _HARD_SCENES = (1041, 575, 130, 1380, 7)
 
 
 def load_annotated() -> tuple[Detector, dict[str, Annotated]]:
-    """A detector, and images with their ground truth, to see where it errs.
+    """A detector, and images with their ground truth by name, to see where it errs.
 
-    YOLOX-Nano, with photos that ship, whole or cut, and the boxes drawn by hand of
-    ``data/photo_boxes.json``; where its weights are missing, the planted detector with drawn scenes.
-
-    Returns
-    -------
-    detector : Detector
-    images : dict of str to Annotated
-
-    Warns
-    -----
-    UserWarning
-        As `load_example`.
+    YOLOX-Nano and `annotated_photos`; where its weights are missing, the planted detector and
+    `annotated_scenes`, with a warning as of `load_example`.
 
     Examples
     --------
     >>> detector, images = load_annotated()  # doctest: +SKIP
     >>> image, truth = images["coffee"]  # doctest: +SKIP
     """
-    if not _photos_can_be_explained("drawn scenes"):
-        return load_detector("planted"), annotated_scenes()
-    return load_detector("yolox_nano"), annotated_photos()
+    if _has_weights("drawn scenes"):
+        return load_detector("yolox_nano"), annotated_photos()
+    return load_detector("planted"), annotated_scenes()
 
 
 def annotated_photos() -> dict[str, Annotated]:
-    """Photos that ship, whole or cut, with the boxes of ``data/photo_boxes.json``."""
+    """Photos that ship, whole or cut, with the boxes drawn by hand of ``data/photo_boxes.json``."""
     images = {}
     for name, entry in json.loads(shipped("photo_boxes.json").read_text(encoding="utf-8")).items():
         image = load_photo(entry["photo"])
         x1, y1, x2, y2 = entry.get("window", (0, 0, image.shape[1], image.shape[0]))
-        labels, boxes = [one[0] for one in entry["objects"]], [one[1:] for one in entry["objects"]]
-        images[name] = Annotated(image[y1:y2, x1:x2].copy(), Targets(boxes, labels))
+        truth = Targets([box for _, *box in entry["objects"]], [label for label, *_ in entry["objects"]])
+        images[name] = Annotated(image[y1:y2, x1:x2].copy(), truth)
     return images
 
 
 def annotated_scenes() -> dict[str, Annotated]:
     """Drawn scenes in which the planted detector errs, and one that it gets right."""
     drawn = {f"scene_{seed}": scene(seed) for seed in _HARD_SCENES}
-    return {name: Annotated(one.image, Targets(one.boxes, one.names)) for name, one in drawn.items()}
+    return {name: Annotated(hard.image, Targets(hard.boxes, hard.names)) for name, hard in drawn.items()}
 
 
-def _photos_can_be_explained(instead: str) -> bool:
+def _has_weights(otherwise: str) -> bool:
     """Whether YOLOX-Nano is at hand or can be fetched; a warning where not."""
-    if weights.path_of("yolox_nano").exists() or not (why := _no_weights()):
+    path = weights.path_of("yolox_nano")
+    if path.exists() or not (why := _no_weights(path)):
         return True
-    warnings.warn(f"{why} Until then the planted detector explains {instead}.", stacklevel=3)
+    warnings.warn(f"{why} Until then the planted detector explains {otherwise}.", stacklevel=3)
     return False
 
 
-@lru_cache(maxsize=1)
-def _no_weights() -> str:
-    """Why YOLOX-Nano cannot be had, asked of the network once; empty where it was fetched."""
+@lru_cache
+def _no_weights(path: Path) -> str:
+    """Why YOLOX-Nano is not at a path, asked of the network once; empty where it was fetched."""
     try:
         weights.load("yolox_nano")
     except MissingWeights as error:

@@ -1,4 +1,4 @@
-"""Section 5.2: how good is a map? Sparsity, energy in the box, pointing game, deletion and insertion.
+"""Section 5.2: scores of a map (sparsity, energy in the box, pointing game, deletion, insertion).
 
 And how alike two maps are: rank correlation, SSIM, correlation of their gradients' histograms.
 """
@@ -23,6 +23,7 @@ from .similarity import lime_kernel
 from .threads import map_in_threads
 
 STEPS = 205  # the authors' 2000 of 640 x 640 pixels a step
+KINDS = "deletion", "insertion"
 BLUR = 51 / 640  # width of the Gaussian kernel that insertion begins with, of the longer side
 
 
@@ -37,8 +38,8 @@ def sparsity(saliency: np.ndarray) -> float:
     Returns
     -------
     float
-        From 1 to the number of pixels, which a map of one bright pixel has; the higher, the fewer
-        pixels stand out. A constant map, which nothing stands out of, has 1.
+        From 1, which a constant map has, to the number of pixels, which a map of one bright pixel
+        has. The higher, the fewer pixels stand out.
     """
     scaled = min_max(_map(saliency))
     mean = scaled.mean()
@@ -68,7 +69,7 @@ def ebpg(saliency: np.ndarray, box: Any) -> float:
 def pointing_game(saliency: np.ndarray, box: Any) -> float:
     """Whether the highest pixel lies in the box, 0 or 1 (Zhang et al. 2018); box as in `ebpg`.
 
-    Where several pixels are highest, the share of them.
+    Where several pixels are highest, it is the share of them that lies in the box.
     """
     values = _map(saliency)
     highest = values == values.max()
@@ -78,12 +79,8 @@ def pointing_game(saliency: np.ndarray, box: Any) -> float:
 def leakage(saliency: np.ndarray, own: np.ndarray, other: np.ndarray) -> float:
     """Energy on another object over that on both, in [0, 1]; lower is better.
 
-    Parameters
-    ----------
-    saliency : (H, W) array
-        Negative values count as 0.
-    own, other : (H, W) bool arrays
-        Pixels of the target and of the other object. A map that is 0 on both scores 0.5.
+    The map (H, W) counts as 0 where it is negative. `own` and `other`, (H, W) bool, are the pixels of
+    the target and of the other object. A map that is 0 on both scores 0.5.
     """
     energy = _map(saliency).clip(0)
     if not energy.shape == np.shape(own) == np.shape(other):
@@ -99,24 +96,11 @@ def is_empty(saliency: np.ndarray) -> bool:
 
 
 def rank_correlation(a: np.ndarray, b: np.ndarray) -> float:
-    """Spearman's rank correlation of two maps.
+    """Spearman's rank correlation of two maps (H, W), in [-1, 1]; NaN where a map `is_empty`.
 
-    Parameters
-    ----------
-    a, b : (H, W) arrays
-        Any finite range.
-
-    Returns
-    -------
-    float
-        In [-1, 1]; NaN where a map `is_empty`.
-
-    Raises
-    ------
-    InputError
-        Maps of two sizes, or values that are not finite.
+    Maps of two sizes, and values that are not finite, raise `InputError`.
     """
-    a, b, empty = _two(a, b)
+    a, b, empty = _pair(a, b)
     return float("nan") if empty else float(spearmanr(a.ravel(), b.ravel()).statistic)
 
 
@@ -125,7 +109,7 @@ def ssim(a: np.ndarray, b: np.ndarray) -> float:
 
     As `rank_correlation`. Maps are at least 11 pixels high and wide, the width of its window.
     """
-    a, b, empty = _two(a, b)
+    a, b, empty = _pair(a, b)
     if min(a.shape) < 11:
         raise InputError(f"ssim wants maps of at least 11 x 11 pixels, got {a.shape}")
     if empty:
@@ -140,24 +124,22 @@ def hog_correlation(a: np.ndarray, b: np.ndarray) -> float:
     As `rank_correlation`. A cell is a fourteenth of the longer side, 16 pixels of 224; maps are at
     least three cells high and wide.
     """
-    a, b, empty = _two(a, b)
+    a, b, empty = _pair(a, b)
     cell = max(round(max(a.shape) / 14), 3)
     if min(a.shape) < 3 * cell:
-        raise InputError(
-            f"hog_correlation wants maps of at least 3 x 3 cells of {cell} pixels, got {a.shape}"
-        )
+        least = f"3 x 3 cells of {cell} pixels"
+        raise InputError(f"hog_correlation wants maps of at least {least}, got {a.shape}")
     if empty:
         return float("nan")
-    histograms = [hog(min_max(one), pixels_per_cell=(cell, cell)) for one in (a, b)]
+    histograms = [hog(min_max(saliency), pixels_per_cell=(cell, cell)) for saliency in (a, b)]
     return float(np.corrcoef(histograms)[0, 1])
 
 
-def _two(a: Any, b: Any) -> tuple[np.ndarray, np.ndarray, bool]:
-    """Two maps, and whether one of them is empty."""
+def _pair(a: Any, b: Any) -> tuple[np.ndarray, np.ndarray, bool]:
+    """Two maps of one size, and whether one of them is empty."""
     if np.shape(a) != np.shape(b):
         raise InputError(f"maps of one size are wanted, got {np.shape(a)} and {np.shape(b)}")
-    maps = _map(a), _map(b)
-    return *maps, is_empty(a) or is_empty(b)
+    return _map(a), _map(b), is_empty(a) or is_empty(b)
 
 
 def _map(saliency: Any) -> np.ndarray:
@@ -191,10 +173,6 @@ class OverAll(NamedTuple):
     deletion: Curve
     insertion: Curve
 
-    @classmethod
-    def of(cls, deletion: Curve, insertion: Curve) -> OverAll:
-        return cls(insertion.score - deletion.score, deletion, insertion)
-
 
 def deletion(
     detector: Detector, image: Any, detection: Detections, saliency: np.ndarray, *, steps: int = STEPS
@@ -215,50 +193,38 @@ def deletion(
     steps : int
         Each changes an equal share of the pixels.
 
-    Returns
-    -------
-    Curve
-
     Raises
     ------
     InputError
         More than one detection, a map of another size than the image's, or `steps` below 1.
     """
-    return _one(detector, image, detection, saliency, steps, ("deletion",))[0]
+    return _curves(detector, image, detection, saliency, steps, "deletion")[0]
 
 
 def insertion(
     detector: Detector, image: Any, detection: Detections, saliency: np.ndarray, *, steps: int = STEPS
 ) -> Curve:
-    """How soon the detection comes when a blurred image's pixels turn sharp: higher is better.
-
-    As `deletion`.
-    """
-    return _one(detector, image, detection, saliency, steps, ("insertion",))[0]
+    """As `deletion`, but a blurred image's pixels turn sharp and the detection comes: higher is better."""
+    return _curves(detector, image, detection, saliency, steps, "insertion")[0]
 
 
 def over_all(
     detector: Detector, image: Any, detection: Detections, saliency: np.ndarray, *, steps: int = STEPS
 ) -> OverAll:
     """Insertion less deletion, in [-1, 1], with both curves; as `deletion`."""
-    return OverAll.of(*_one(detector, image, detection, saliency, steps, ("deletion", "insertion")))
+    away, back = _curves(detector, image, detection, saliency, steps, *KINDS)
+    return OverAll(back.score - away.score, away, back)
 
 
-def _one(
-    detector: Detector,
-    image: Any,
-    detection: Detections,
-    saliency: np.ndarray,
-    steps: int,
-    kinds: tuple[str, ...],
+def _curves(
+    detector: Detector, image: Any, detection: Detections, saliency: np.ndarray, steps: int, *kinds: str
 ) -> list[Curve]:
+    """The curves of one detection, one of each kind."""
     if len(detection) != 1:
         raise InputError(f"pass one detection, d[i], not {len(detection)}")
     canvas = detector.prepare(checks.image(image))
-    maps = _map(saliency)[None]
-    return [
-        found[0] for found in curves(detector, canvas, detection, maps, steps=steps, kinds=kinds).values()
-    ]
+    found = curves(detector, canvas, detection, _map(saliency)[None], steps=steps, kinds=kinds)
+    return [of_kind[0] for of_kind in found.values()]
 
 
 @torch.inference_mode()
@@ -269,10 +235,10 @@ def curves(
     maps: np.ndarray,
     *,
     steps: int = STEPS,
-    kinds: tuple[str, ...] = ("deletion", "insertion"),
+    kinds: tuple[str, ...] = KINDS,
     batch_size: int | None = None,
 ) -> dict[str, list[Curve]]:
-    """Curves of all detections of an image, every batch filled with steps of any of them.
+    """Curves of all detections of an image; a batch holds steps of any of them.
 
     Parameters
     ----------
@@ -282,15 +248,14 @@ def curves(
         n rows.
     maps : (n, H, W) array
         In the image's frame.
-    steps : int
+    steps, batch_size : int
     kinds : tuple
         "deletion", from the image to black; "insertion", from the blurred image to the image.
-    batch_size : int, optional
 
     Returns
     -------
     dict
-        For each kind a `Curve` a detection.
+        For each kind a list of n `Curve`.
 
     Raises
     ------
@@ -298,28 +263,28 @@ def curves(
         Maps that do not fit, or `steps` below 1.
     """
     checks.at_least("steps", steps, 1)
-    if np.shape(maps) != (len(detections), *canvas.image_size):
-        wanted = (len(detections), *canvas.image_size)
+    wanted = len(detections), *canvas.image_size
+    if np.shape(maps) != wanted:
         raise InputError(f"the maps must be {wanted}, one a detection, got {np.shape(maps)}")
     content = canvas.pixels[:, *canvas.window]  # (3, h, w)
     ends = {"deletion": (content, torch.zeros_like(content)), "insertion": (_blurred(content), content)}
-    ranks = [_ranks(one, canvas) for one in maps]  # n times (h, w), 0 the most salient
+    ranks = [_ranks(saliency, canvas) for saliency in maps]  # n times (h, w), 0 the most salient
     boxes, probs = canvas.vectors(detections)
     size = batch_size or default_batch_size(detector)
     todo = [(kind, k, step) for kind in kinds for k in range(len(detections)) for step in range(steps + 1)]
     predict = detector.predictor(len(todo))
 
-    def score(part: list[tuple[str, int, int]]) -> list[float]:
-        batch = canvas.pixels.repeat(len(part), 1, 1, 1)
-        for row, (kind, k, step) in zip(batch, part):
+    def score(batch: list[tuple[str, int, int]]) -> list[float]:
+        pixels = canvas.pixels.repeat(len(batch), 1, 1, 1)
+        for image, (kind, k, step) in zip(pixels, batch):
             before, after = ends[kind]
             changed = ranks[k] < round(step * ranks[k].numel() / steps)
-            torch.where(changed, after, before, out=row[:, *canvas.window])
-        targets = [k for _, k, _ in part]
-        return step_scores(predict(batch), boxes[targets], probs[targets]).tolist()
+            torch.where(changed, after, before, out=image[:, *canvas.window])
+        targets = [k for _, k, _ in batch]
+        return step_scores(predict(pixels), boxes[targets], probs[targets]).tolist()
 
-    parts = [todo[first : first + size] for first in range(0, len(todo), size)]
-    scores = [one for part in map_in_threads(detector, score, parts) for one in part]
+    batches = [todo[first : first + size] for first in range(0, len(todo), size)]
+    scores = [value for values in map_in_threads(detector, score, batches) for value in values]
     table = np.array(scores, dtype=np.float32).reshape(len(kinds), len(detections), steps + 1)
     return {
         kind: [Curve(float(np.trapezoid(curve, dx=1 / steps)), curve) for curve in of_kind]
@@ -332,14 +297,8 @@ def step_scores(proposals: Proposals, boxes: torch.Tensor, probs: torch.Tensor) 
 
     Of the detections that survive (confidence 0.25, suppression at 0.45 over all classes) and have
     the target's class, the one of highest IoU counts: that IoU times `similarity.lime_kernel` of the
-    cosine distance of the class vectors. Where there is none the score is 0.
-
-    Parameters
-    ----------
-    proposals : Proposals
-    boxes : (B, 4) tensor
-        The target of each image, in canvas pixels.
-    probs : (B, C) tensor
+    cosine distance of the class vectors. Where there is none the score is 0. Each image has a target of
+    its own, `boxes` (B, 4) in canvas pixels and `probs` (B, C).
     """
     scores = boxes.new_zeros(len(boxes))
     for b, kept in enumerate(suppress(proposals, confidence=0.25, iou=0.45, class_agnostic=True)):

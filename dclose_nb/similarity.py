@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from typing import Any
+
+import numpy as np
 import torch
 
-from .detection import Proposals, box_iou, suppress
+from . import checks
+from .detection import Detections, Detector, Proposals, box_iou, suppress
 
 
 def similarity_scores(
@@ -76,3 +80,10 @@ def mask_weights(
     if scores.shape[1] == 0:
         return scores.new_zeros(scores.shape[0], scores.shape[2])
     return scores.amax(dim=1)
+
+
+@torch.inference_mode()
+def target_weights(detector: Detector, image: Any, targets: Detections) -> np.ndarray:
+    """Weight of each target in a whole image, with no pixel masked (Eq. 6), (n,) float32 in [0, 1]."""
+    canvas = detector.prepare(checks.image(image))
+    return mask_weights(detector.predict(canvas.pixels[None]), *canvas.vectors(targets))[0].cpu().numpy()

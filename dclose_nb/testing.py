@@ -1,9 +1,8 @@
-"""A test kit for the writer of an adapter: what a detector must do so that its boxes can be explained."""
+"""A test kit for the writer of an adapter: does a detector keep the contract of ``docs/detectors.md``?"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import cv2
@@ -14,19 +13,19 @@ from torch.nn.modules.dropout import _DropoutNd
 
 from . import checks
 from .checks import InputError
-from .detection import Canvas, Detections, Detector, Proposals, box_iou
+from .detection import Canvas, Detector, Proposals, box_iou
 from .images import load_photo
 from .threads import map_in_threads
 
 LEARNERS = _BatchNorm, _DropoutNd  # layers that do something else in training
-SURE = 0.5  # score from which on a box must be found again where its image has moved
-SEEN = 0.05  # score from which on two answers are compared
+SURE = 0.5  # a box with this score must be found again where its image has moved
+SEEN = 0.05  # proposals with this score are compared
 SAME = 0.05  # how far two answers may be apart, of 1
 COLOUR = 3  # mean difference of colours between canvas and image, in 0-255; resizing alone makes less than 1
 
 
 def check_detector(detector: Detector, image: Any = None) -> list[str]:
-    """Look whether a detector keeps the contract of ``docs/detectors.md``.
+    """Check whether a detector keeps the contract of ``docs/detectors.md``.
 
     Parameters
     ----------
@@ -38,7 +37,7 @@ def check_detector(detector: Detector, image: Any = None) -> list[str]:
     Returns
     -------
     list of str
-        Remarks: what is right but should be known, and what could not be looked at.
+        Remarks: what is right but should be known, and what could not be checked.
 
     Raises
     ------
@@ -58,14 +57,12 @@ def check_detector(detector: Detector, image: Any = None) -> list[str]:
     remarks: list[str] = []
     with torch.inference_mode():
         _stop(detector, _wrong_facts(detector))
-        with _asked(detector, "prepare"):
-            before = image.copy()
-            canvas = detector.prepare(image)
+        before = image.copy()
+        canvas = _ask(detector, "prepare", detector.prepare, image)
         _stop(detector, _wrong_canvas(detector, canvas, image, before))
-        content = canvas.pixels[:, *canvas.window]
-        mirrored, black = canvas.pixels.clone(), canvas.pixels.clone()
-        mirrored[:, *canvas.window], black[:, *canvas.window] = content.flip(2), 0
-        batch = torch.stack([canvas.pixels, mirrored, black])
+        batch = canvas.pixels.repeat(3, 1, 1, 1)  # as it is, mirrored and black
+        batch[1, :, *canvas.window] = canvas.pixels[:, *canvas.window].flip(2)
+        batch[2, :, *canvas.window] = 0
         given = batch.clone()
         proposals = _predict(detector, batch)
         _stop(detector, _wrong_proposals(detector, proposals, batch, given))
@@ -79,25 +76,23 @@ def check_detector(detector: Detector, image: Any = None) -> list[str]:
     return remarks
 
 
-def _stop(detector: Detector, faults: Iterator[str]) -> None:
+def _stop(detector: Detector, faults: Iterable[str], cause: Exception | None = None) -> None:
     found = list(faults)
     if found:
-        raise InputError("\n- ".join([f"{detector.name!r} does not keep the contract:", *found]))
+        heading = f"{detector.name!r} does not keep the contract:"
+        raise InputError("\n- ".join([heading, *found])) from cause
 
 
-@contextmanager
-def _asked(detector: Detector, function: str) -> Iterator[None]:
-    """What a detector raises, with the function that raised it."""
+def _ask(detector: Detector, function: str, call: Callable[..., Any], *given: Any, **options: Any) -> Any:
+    """Result of a call; whatever it raises is reported with the function that raised it."""
     try:
-        yield
+        return call(*given, **options)
     except Exception as error:  # a person's own code: anything can happen
-        what = f"{function} raised {type(error).__name__}: {error}"
-        raise InputError(f"{detector.name!r} does not keep the contract:\n- {what}") from error
+        return _stop(detector, [f"{function} raised {type(error).__name__}: {error}"], error)
 
 
 def _predict(detector: Detector, pixels: torch.Tensor) -> Proposals:
-    with _asked(detector, "predict"):
-        return detector.predict(pixels)
+    return _ask(detector, "predict", detector.predict, pixels)
 
 
 def _wrong_facts(detector: Detector) -> Iterator[str]:
@@ -125,11 +120,10 @@ def _wrong_canvas(detector: Detector, canvas: Any, image: np.ndarray, before: np
     if pixels.device.type != detector.device.type:
         yield f"the canvas lies on {pixels.device}, the detector on {detector.device}"
     top, left, height, width = canvas.content
+    content = f"the canvas's content (top, left, height, width) {canvas.content}"
     h, w = pixels.shape[1:]
     if min(top, left) < 0 or min(height, width) < 1 or top + height > h or left + width > w:
-        yield (
-            f"the canvas's content (top, left, height, width) {canvas.content} does not lie in its {h} x {w}"
-        )
+        yield f"{content} does not lie in its {h} x {w}"
         return
     if pixels.min() < -1 or pixels.max() > 256 or (pixels.max() <= 1 and before.max() > 1):
         yield (
@@ -138,17 +132,14 @@ def _wrong_canvas(detector: Detector, canvas: Any, image: np.ndarray, before: np
         )
         return
     shown, wanted = (
-        cv2.resize(one.astype(np.float32), (16, 16), interpolation=cv2.INTER_AREA)
-        for one in (canvas.content_image, before)
+        cv2.resize(picture.astype(np.float32), (16, 16), interpolation=cv2.INTER_AREA)
+        for picture in (canvas.content_image, before)
     )
     if (apart := np.abs(shown - wanted).mean()) > COLOUR:
         if np.abs(shown[..., ::-1] - wanted).mean() < apart / 2:
             yield "the canvas's colours are BGR: it must be RGB; turn them in predict"
         else:
-            yield (
-                f"the canvas's content (top, left, height, width) {canvas.content} does not show the image: "
-                "is it where the image was put?"
-            )
+            yield f"{content} does not show the image: is it where the image was put?"
 
 
 def _wrong_proposals(
@@ -197,30 +188,29 @@ def _wrong_boxes(proposals: Proposals, size: torch.Size) -> Iterator[str]:
 
 
 def _other_answers(detector: Detector, proposals: Proposals, batch: torch.Tensor) -> Iterator[str]:
-    """What must not change an answer: to be asked again, alone, or in the form for many passes."""
+    """Ask again, ask alone, ask the form for many passes, ask from threads: the answer must stay."""
     if _apart(proposals, _predict(detector, batch)) > SAME:
         yield "the same pixels give another answer the second time: does it draw at random, is dropout on?"
         return
-    alone = [_predict(detector, image[None]) for image in batch]
-    if any(
-        _apart(Proposals(*(part[k : k + 1] for part in proposals)), one) > SAME for k, one in enumerate(alone)
-    ):
+    images = batch.split(1)
+    alone = [_predict(detector, image) for image in images]
+    together = [Proposals(*parts) for parts in zip(*(part.split(1) for part in proposals))]
+    if any(_apart(*answers) > SAME for answers in zip(together, alone)):
         yield (
             "an image gives another answer in a batch than alone: does each image of the batch get its own, "
             "and does the network evaluate?"
         )
-    with _asked(detector, "predictor"):
-        predict = detector.predictor(1000)
-        many = predict(batch)
-        at_once = list(map_in_threads(detector, predict, [image[None] for image in batch] * 4))
+    predict = _ask(detector, "predictor", detector.predictor, 1000)
+    many = _ask(detector, "predictor", predict, batch)
+    at_once = _ask(detector, "predictor", lambda: list(map_in_threads(detector, predict, images * 4)))
     if _apart(proposals, many) > SAME:
         yield "predictor(1000) gives other answers than predict"
-    elif any(_apart(alone[k % len(batch)], one) > SAME for k, one in enumerate(at_once)):
+    elif any(_apart(*answers) > SAME for answers in zip(alone * 4, at_once)):
         yield "it gives other answers when several threads ask at once: it is not thread_safe"
 
 
 def _does_not_move(detector: Detector, image: np.ndarray, remarks: list[str]) -> Iterator[str]:
-    """Whether boxes go where their image goes: from the top left to the bottom right of a black frame.
+    """Move the image from the top left to the bottom right of a black frame: its boxes must follow.
 
     There, x and y are larger than any width and height, so that boxes of another form are turned.
     """
@@ -229,61 +219,50 @@ def _does_not_move(detector: Detector, image: np.ndarray, remarks: list[str]) ->
     for rows, columns in ((slice(height), slice(width)), (slice(height, None), slice(width, None))):
         frame = np.zeros((2 * height, 2 * width, 3), np.uint8)
         frame[rows, columns] = image
-        with _asked(detector, "prepare"):
-            canvas = detector.prepare(frame)
+        canvas = _ask(detector, "prepare", detector.prepare, frame)
         proposals = _predict(detector, canvas.pixels[None])
         faults = list(_wrong_boxes(proposals, canvas.pixels.shape[1:]))
         if faults:
             yield from faults
             return
-        with _asked(detector, "detect_on"):
-            found.append(detector.detect_on(canvas, confidence=SURE / 2))
+        found.append(_ask(detector, "detect_on", detector.detect_on, canvas, confidence=SURE / 2))
     sure = found[0][found[0].scores >= SURE][:3]
+    moved = sure.boxes + np.array([width, height, width, height], np.float32)
+    overlap = box_iou(torch.tensor(found[1].boxes), torch.tensor(moved)).numpy()
     if not len(sure):
         remarks.append(
             f"nothing was found with a score of {SURE} or more, so it was not looked at whether boxes go "
             "where the image goes: give an image of what it knows"
         )
-    elif not any(_found_again(one, found[1], width, height) for one in sure):
+    elif not (overlap[found[1].labels[:, None] == sure.labels] > 0.5).any():
         yield (
             f"{sure.names[0]!r} at {_rounded(sure.boxes[0])} was not found {width} pixels to the right and "
             f"{height} below where the image was moved there, but {found[1]!r}: are boxes in canvas pixels?"
         )
 
 
-def _found_again(one: Detections, found: Detections, right: float, down: float) -> bool:
-    same = found[found.labels == one.labels[0]].boxes
-    moved = one.boxes + np.array([right, down, right, down], np.float32)
-    return bool((box_iou(torch.tensor(same), torch.tensor(moved)) > 0.5).any())
-
-
-def _apart(one: Proposals, other: Proposals) -> float:
+def _apart(answer: Proposals, other: Proposals) -> float:
     """How far two answers to the same B images are apart, in [0, 1], by their 20 surest proposals.
 
     A proposal is as near to another of its class as they overlap and their scores agree.
     """
-    worst = 0.0
-    for a, b in ((one, other), (other, one)):
+    apart = [0.0]
+    for a, b in ((answer, other), (other, answer)):
         for k in range(len(a.boxes)):
-            (boxes, labels, scores), (others, names, values) = _surest(a, k, 20), _surest(b, k, None)
+            boxes, labels, scores = (part[:20] for part in _surest_first(a, k))
+            others, names, values = _surest_first(b, k)
             nearness = box_iou(boxes, others) * (1 - (scores[:, None] - values).abs())
-            nearness = nearness * (labels[:, None] == names)
-            for best in nearness.amax(1) if len(others) else torch.zeros(len(boxes)):
-                worst = max(worst, 1 - float(best))
-    return worst
+            nearness = torch.nn.functional.pad(nearness * (labels[:, None] == names), (1, 0))  # at least 0
+            apart += (1 - nearness.amax(1))[scores >= SEEN].tolist()
+    return max(apart)
 
 
-def _surest(
-    proposals: Proposals, k: int, most: int | None
-) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Boxes, labels and scores of image k's proposals that have an area; the surest of them, if so many."""
+def _surest_first(proposals: Proposals, k: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Boxes, labels and scores of image k's proposals that have an area, by score."""
     boxes, scores = proposals.boxes[k].float(), _scores(proposals)[k].float()
-    labels = proposals.class_probs[k].argmax(-1)
     order = scores.argsort(descending=True)
     order = order[(boxes[order, 2:] > boxes[order, :2]).all(1)]
-    if most is not None:
-        order = order[scores[order] >= SEEN][:most]
-    return boxes[order], labels[order], scores[order]
+    return boxes[order], proposals.class_probs[k].argmax(-1)[order], scores[order]
 
 
 def _scores(proposals: Proposals) -> torch.Tensor:

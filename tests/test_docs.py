@@ -1,6 +1,7 @@
-"""The page of docs/ and what the README says of methods: their blocks run word by word, in order."""
+"""The pages for those who add detectors and methods run word by word; links lead somewhere."""
 
 import os
+import pkgutil
 import re
 from pathlib import Path
 
@@ -10,7 +11,9 @@ import pytest
 import dclose_nb as dc
 from dclose_nb.methods import METHODS
 
-PAGE = Path(__file__).parent.parent / "docs" / "detectors.md"
+ROOT = Path(__file__).parent.parent
+PAGE = ROOT / "docs" / "detectors.md"
+PAGES = [*ROOT.glob("*.md"), *ROOT.glob("docs/*.md"), *ROOT.glob("data/*.md")]
 SECTIONS = re.findall(r"^## (.+?)$(.*?)(?=^## |\Z)", PAGE.read_text(encoding="utf-8"), re.M | re.S)
 
 
@@ -28,7 +31,7 @@ def needs(tmp_path, monkeypatch):
 
     def huggingface():
         pytest.importorskip("transformers", reason="pip install 'dclose_nb[huggingface]'")
-        from test_huggingface import build
+        from detectors.test_huggingface import build
 
         for part in build("detr"):
             part.save_pretrained(tmp_path / "my_detr")
@@ -69,15 +72,31 @@ def test_the_page_has_all_kinds():
 
 
 def test_a_method_of_your_own_takes_twenty_lines(lamps, lit):
-    readme = (PAGE.parent.parent / "README.md").read_text(encoding="utf-8")
-    (block,) = re.findall(r"^### A method of your own$.*?^```python\n(.*?)^```$", readme, re.M | re.S)
+    page = (ROOT / "docs" / "methods.md").read_text(encoding="utf-8")
+    (block,) = re.findall(r"^## A method of your own$.*?^```python\n(.*?)^```$", page, re.M | re.S)
     assert len(re.findall(r"^.*\S.*$", block, re.M)) <= 20
-    exec(compile(block, "README.md", "exec"), {"__name__": "reader"})
+    before = dict(METHODS)
     try:
-        found = dc.explain(lamps, lit, method="grid contrast", n_masks=60, progress=False)
-        boxes = found.detections.boxes
-        assert all(dc.metrics.pointing_game(one, box) for one, box in zip(found.saliency, boxes))
+        exec(compile(block, "methods.md", "exec"), {"__name__": "reader"})
+        explained = dc.explain(lamps, lit, method="grid contrast", n_masks=60, progress=False)
+        boxes = explained.detections.boxes
+        assert all(dc.metrics.pointing_game(m, box) for m, box in zip(explained.saliency, boxes))
         with pytest.raises(dc.InputError, match="n_masks must be"):
             dc.explain(lamps, lit, method="grid contrast", n_masks=1)
     finally:
-        del METHODS["grid contrast"]
+        METHODS.clear()
+        METHODS.update(before)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.relative_to(ROOT).as_posix())
+def test_links_lead_to_files(page):
+    links = re.findall(r"\]\(([^)#]+?)(?:#[^)]*)?\)|<img src=\"([^\"]+)\"", page.read_text(encoding="utf-8"))
+    paths = [path for path in map("".join, links) if "://" not in path]
+    assert [path for path in paths if not (page.parent / path).exists()] == []
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.relative_to(ROOT).as_posix())
+def test_modules_that_are_named_exist(page):
+    text = re.sub(r"^### Changed$.*?(?=^##|\Z)", "", page.read_text(encoding="utf-8"), flags=re.M | re.S)
+    for name in re.findall(r"\bdclose_nb(?:\.[a-z]\w*)+", text):
+        pkgutil.resolve_name(name)

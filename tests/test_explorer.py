@@ -5,26 +5,38 @@ import io
 import subprocess
 import sys
 import time
+from datetime import UTC, datetime
 
 import numpy as np
 import pytest
 from PIL import Image
 
 import dclose_nb as dc
-from dclose_nb import explorer as widgets
+from dclose_nb.explorer import LARGEST, STEPS, Explorer
 from dclose_nb.planted import RuleDetector, scene
 
 DRAWN = scene(2, layout="overlap")
 
 
+class Cabled(RuleDetector):
+    """A detector that answers while its cable is in."""
+
+    unplugged = False
+
+    def predict(self, pixels):
+        if self.unplugged:
+            raise RuntimeError("the cable is <out>")
+        return super().predict(pixels)
+
+
 @pytest.fixture
 def detector():
-    return RuleDetector(DRAWN)
+    return Cabled(DRAWN)
 
 
 @pytest.fixture
 def explorer(detector):
-    explorer = widgets.Explorer(detector, DRAWN.image)
+    explorer = Explorer(detector, DRAWN.image)
     explorer.options["n_masks"].value = 40
     return explorer
 
@@ -34,7 +46,8 @@ def test_a_click_on_a_box_gives_what_explain_gives(explorer, detector):
     explorer.boxes[1].click()
     got = explorer.wait().explanation
     expected = dc.explain(detector, DRAWN.image, explorer.detections[1], n_masks=40, progress=False)
-    assert np.array_equal(got.saliency, expected.saliency) and got.params == expected.params
+    assert np.array_equal(got.saliency, expected.saliency)
+    assert got.params == expected.params and got.seed == expected.seed
     assert explorer.list.value == 1
     assert [("dclose-chosen" in box._dom_classes) for box in explorer.boxes] == [False, True]
     assert f"{expected.n_forward} masks" in explorer.status_text and explorer.stop.disabled
@@ -65,7 +78,7 @@ def test_a_control_makes_the_map_anew_and_a_known_one_comes_back_at_once(explore
     first = explorer.wait().explanation
     explorer.options["seed"].value = 3
     other = explorer.wait().explanation
-    assert other.params["seed"] == 3 and not np.array_equal(first.saliency, other.saliency)
+    assert other.seed == 3 and not np.array_equal(first.saliency, other.saliency)
     explorer.options["seed"].value = 0
     assert explorer.wait().explanation is first
 
@@ -82,7 +95,7 @@ def test_the_map_sharpens_and_stop_keeps_what_there_is(explorer):
     assert 0 < stopped.n_forward < 100_000 and "stopped after" in explorer.status_text
 
 
-def test_a_second_click_stops_the_first_run(explorer, monkeypatch):
+def test_a_second_click_stops_the_first_run(explorer):
     explorer.options["n_masks"].value = 100_000
     explorer.boxes[0].click()
     explorer.options["n_masks"].value = 40
@@ -103,7 +116,7 @@ def test_two_methods_side_by_side_with_their_numbers(explorer, detector):
     ]
     target = explorer.detections[0]
     over_all = dc.metrics.over_all(
-        detector, DRAWN.image, target, explorer.explanation.saliency[0], steps=widgets.STEPS
+        detector, DRAWN.image, target, explorer.explanation.saliency[0], steps=STEPS
     )
     assert f"insertion less deletion {over_all.score:.2f}" in explorer.panels[0].caption.value
     explorer.options["beside"].value = ""
@@ -139,7 +152,7 @@ def test_a_method_without_levels_says_so(explorer):
 
 
 def test_the_code_makes_the_same_map():
-    explorer = widgets.explore("planted", "scene_3")
+    explorer = dc.explore("planted", "scene_3")
     explorer.options["n_masks"].value, explorer.options["p"].value = 40, 0.4
     explorer.options["segments"].value = (150, 600)
     explorer.boxes[0].click()
@@ -149,27 +162,35 @@ def test_the_code_makes_the_same_map():
     assert np.array_equal(names["explanation"].saliency, wanted.saliency)
 
 
-def test_what_a_detector_raises_reaches_the_person_and_the_explorer_goes_on(explorer, detector, monkeypatch):
-    def broken(pixels):
-        raise RuntimeError("the cable is <out>")
-
-    with monkeypatch.context() as broken_for_now:
-        broken_for_now.setattr(detector, "predict", broken)
-        explorer.boxes[0].click()
-        assert explorer.wait().status_text == "RuntimeError: the cable is <out>"
-        assert "<out>" not in explorer.status.value  # it is no HTML
+def test_what_a_detector_raises_reaches_the_person_and_the_explorer_goes_on(explorer, detector):
+    detector.unplugged = True
+    explorer.boxes[0].click()
+    assert explorer.wait().status_text == "RuntimeError: the cable is <out>"
+    assert "<out>" not in explorer.status.value  # it is no HTML
+    detector.unplugged = False
     explorer.boxes[1].click()
     assert explorer.wait().explanation is not None
 
 
+def test_an_option_that_cannot_be_used_says_so(explorer):
+    explorer.options["segments"].value = ()
+    explorer.boxes[0].click()
+    assert "segments" in explorer.wait().status_text and explorer.explanation is None
+
+
 def upload(explorer, content, name):
-    explorer._uploaded(({"content": memoryview(content), "name": name},))
+    file = {"name": name, "type": "image/png", "size": len(content), "last_modified": datetime.now(UTC)}
+    explorer.upload.value = ({**file, "content": memoryview(content)},)
+
+
+def png(image):
+    file = io.BytesIO()
+    Image.fromarray(image).save(file, "png")
+    return file.getvalue()
 
 
 def test_an_upload_becomes_the_photo(explorer):
-    file = io.BytesIO()
-    Image.fromarray(DRAWN.image).save(file, "png")
-    upload(explorer, file.getvalue(), "mine.png")
+    upload(explorer, png(DRAWN.image), "mine.png")
     assert np.array_equal(explorer.image, DRAWN.image) and explorer.name == "mine.png"
 
 
@@ -177,28 +198,43 @@ def test_no_photo_and_one_that_the_detector_refuses_change_nothing(explorer):
     before = explorer.image
     upload(explorer, b"this is no photo", "a.png")
     assert "'a.png' is not an image" in explorer.status_text and explorer.image is before
-    file = io.BytesIO()
-    Image.new("RGB", (9, 9)).save(file, "png")
-    upload(explorer, file.getvalue(), "small.png")
+    upload(explorer, png(np.zeros((9, 9, 3), np.uint8)), "small.png")
     assert "knows one scene" in explorer.status_text and explorer.image is before
     explorer.boxes[0].click()
     assert explorer.wait().explanation is not None
 
 
-def test_a_huge_photo_is_shrunk(monkeypatch):
-    explorer = widgets.explore("planted", "scene_3")
-    monkeypatch.setattr(widgets, "LARGEST", 10_000)
-    file = io.BytesIO()
-    Image.fromarray(DRAWN.image).save(file, "png")
-    upload(explorer, file.getvalue(), "huge.png")
-    assert explorer.image.shape[0] * explorer.image.shape[1] <= 10_200 and "shrunk to" in explorer.status_text
+def test_another_photo_while_a_map_is_made_stops_it_and_the_explorer_goes_on():
+    explorer = dc.explore("planted", "scene_3")
+    explorer.options["n_masks"].value = 100_000
+    explorer.boxes[-1].click()
+    explorer.options["seed"].value = 1  # waits for the first run to stop
+    upload(explorer, png(dc.load_photo("scene_4")), "other.png")
+    assert explorer.wait().explanation is None
+    explorer.options["n_masks"].value = 40
+    explorer.boxes[0].click()
+    got = explorer.wait().explanation
+    assert np.array_equal(got.image, dc.load_photo("scene_4")) and "done: 40 masks" in explorer.status_text
 
 
-def test_save_writes_what_explanation_save_writes(explorer, tmp_path):
-    explorer.folder.value = str(tmp_path / "kept")
+def test_a_huge_photo_is_shrunk():
+    explorer = dc.explore("planted", "scene_3")
+    upload(explorer, png(np.full((3100, 4000, 3), 90, np.uint8)), "huge.png")
+    height, width = explorer.image.shape[:2]
+    assert 0.99 * LARGEST < height * width < 1.001 * LARGEST
+    assert f"shrunk to {width} x {height}" in explorer.status_text
+
+
+def test_save_writes_a_report_or_says_why_not(explorer, tmp_path):
+    kept = tmp_path / "kept"
+    explorer.folder.value = str(kept)
     explorer.boxes[0].click()
     explorer.wait().save.click()
-    assert (tmp_path / "kept" / "manifest.json").is_file() and "Saved in" in explorer.status_text
+    assert (kept / "report.html").is_file() and explorer.status_text == f"Saved in {kept}"
+    assert np.array_equal(dc.Explanation.load(kept).saliency, explorer.explanation.saliency)
+    explorer.folder.value = str(kept / "sheet.png")
+    explorer.save.click()
+    assert "cannot write to the folder" in explorer.status_text
 
 
 def test_a_page_that_shows_no_widgets_shows_the_picture(explorer):
@@ -216,7 +252,7 @@ def test_a_page_that_shows_no_widgets_shows_the_picture(explorer):
 
 
 def test_nothing_found_says_so(detector):
-    explorer = widgets.Explorer(detector, np.zeros_like(DRAWN.image))
+    explorer = Explorer(detector, np.zeros_like(DRAWN.image))
     assert explorer.status_text == "No object was found." and explorer.boxes == []
 
 

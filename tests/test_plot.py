@@ -1,5 +1,7 @@
 """Figures: the right panels with the right titles on the axes that were given."""
 
+from dataclasses import replace
+
 import matplotlib.pyplot as plt
 import numpy as np
 import pytest
@@ -87,7 +89,9 @@ def test_large_photos_are_shrunk_with_their_boxes(lamps):
     large = np.full((3000, 2000, 3), 250, np.uint8)
     (panel,) = plot.detections(large, lamps.detect(large))
     assert max(panel.images[0].get_array().shape) == 1600
-    assert panel.patches[-1].get_width() == pytest.approx(6 * 1600 / 3000, rel=1e-3)
+    box, frame = panel.patches[-1], panel.images[0].get_extent()
+    assert box.get_width() == pytest.approx(6) and frame == [-0.5, 1999.5, 2999.5, -0.5]  # of the photo
+    assert panel.get_xlim() == (-0.5, 1999.5) and panel.get_ylim() == (2999.5, -0.5)
 
 
 def test_maps_are_scaled_and_named():
@@ -100,25 +104,36 @@ def test_maps_are_scaled_and_named():
 
 
 def test_a_comparison_has_both_boxes_and_a_difference_centred_at_zero(lamps, lit):
-    prediction, truth = lamps.detect(lit)[0], dc.Targets([[10, 2, 18, 8]], ["b"])
-    case = dc.errors.Case("wrong place", prediction, truth, 0.0, 0, 0)
-    comparison = dc.errors.compare(lamps, lit, case, n_masks=20, progress=False)
-    axes = plot.comparison(comparison)
-    assert axes[0].get_title() == str(case)
-    shown = [comparison.truth, comparison.prediction, comparison.difference]
-    assert all(np.array_equal(panel.images[-1].get_array(), one) for panel, one in zip(axes[1:], shown))
+    prediction, truth = lamps.detect(lit)[:1], dc.Targets([[10, 2, 18, 8]], ["b"])
+    wanted, drawn = (
+        dc.explain(lamps, lit, targets, n_masks=20, progress=False) for targets in (truth, prediction)
+    )
+    both = replace(wanted, saliency=np.concatenate([wanted.saliency, drawn.saliency]))
+    axes = plot.comparison(both, truth, prediction, title="$ a title")
+    assert [panel.get_title() for panel in axes] == [
+        r"\$ a title",
+        "map of the ground truth",
+        "map of the prediction",
+        "prediction less ground truth",
+    ]
+    scaled = dc.fusion.min_max(both.saliency)
+    shown = [panel.images[-1].get_array() for panel in axes[1:]]
+    assert all(map(np.array_equal, shown, [*scaled, scaled[1] - scaled[0]]))
     assert [panel.images[-1].get_clim() for panel in axes[1:]] == [(0, 1), (0, 1), (-1, 1)]
     for panel in axes:  # each box has a black edge under its colour
         assert [patch.get_xy() for patch in panel.patches[1::2]] == [
             (9.5, 1.5),
             tuple(prediction.boxes[0, :2] - 0.5),
         ]
-    (*_, first), alone = axes[0].patches, comparison._replace(case=case._replace(prediction=None))
-    assert first.get_linestyle() == "--" and len(plot.comparison(alone)) == 2
+    assert axes[0].patches[-1].get_linestyle() == "--"
+    alone, _ = plot.comparison(wanted, truth, None)
+    assert [patch.get_xy() for patch in alone.patches[1::2]] == [(9.5, 1.5)]
+    _, alone = plot.comparison(drawn, None, prediction)
+    assert alone.get_title() == "map of the prediction" and len(alone.patches) == 2
     mine = [plt.figure().add_subplot() for _ in range(4)]
-    assert list(plot.comparison(comparison, ax=mine)) == mine
+    assert list(plot.comparison(both, truth, prediction, ax=mine)) == mine
     with pytest.raises(dc.InputError, match="must hold 4 axes"):
-        plot.comparison(comparison, ax=mine[:2])
+        plot.comparison(both, truth, prediction, ax=mine[:2])
 
 
 def test_curves_have_their_bands():

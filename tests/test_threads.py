@@ -112,27 +112,34 @@ def test_memory_that_does_not_suffice_is_met_in_threads_too(lamps, safe, lit, th
     assert np.allclose(found.saliency, expected.saliency, atol=1e-6)
 
 
-def test_a_watcher_can_stop_threads(safe, lit, threads, monkeypatch):
-    monkeypatch.setattr("dclose_nb.sampling.WATCH", 0)
+class Slow(Safe):
+    """So long in a batch that a watcher is called now and then."""
+
+    def predict(self, pixels):
+        time.sleep(0.05)
+        return super().predict(pixels)
+
+
+def test_a_watcher_can_stop_threads(safe, lit, threads):
+    slow, targets = Slow(safe.boxes.numpy(), safe.class_probs.numpy()), safe.detect(lit)
     seen = []
-    found = dc.explain(
-        safe,
-        lit,
-        safe.detect(lit),
-        n_masks=100_000,
-        progress=False,
-        watch=lambda one: seen.append(one.n_forward) or len(seen) == 2,
-    )
+
+    def watch(explanation):
+        seen.append(explanation.n_forward)
+        return len(seen) == 2
+
+    options = {"n_masks": 100_000, "batch_size": 4, "progress": False}
+    found = dc.explain(slow, lit, targets, watch=watch, **options)
     assert len(seen) == 2 and found.n_forward == seen[-1] and torch.get_num_threads() == threads
 
 
 @pytest.mark.skipif(not weights_at_hand(), reason=NO_WEIGHTS)
 @pytest.mark.parametrize("name", ["yolox_nano", "planted_two_stage"])
-def test_real_networks_answer_threads_as_they_answer_one(name, threads, monkeypatch):
+def test_real_networks_answer_threads_as_they_answer_one(name, threads):
     detector = dc.load_detector(name, device="cpu")
     image = dc.load_photo("coffee") if name in weights.OFFICIAL else dc.planted.scene(3).image
     targets = detector.detect(image)
     found = dc.explain(detector, image, targets, method="drise", n_masks=96, progress=False)
-    monkeypatch.setattr(type(detector), "thread_safe", False)
+    detector.thread_safe = False
     expected = dc.explain(detector, image, targets, method="drise", n_masks=96, progress=False)
     assert np.allclose(found.saliency, expected.saliency, atol=1e-4)

@@ -1,7 +1,5 @@
 """A detector whose explanation is known, and whether the real one is at hand."""
 
-import os
-
 import numpy as np
 import torch
 
@@ -80,20 +78,6 @@ class Street(Lamps):
         return proposals
 
 
-class MortalStreet(Street):
-    """Kills the process of the first worker that asks it for something."""
-
-    def __init__(self, data, flag):
-        super().__init__(data)
-        self.flag, self.parent = flag, os.getpid()
-
-    def prepare(self, image):
-        if os.getpid() != self.parent and not self.flag.exists():
-            self.flag.touch()
-            os._exit(1)
-        return super().prepare(image)
-
-
 def brightness(detector, image, truth):
-    """A study of one line: what is found, how bright the image is, how many objects there are."""
+    """What a study may record: what is found, how bright the image is, how many objects there are."""
     return {"found": len(detector.detect(image)), "mean": float(image.mean()), "truths": len(truth.labels)}
