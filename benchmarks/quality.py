@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import json
+from dataclasses import asdict
 from functools import partial
 from itertools import product
 from pathlib import Path
@@ -23,9 +24,11 @@ import numpy as np
 
 import dclose_nb as dc
 from dclose_nb import metrics
+from dclose_nb.methods import make
 from dclose_nb.planted import scores
 from dclose_nb.studies import tables
-from dclose_nb.studies.coco import Truth, drawn, matched, read_coco, study
+from dclose_nb.studies.coco import Truth, drawn, matched, read_coco, study_photos
+from dclose_nb.studies.inference import rounded
 from dclose_nb.studies.planted_truth import removal_effects
 from dclose_nb.studies.records import Record, Records
 
@@ -46,30 +49,29 @@ def main() -> None:
     parser.add_argument("--workers", type=int, default=1, metavar="K", help="processes; default: 1")
     args = parser.parse_args()
     data = drawn(args.out / "scenes", SCENES) if args.coco is None else read_coco(args.coco)
-    settings: Record = {"planned": planned(), "steps": STEPS, "with_truth": args.coco is None}
-    score = partial(look, **settings)
-    records = study(args.detector, data, args.out, score, settings, limit=args.limit, workers=args.workers)
-    result = compare(records)
+    methods = {
+        f"{method} {n_masks}": asdict(make(method, n_masks=n_masks))
+        for method, n_masks in [("dclose", 4000), *product(METHODS, BUDGETS)]
+    }
+    settings: Record = {"methods": methods, "steps": STEPS, "with_truth": args.coco is None}
+    score = partial(study_image, **settings)
+    options = {"limit": args.limit, "workers": args.workers}
+    records = study_photos(args.detector, data, args.out, score, settings, **options)
+    result = less_reference(records)
     (args.out / "quality.json").write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
     draw(result, args.out / "quality.png")
 
 
-def planned() -> dict[str, Record]:
-    """Options of `explain` for each setting; names end in the number of masks."""
-    settings = [("dclose", 4000), *product(METHODS, BUDGETS)]
-    return {f"{method} {n_masks}": {"method": method, "n_masks": n_masks} for method, n_masks in settings}
-
-
-def look(
+def study_image(
     detector: dc.Detector,
     image: np.ndarray,
     truth: Truth,
     *,
-    planned: dict[str, Record],
+    methods: dict[str, Record],
     steps: int,
     with_truth: bool,
 ) -> Record:
-    """Scores of each setting on the matched objects of an image; for `dataset.study`."""
+    """Scores of each method and budget on the matched objects of an image (H, W, 3)."""
     canvas = detector.prepare(image)
     targets, truths, objects = matched(detector.detect_on(canvas), truth, image.shape)
     if not objects:
@@ -80,8 +82,9 @@ def look(
         if scene
         else []
     )
-    for name, options in planned.items():
-        maps = dc.explain(detector, image, targets, progress=False, **options).saliency
+    for name, options in methods.items():
+        method = name.split()[0]
+        maps = dc.explain(detector, image, targets, method=method, progress=False, **options).saliency
         curves = metrics.curves(detector, canvas, targets, maps, steps=steps)
         for n, k in enumerate(truths):
             own = objects[n]["methods"][name] = {
@@ -91,14 +94,14 @@ def look(
             if scene:
                 parts = scene.parts[k]
                 causal = np.any([part.mask for part in parts], axis=0)
-                correlation = scores.part_correlation(maps[n], parts, effects[n])
                 own["relevance_mass"] = scores.relevance_mass(maps[n], causal)
                 own["relevance_rank"] = scores.relevance_rank(maps[n], causal)
+                correlation = scores.part_correlation(maps[n], parts, effects[n])
                 own["part_correlation"] = None if np.isnan(correlation) else correlation
     return {"objects": objects}
 
 
-def compare(records: Records) -> Record:
+def less_reference(records: Records) -> Record:
     """Print and give means and differences from the reference, each with its 95 % interval over images."""
     found = tables.objects(records)
     print(f"{records.settings['detector']['name']}: {len(found)} objects of {len(records.lines)} images")
@@ -106,11 +109,11 @@ def compare(records: Records) -> Record:
     for score in found[0]["methods"][REFERENCE]:
         print(f"\n{score:<26} {'mean':>23} {'less ' + REFERENCE:>27}")
         rows = result["scores"][score] = {}
-        for name in records.settings["planned"]:
+        for name in records.settings["methods"]:
             mean = tables.mean(found, name, score)
             more = tables.difference(found, name, REFERENCE, score)
-            rows[name] = {"mean": mean.round(4).tolist(), "more": more.round(4).tolist()}
-            kept = "" if more[1] <= -LOSS or name == REFERENCE else "kept"
+            rows[name] = {"mean": [*map(rounded, mean)], "more": [*map(rounded, more)]}
+            kept = "kept" if more[1] > -LOSS and name != REFERENCE else ""
             print(f"{name:<26} {_cell(mean):>23} {_cell(more, '+'):>27}  {kept}")
     return result
 
@@ -127,7 +130,7 @@ def draw(result: Record, path: Path) -> None:
     )
     for panel, (score, rows) in zip(axes, result["scores"].items()):
         lines = {
-            method: np.transpose([rows[f"{method} {n_masks}"]["mean"] for n_masks in BUDGETS])
+            method: np.array([rows[f"{method} {n_masks}"]["mean"] for n_masks in BUDGETS], dtype=float).T
             for method in METHODS
         }
         dc.plot.curves(lines, x=BUDGETS, labels=("forward passes", score), ax=panel)

@@ -9,7 +9,7 @@ extensions = [
     "sphinx.ext.napoleon",
     "sphinx.ext.viewcode",
 ]
-include_patterns = ["README.md", "docs/*.md", "notebooks/*.ipynb"]
+include_patterns = ["*.md", "data/README.md", "docs/*.md", "notebooks/*.ipynb"]
 external_toc_path = "docs/toc.yml"
 myst_enable_extensions = ["dollarmath", "html_image"]
 myst_heading_anchors = 3
