@@ -6,11 +6,12 @@ BIN := $(VENV)/bin
 READY := $(VENV)/ready
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint format lab notebooks book clean
+.PHONY: help demo quick test lint format lab notebooks book clean
 
 help:
 	@echo "make demo       explain the objects in a photo, into demo/"
 	@echo "make test       run every test, notebooks included"
+	@echo "make quick      check style and types, run the fast tests: before each commit, about a minute"
 	@echo "make lab        open the notebooks in JupyterLab"
 	@echo "make lint       check style and types      make format     mend the style"
 	@echo "make notebooks  run the notebooks anew and keep their outputs"
@@ -24,8 +25,11 @@ demo: $(READY)
 
 test: $(READY)
 	@$(BIN)/dclose-nb fetch yolox_nano || echo "Without these weights, notebooks run on drawn scenes, and tests that need them are skipped."
-	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --maxprocesses=4 --dist loadfile tests notebooks
+	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --maxprocesses=4 --dist loadfile dclose_nb tests notebooks
 	@echo "The tests passed. Next: make demo, or open the notebooks with: make lab"
+
+quick: lint
+	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n auto --maxprocesses=4 --dist loadfile -m 'not slow' dclose_nb tests
 
 lint: $(READY)
 	@$(BIN)/ruff check .
