@@ -8,7 +8,6 @@ import platform
 import re
 import time
 import warnings
-import zipfile
 from collections.abc import Callable, Collection, Iterator
 from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass, field, replace
@@ -16,6 +15,7 @@ from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, Literal
+from zipfile import BadZipFile
 
 import numpy as np
 
@@ -50,9 +50,8 @@ class Explanation:
     density : (L, h, w) float32 array or None
         P_k of Eq. 3, in the same frame.
     error : (n, H, W) float32 array or None
-        Standard error of each map scaled to [0, 1], see `half_difference`. None without a tolerance.
-    relative_error : (n,) array or None
-        Root mean square of the error over that of the scaled map; what a tolerance bounds.
+        Half the distance between the maps of two halves of the masks, each scaled to [0, 1]. Its root
+        mean square estimates the standard error of the map scaled to [0, 1]. None without a tolerance.
     detections : Detections
         What is explained.
     image : (H, W, 3) uint8 array
@@ -75,7 +74,6 @@ class Explanation:
     levels: np.ndarray | None
     density: np.ndarray | None
     error: np.ndarray | None
-    relative_error: np.ndarray | None
     detections: Detections
     image: np.ndarray
     method: str
@@ -93,7 +91,7 @@ class Explanation:
 
     def _arrays(self) -> dict[str, np.ndarray]:
         """The record's own arrays by name, without those that are None."""
-        names = "saliency", "levels", "density", "error", "relative_error", "image"
+        names = "saliency", "levels", "density", "error", "image"
         return {name: array for name in names if (array := getattr(self, name)) is not None}
 
     def __len__(self) -> int:
@@ -106,7 +104,6 @@ class Explanation:
             saliency=self.saliency[rows],
             levels=None if self.levels is None else self.levels[:, rows],
             error=None if self.error is None else self.error[rows],
-            relative_error=None if self.relative_error is None else self.relative_error[rows],
             detections=self.detections[rows],
         )
 
@@ -118,6 +115,18 @@ class Explanation:
             f"Explanation by {self.method} ({self.n_forward} forward passes, {self.seconds:.1f} s)\n"
             f"{self.detections!r}"
         )
+
+    @property
+    def relative_error(self) -> np.ndarray | None:
+        """Root mean square of each map's error over that of the map scaled to [0, 1], (n,).
+
+        This is what a tolerance bounds. It is infinite where a map is the same everywhere, since nothing
+        has been found out yet. None without a tolerance.
+        """
+        if self.error is None:
+            return None
+        size, wrong = (np.sqrt(np.square(maps).mean((1, 2))) for maps in (min_max(self.saliency), self.error))
+        return np.divide(wrong, size, out=np.full(len(size), np.inf), where=size > 0)
 
     @property
     def segments(self) -> list[int]:
@@ -190,7 +199,7 @@ class Explanation:
                 raise InputError(f"{str(folder)!r} is damaged: its two files do not belong together")
             own = {"boxes", "objectness", "class_probs", "class_names"}
             found = Detections(**{name: arrays.pop(name) for name in own})
-            record: dict[str, Any] = dict.fromkeys(("levels", "density", "error", "relative_error")) | arrays
+            record: dict[str, Any] = dict.fromkeys(("levels", "density", "error")) | arrays
             for name in ("method", "seed", "batch_size", "tolerance", "n_forward", "seconds"):
                 record[name] = manifest[name]
             record["params"] = {name: checks.plain(value) for name, value in manifest["params"].items()}
@@ -198,39 +207,13 @@ class Explanation:
             return cls(detections=found, **record)
         except InputError:
             raise
-        except (
-            OSError,
-            EOFError,
-            ValueError,
-            KeyError,
-            TypeError,
-            AttributeError,
-            zipfile.BadZipFile,
-        ) as error:
+        except (OSError, EOFError, LookupError, ValueError, TypeError, AttributeError, BadZipFile) as error:
             raise InputError(f"the explanation in {str(folder)!r} is damaged: {error!r}") from error
 
 
 def staged(folder: str | Path, drawings: Collection[str] = ()) -> AbstractContextManager[Path]:
     """`files.staged` for an explanation and the drawings that are sure to be written beside it."""
     return files.staged(folder, _OWN, {ARRAYS, files.MANIFEST, *drawings}, "an explanation's")
-
-
-def half_difference(one: np.ndarray, other: np.ndarray) -> np.ndarray:
-    """Half the distance between the maps (n, h, w) of two halves of the masks, each scaled to [0, 1].
-
-    For halves that are independent and normal, its root mean square is the standard error of their
-    mean.
-    """
-    return (np.abs(min_max(one) - min_max(other)) / 2).astype(np.float32)
-
-
-def relative_error(saliency: np.ndarray, error: np.ndarray) -> np.ndarray:
-    """Root mean square of maps' error (n, h, w) over that of the maps scaled to [0, 1], (n,).
-
-    Infinite where a map is the same everywhere: nothing has been found out yet.
-    """
-    size, wrong = (np.sqrt(np.square(maps).mean((1, 2))) for maps in (min_max(saliency), error))
-    return np.divide(wrong, size, out=np.full(len(size), np.inf), where=size > 0)
 
 
 def explain(
@@ -328,7 +311,6 @@ def explain(
             levels=maps.levels,
             density=maps.density,
             error=None if error is None else canvas.maps_to_image(error),
-            relative_error=None if error is None else relative_error(maps.saliency, error),
             detections=targets,
             image=image,
             method=method,
@@ -344,39 +326,35 @@ def explain(
     if not sampled:
         return explanation(how.maps(detector, canvas, targets), 1)
 
-    plan, halves = how.plan(canvas, seed), 1 if tolerance is None else 2
-    sampling = Sampling(
-        detector, canvas, targets, plan, batch_size=batch_size, halves=halves, progress=progress
-    )
+    plan, limit = how.plan(canvas, seed), tolerance or np.inf
+    run: dict[str, Any] = {"batch_size": batch_size, "progress": progress}
+    if tolerance is not None:
+        run |= {"halves": 2, "stops": range(CHECK, sum(plan.counts), CHECK)}
+    sampling = Sampling(detector, canvas, targets, plan, **run)
 
     def so_far() -> Explanation:
         levels, error = sampling.levels(), None
         if tolerance is not None:
-            error = half_difference(*(how.combine(sampling.levels(half)).saliency for half in (0, 1)))
+            halves = [min_max(how.combine(sampling.levels(half)).saliency) for half in (0, 1)]
+            error = np.abs(halves[0] - halves[1]) / 2
         return explanation(how.combine(levels), sum(len(level.weights) for level in levels), error)
 
-    def settled(now: Explanation) -> bool:
-        errors = now.relative_error
-        return tolerance is not None and errors is not None and bool((errors <= tolerance).all())
+    def worst_error(now: Explanation) -> float:
+        return 0.0 if now.relative_error is None else float(now.relative_error.max(initial=0))
 
-    checked, watched = 0, time.monotonic()
+    watched = time.monotonic()
     for taken in sampling:
-        if tolerance is not None and taken - checked >= CHECK:
-            checked = taken
-            now = so_far()
-            if settled(now):
-                return now
+        if taken in sampling.stops and worst_error(now := so_far()) <= limit:
+            return now
         if watch is not None and time.monotonic() - watched > WATCH:
-            now = so_far()
-            if watch(now):
+            if watch(now := so_far()):
                 return now
             watched = time.monotonic()
     whole = so_far()
-    if whole.relative_error is not None and not settled(whole):
-        reached = whole.relative_error.max()
+    if (reached := worst_error(whole)) > limit:
+        masks = sum(sampling.counts)
         warnings.warn(
-            f"after {sum(sampling.counts)} masks a map's error is {reached:.2f}, not {tolerance} or less",
-            stacklevel=2,
+            f"after {masks} masks a map's error is {reached:.2f}, not {tolerance} or less", stacklevel=2
         )
     return whole
 

@@ -109,8 +109,10 @@ class Sampling:
         Levels take turns, a batch each.
     batch_size : int, optional
         Masked images in one forward pass. It is halved, with a warning, where memory does not suffice.
+    stops : sequence of int
+        Numbers of masks at which to look: every level has had its share there, whatever the batch size.
     halves : {1, 2}
-        With 2, batches go to two halves by turns, so that their maps can be compared.
+        With 2, draws of masks go to two halves by turns, so that the halves' maps can be compared.
     progress : bool
         Show a bar.
     """
@@ -123,11 +125,15 @@ class Sampling:
         plan: Plan,
         *,
         batch_size: int | None = None,
+        stops: Sequence[int] = (),
         halves: int = 1,
         progress: bool = True,
     ) -> None:
         self.detector, self.canvas, self.plan, self.progress = detector, canvas, plan, progress
         self.counts = [count if len(targets) else 0 for count in plan.counts]
+        shares = [[count * stop // sum(plan.counts) for count in self.counts] for stop in stops]
+        self._ends = [*shares, self.counts]  # masks of each level at each stop, and at the end
+        self.stops = {sum(share) for share in shares}
         self._predict = detector.predictor(sum(self.counts))
         self._boxes, self._probs = canvas.vectors(targets)
         self._size = batch_size or default_batch_size(detector)
@@ -135,16 +141,16 @@ class Sampling:
         # n targets, then the density; doubles, since thousands of terms are added
         shape = halves, len(self.counts), len(targets) + 1, canvas.content[2] * canvas.content[3]
         self._sums = torch.zeros(shape, dtype=torch.float64, device=canvas.pixels.device)
-        self._weights: list[list[list[torch.Tensor]]] = [[[] for _ in self.counts] for _ in range(halves)]
+        self._weights: list[list[torch.Tensor]] = [[] for _ in self.counts]
 
     @torch.inference_mode()
     def __iter__(self) -> Iterator[int]:
-        """Add up a batch of each level for each half; gives the number of masks so far."""
+        """Add up a batch of each level; gives the number of masks so far, those of `stops` among them."""
         taken, total, size = 0, sum(self.counts), self._size
         with tqdm(total=total, unit="mask", disable=not self.progress or not total) as bar:
             for batch, weights, sums in map_in_threads(self.detector, self._add_up, self._batches()):
-                self._sums[batch.half, batch.level] += sums
-                self._weights[batch.half][batch.level].append(weights)
+                self._sums[:, batch.level] += sums
+                self._weights[batch.level].append(weights)
                 taken += len(weights)
                 bar.update(len(weights))
                 if self._size < size:  # said here, since a warning in a thread names no caller
@@ -155,41 +161,47 @@ class Sampling:
 
     def levels(self, half: int | None = None) -> list[Level]:
         """What has been added up so far, by one half or by all."""
-        which = slice(None) if half is None else slice(half, half + 1)
-        sums = self._sums[which].sum(0).unflatten(2, self.canvas.content[2:]).cpu().numpy()
-        none = self._probs.new_zeros(0, len(self._boxes))
-        weights = [
-            torch.cat([none, *(batch for parts in self._weights[which] for batch in parts[k])]).cpu().numpy()
-            for k in range(len(self.counts))
-        ]
-        return [
-            Level(sampler, maps[:-1], maps[-1], seen)
-            for sampler, maps, seen in zip(self.plan.samplers, sums, weights)
-        ]
+        sums = self._sums.sum(0) if half is None else self._sums[half]
+        levels = []
+        for k, (sampler, maps) in enumerate(zip(self.plan.samplers, sums)):
+            seen = torch.cat([self._probs.new_zeros(0, len(self._boxes)), *self._weights[k]])  # (N, n)
+            if half is not None:
+                seen = seen[self._half_of(sampler, 0, len(seen)) == half]
+            maps = maps.unflatten(1, self.canvas.content[2:]).cpu().numpy()  # (n + 1, h, w)
+            levels.append(Level(sampler, maps[:-1], maps[-1], seen.cpu().numpy()))
+        return levels
+
+    def _half_of(self, sampler: MaskSampler, start: int, stop: int) -> torch.Tensor:
+        """The half of each mask; masks that are cut from one draw stay together."""
+        numbers = torch.arange(start, stop, device=self._boxes.device)
+        return numbers // sampler.crops_per_draw % len(self._sums)
 
     def _batches(self) -> Iterator[_Batch]:
-        """Halves and levels take turns."""
+        """Levels take turns, a batch each, up to the next of `stops`."""
         taken = [0] * len(self.counts)
-        while taken != self.counts:
-            turn = []
-            for half in range(len(self._sums)):
-                for k, count in enumerate(self.counts):
-                    stop = min(taken[k] + self._size, count)
+        for ends in self._ends:
+            while taken != ends:
+                turn = []
+                for k, end in enumerate(ends):
+                    stop = min(taken[k] + self._size, end)
                     if stop > taken[k]:
-                        turn.append(_Batch(half, k, taken[k], stop, last=False))
+                        turn.append(_Batch(k, taken[k], stop, last=False))
                     taken[k] = stop
-            turn[-1] = turn[-1]._replace(last=True)
-            yield from turn
+                turn[-1] = turn[-1]._replace(last=True)
+                yield from turn
 
     def _add_up(self, batch: _Batch) -> tuple[_Batch, torch.Tensor, torch.Tensor]:
-        """A batch's weights (b, n) and sums (n + 1, pixels), in parts where memory is short."""
+        """A batch's weights (b, n) and sums (halves, n + 1, pixels), in parts where memory is short."""
         count = batch.stop - batch.start
         if count <= self._size:
             try:
-                masks = self.plan.samplers[batch.level].masks(batch.start, batch.stop)
+                sampler = self.plan.samplers[batch.level]
+                masks = sampler.masks(batch.start, batch.stop)
                 weights = self._weigh(masks)
                 rows = torch.cat([weights.T, weights.new_ones(1, count)])  # (n + 1, b)
-                return batch, weights, rows @ masks.flatten(1)
+                halves = range(len(self._sums))
+                own = [self._half_of(sampler, batch.start, batch.stop) == half for half in halves]
+                return batch, weights, torch.stack([rows * mine @ masks.flatten(1) for mine in own])
             except (MemoryError, RuntimeError) as error:
                 if count == 1 or not _is_about_memory(error):
                     raise
@@ -214,13 +226,12 @@ class Sampling:
 
 
 class _Batch(NamedTuple):
-    """Masks `start` to `stop - 1` of a level, for one of the halves."""
+    """Masks `start` to `stop - 1` of a level."""
 
-    half: int
     level: int
     start: int
     stop: int
-    last: bool  # of a turn, after which all levels and halves have had as much
+    last: bool  # of a turn
 
 
 def _is_about_memory(error: Exception) -> bool:

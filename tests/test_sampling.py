@@ -1,5 +1,7 @@
 """The loop of section 3.5 against its own text, in any batches, with any luck of memory."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -186,18 +188,33 @@ def test_memory_for_not_even_one_image_is_an_error(lamps, lit):
         levels_of(lamps, lit, targets, batch_size=2)
 
 
-def test_two_halves_have_every_other_batch(lamps, lit):
+@pytest.mark.parametrize("batch_size", [3, 4, 64])
+def test_two_halves_have_every_other_draw(lamps, lit, batch_size):
     canvas, targets = lamps.prepare(lit), lamps.detect(lit)
     what = plan(lit.shape[:2], (32, 32))
-    sampling = Sampling(lamps, canvas, targets, what, batch_size=4, halves=2, progress=False)
-    assert list(sampling) == [16, 32, 48, 64]
-    for half, first in enumerate((0, 4)):
-        for k, level in enumerate(sampling.levels(half)):
-            numbers = [i for start in range(first, 32, 8) for i in range(start, start + 4)]
+    what.samplers[1] = replace(what.samplers[1], crops_per_draw=4)
+    sampling = Sampling(lamps, canvas, targets, what, batch_size=batch_size, halves=2, progress=False)
+    assert list(sampling)[-1] == 64
+    for half in (0, 1):
+        for k, (level, draw) in enumerate(zip(sampling.levels(half), (1, 4))):
+            numbers = [i for i in range(32) if i // draw % 2 == half]
             masks = torch.cat([what.samplers[k].masks(i, i + 1) for i in numbers])  # (16, h, w)
             weights = plain_loop(lamps, canvas, targets, what)[k].weights[numbers]
             assert np.allclose(level.weights, weights, atol=1e-6)
             assert np.allclose(level.weighted_sum, np.einsum("in,ihw->nhw", weights, masks), atol=1e-5)
+            assert np.allclose(level.density, masks.sum(0), atol=1e-5)
+
+
+@pytest.mark.parametrize("batch_size", [1, 4, 64])
+def test_at_a_stop_every_level_has_had_its_share(lamps, lit, batch_size):
+    canvas, targets = lamps.prepare(lit), lamps.detect(lit)
+    what, seen = plan(lit.shape[:2], (20, 10)), {}
+    options = {"batch_size": batch_size, "stops": (7, 15), "progress": False}
+    sampling = Sampling(lamps, canvas, targets, what, **options)
+    for taken in sampling:
+        seen[taken] = [len(level.weights) for level in sampling.levels()]
+    assert sampling.stops == {6, 15}  # 4 + 2, and 10 + 5: shares are rounded down
+    assert (seen[6], seen[15], seen[30]) == ([4, 2], [10, 5], [20, 10])
 
 
 def test_what_has_been_added_up_can_be_read_at_any_time(lamps, lit):
