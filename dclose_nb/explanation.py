@@ -359,9 +359,7 @@ def explain(
     return whole
 
 
-def _target_vectors(
-    targets: Detections | Targets, detector: Detector, image_size: tuple[int, int]
-) -> Detections:
+def _target_vectors(targets: Detections | Targets, detector: Detector, size: tuple[int, int]) -> Detections:
     """Targets as detections of this detector, inside this image."""
     if isinstance(targets, Targets):
         targets = targets.detections(detector.class_names)
@@ -371,7 +369,7 @@ def _target_vectors(
         )
     elif targets.class_names != tuple(detector.class_names):
         raise InputError("targets have other classes than the detector: pass dc.Targets(boxes, labels)")
-    height, width = image_size
+    height, width = size
     x1, y1, x2, y2 = targets.boxes.T
     outside = (x2 <= 0) | (y2 <= 0) | (x1 >= width) | (y1 >= height)
     if outside.any():

@@ -8,7 +8,7 @@ from __future__ import annotations
 import threading
 import warnings
 from collections.abc import Iterator, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -71,26 +71,17 @@ def plain_loop(detector: Detector, canvas: Canvas, targets: Detections, plan: Pl
 
 
 def sample(
-    detector: Detector,
-    canvas: Canvas,
-    targets: Detections,
-    plan: Plan,
-    *,
-    batch_size: int | None = None,
-    progress: bool = True,
+    detector: Detector, canvas: Canvas, targets: Detections, plan: Plan, **run_options: Any
 ) -> list[Level]:
-    """All masks of a plan, added up; arguments, result and errors as of `Sampling`."""
-    sampling = Sampling(detector, canvas, targets, plan, batch_size=batch_size, progress=progress)
+    """All masks of a plan, added up; arguments and errors as of `Sampling`."""
+    sampling = Sampling(detector, canvas, targets, plan, **run_options)
     for _ in sampling:
         pass
     return sampling.levels()
 
 
 def default_batch_size(detector: Detector) -> int:
-    """Masked images in a batch: few enough for a CPU's cache and memory, enough to fill a GPU.
-
-    On a CPU eight images are shared out to the threads that work side by side.
-    """
+    """Masked images in a batch. On a CPU eight are shared out to the threads that work side by side."""
     return max(1, 8 // threads_for(detector)) if detector.device.type == "cpu" else 64
 
 

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import numpy as np
 
-from ..checks import InputError
 from ..fusion import cascade
 from ..sampling import Level
 from .dclose import Pyramid
@@ -36,15 +36,9 @@ class Contrast(Pyramid):
         See `Pyramid`.
     """
 
-    n_masks: int = 400
+    least: ClassVar[int] = 2  # a mask that keeps a pixel and one that hides it
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        n_levels = len(self.segments)
-        if self.n_masks < 2 * n_levels:
-            raise InputError(
-                f"n_masks must be at least two for each of {n_levels} levels, got {self.n_masks}"
-            )
+    n_masks: int = 400
 
     @property
     def counts(self) -> list[int]:

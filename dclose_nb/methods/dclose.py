@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
+from typing import ClassVar
 
 import numpy as np
 import torch
@@ -35,6 +36,8 @@ class Pyramid(Method):
         Resize offset, 0 or more.
     """
 
+    least: ClassVar[int] = 1  # masks of each level
+
     n_masks: int = 4000
     segments: tuple[int, ...] = SEGMENTS
     p: float = 0.5
@@ -45,11 +48,9 @@ class Pyramid(Method):
             raise InputError(f"segments must be a list of integers, got {self.segments!r}")
         for n_segments in self.segments:
             checks.at_least("segments", n_segments, 1)
-        n_levels = len(self.segments)
-        if checks.at_least("n_masks", self.n_masks, 1) < n_levels:
-            raise InputError(
-                f"n_masks must be at least one for each of {n_levels} levels, got {self.n_masks}"
-            )
+        if checks.at_least("n_masks", self.n_masks, 1) < self.least * len(self.segments):
+            least = f"{('one', 'two')[self.least - 1]} for each of {len(self.segments)} levels"
+            raise InputError(f"n_masks must be at least {least}, got {self.n_masks}")
         checks.probability("p", self.p)
         checks.at_least("r", self.r, 0, integer=False)
 
