@@ -177,7 +177,7 @@ def _study_number(name: str, number: int, *, n_masks: int) -> Record:
 def table(lines: Iterable[Record]) -> list[Record]:
     """Means over objects with 95 % intervals over scenes: a row of `COLUMNS` for each score that applies."""
     by_method: dict[tuple[str, str], list[Record]] = {}
-    for line in sorted(lines, key=itemgetter("scene")):
+    for line in sorted(lines, key=itemgetter("detector", "scene")):
         for record in line["objects"]:
             where = line["detector"], record["method"]
             by_method.setdefault(where, []).append(record | {"image": line["scene"]})
