@@ -191,13 +191,10 @@ def study_image(detector: Detector, image: np.ndarray, *, n_masks: int) -> Recor
     The targets are those that the detector finds in the clear image (H, W, 3), even where it no longer
     draws them. Each map is made with `n_masks` masks.
 
-    Returns
-    -------
-    dict
-        ``objects``, each with ``label``, ``score``, ``area`` (share of the image), ``left`` (by condition,
-        its weight at each of `SEVERITIES` over that in the clear image, Eq. 6) and ``maps``: for "clear"
-        and each of `MAPPED`, by method, the `map_scores`; ``drawn``, 1 where the detector draws the target
-        in that image, else 0; ``over_all`` of the first seed's map, None where the target is not drawn.
+    Each of ``objects`` has ``label``, ``score``, ``area`` (share of the image), ``left`` (by condition, its
+    weight at each of `SEVERITIES` over that in the clear image, Eq. 6) and ``maps``: for "clear" and each
+    of `MAPPED`, by method, the `map_scores`; ``drawn``, 1 where the detector draws the target in that
+    image, else 0; ``over_all`` of the first seed's map, None where the target is not drawn.
     """
     targets = detector.detect(image)[:MOST]
     if not len(targets):
