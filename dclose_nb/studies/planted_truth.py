@@ -141,7 +141,7 @@ def truth_scores(
 
 
 def controls(detector: Detector, drawn: Scene, target: Detections, *, seed: int) -> dict[str, np.ndarray]:
-    """Maps (H, W) that look at no masked image, and the true one where the detector is a formula."""
+    """Maps (H, W) that know no more than the box, and the true map where the detector is a formula."""
     shape = drawn.owner.shape
     maps = {
         "random map": scores.random_map(shape, seed=seed),

@@ -31,7 +31,7 @@ def detections(*rows):
 
 
 def named(found, truth, crowds=None):
-    return [(one.kind, one.row, one.number) for one in cases(found, truth, crowds)]
+    return [(case.kind, case.row, case.number) for case in cases(found, truth, crowds)]
 
 
 # -- the cases
@@ -53,8 +53,8 @@ def named(found, truth, crowds=None):
 )
 def test_one_detection_of_one_cup(box, label, kinds, iou):
     found = cases(detections((box, label, 0.9)), dc.Targets([BOX], ["cup"]))
-    assert [one.kind for one in found] == kinds
-    assert all(one.iou == pytest.approx(iou) for one in found)
+    assert [case.kind for case in found] == kinds
+    assert all(case.iou == pytest.approx(iou) for case in found)
     first, last = found[0], found[-1]
     assert first.prediction.names == [label] and np.array_equal(first.prediction.boxes, [box])
     assert last.truth.labels == ["cup"] and np.array_equal(last.truth.boxes, [BOX])
@@ -90,15 +90,15 @@ def test_what_lies_in_a_crowd_is_no_error():
         ([50, 0, 60, 5], "spoon", 0.4),  # a duplicate, were it not for the crowd
     )
     truth = dc.Targets([[50, 0, 60, 9]], ["spoon"])
-    kinds = [one.kind for one in cases(found, truth, crowd)]
+    kinds = [case.kind for case in cases(found, truth, crowd)]
     assert kinds == ["in a crowd", "not there", "not there", "in a crowd", "right", "in a crowd"]
-    assert [one.kind for one in cases(found, truth)] == ["not there"] * 4 + ["right", "duplicate"]
+    assert [case.kind for case in cases(found, truth)] == ["not there"] * 4 + ["right", "duplicate"]
 
 
 def test_a_class_that_the_detector_does_not_have():
     truth = dc.Targets([BOX, [20, 0, 30, 10]], ["saucer", "saucer"])
     found = cases(detections((BOX, "bowl", 0.9)), truth)
-    assert [(one.kind, one.number) for one in found] == [("wrong class", 0), ("unknown class", 1)]
+    assert [(case.kind, case.number) for case in found] == [("wrong class", 0), ("unknown class", 1)]
     assert str(found[0]) == "wrong class: bowl 0.90 for saucer (IoU 1.00)"
 
 
@@ -155,13 +155,15 @@ def test_chance_is_named_as_by_a_plain_reading():
         found = detections(*zip(boxes[:n], labels[:n], rng.uniform(0.3, 1, n)))
         truth = dc.Targets(boxes[n:].astype(np.float32).reshape(-1, 4), labels[n:])
         result = cases(found, truth)
-        assert [one.kind for one in result] == plain_kinds(found, truth)
-        assert [one.row for one in result if one.row is not None] == list(range(n))
+        assert [case.kind for case in result] == plain_kinds(found, truth)
+        assert [case.row for case in result if case.row is not None] == list(range(n))
         owned = [
-            one.number for one in result if one.number is not None and one.kind not in ("duplicate", "other")
+            case.number
+            for case in result
+            if case.number is not None and case.kind not in ("duplicate", "other")
         ]
         assert sorted(owned) == list(range(m))
-        seen.update(one.kind for one in result)
+        seen.update(case.kind for case in result)
     assert min(seen[kind] for kind in ("right", *ERRORS, "duplicate", "other")) > 10
 
 
@@ -275,7 +277,7 @@ def folder(tmp_path_factory):
     folder = tmp_path_factory.mktemp("coco")
     path = write_coco(folder, range(5), progress=False)
     content = json.loads(path.read_text())
-    content["annotations"] = [one for one in content["annotations"] if one["image_id"] != 2]
+    content["annotations"] = [mark for mark in content["annotations"] if mark["image_id"] != 2]
     content["annotations"][0]["iscrowd"] = 1
     path.write_text(json.dumps(content))
     (folder / "val2017" / f"{4:012d}.png").write_bytes(b"no picture")
@@ -392,7 +394,7 @@ def test_records_that_ship_can_be_counted(name):
 
 
 def kinds_of(detector, images):
-    return {one.kind for image, truth in images.values() for one in cases(detector.detect(image), truth)}
+    return {case.kind for image, truth in images.values() for case in cases(detector.detect(image), truth)}
 
 
 def test_scenes_show_all_four_errors():

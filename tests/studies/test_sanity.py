@@ -34,8 +34,8 @@ SEED = next(k for k in range(9) if torch.randperm(8, generator=torch.Generator()
 def test_every_layer_keeps_its_values_and_no_order():
     detector = dc.load_detector("planted", device="cpu")
     before = [value.clone() for value in detector.module.parameters()]
-    one, again, other = (list(randomise(detector, seed=seed).module.parameters()) for seed in (1, 1, 2))
-    for value, kept, a, b, c in zip(detector.module.parameters(), before, one, again, other):
+    first, again, other = (list(randomise(detector, seed=seed).module.parameters()) for seed in (1, 1, 2))
+    for value, kept, a, b, c in zip(detector.module.parameters(), before, first, again, other):
         assert torch.equal(value, kept)  # the caller's network is as it was
         assert torch.equal(a, b)
         assert torch.equal(a.flatten().sort().values, value.flatten().sort().values)
@@ -50,7 +50,7 @@ def test_stages_hold_every_parameter_once(name, request):
         request.getfixturevalue("yolox") if name == "yolox_nano" else dc.load_detector(name, device="cpu")
     )
     layers = [layer for layers in detector.stages.values() for layer in layers]
-    held = [one for layer in layers for one in detector.module.get_submodule(layer).parameters()]
+    held = [weights for layer in layers for weights in detector.module.get_submodule(layer).parameters()]
     assert sorted(map(id, held)) == sorted(map(id, detector.module.parameters()))
     assert 6 <= len(detector.stages) <= 8
 
@@ -62,9 +62,9 @@ def test_stages_go_from_the_output_inwards(name):
     ran = []
     for k, layers in enumerate(detector.stages.values()):
         for layer in layers:
-            for one in detector.module.get_submodule(layer).modules():
-                if list(one.parameters(recurse=False)):
-                    one.register_forward_hook(lambda *_, k=k: ran.append(k))
+            for part in detector.module.get_submodule(layer).modules():
+                if list(part.parameters(recurse=False)):
+                    part.register_forward_hook(lambda *_, k=k: ran.append(k))
     detector.predict(torch.zeros(1, 3, 320, 320))
     last = {k: max(place for place, stage in enumerate(ran) if stage == k) for k in set(ran)}
     assert len(last) == len(detector.stages)
@@ -131,7 +131,9 @@ def test_a_moved_map_is_alike_by_chance_only():
     offsets = np.array([(row, column) for row in range(5) for column in range(6)])
     others = sanity.moved(np.broadcast_to(heat, (30, 5, 6)), offsets)
     assert np.array_equal(others[0], heat) and others[8, 3, 4] == heat[2, 2]  # by one row and two columns
-    assert np.mean([dc.metrics.rank_correlation(heat, one) for one in others]) == pytest.approx(0, abs=1e-12)
+    assert np.mean([dc.metrics.rank_correlation(heat, other) for other in others]) == pytest.approx(
+        0, abs=1e-12
+    )
 
 
 def test_sizes_that_overflow_are_finite():
