@@ -23,6 +23,7 @@ from .. import checks, metrics
 from ..detection import Detector
 from ..explanation import explain
 from ..images import PHOTOS, load_photo
+from ..methods import make
 from ..planted.scores import filled_box, relevance_rank
 from ..similarity import target_weights
 from .coco import box_areas, read_coco
@@ -275,7 +276,8 @@ def study_conditions(
     **run_options
         ``workers``, ``executor`` and ``progress`` of `runner.run_study`, whose errors are raised here too.
     """
-    settings = {"n_masks": checks.at_least("n_masks", n_masks, 1), "severity": MAPPED_AT}
+    n_masks = make("dclose", n_masks=n_masks).n_masks  # one mask at least for each of its levels
+    settings = {"n_masks": n_masks, "severity": MAPPED_AT}
     if limit is not None:
         checks.at_least("limit", limit, 1)
     photos = {name: name for name in PHOTOS}

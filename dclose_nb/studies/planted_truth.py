@@ -20,6 +20,7 @@ from .. import checks, metrics
 from ..detection import Detections, Detector, match
 from ..explanation import explain
 from ..files import atomic_write, write_errors
+from ..methods import make
 from ..planted import scores
 from ..planted.rule_detector import RuleDetector
 from ..planted.scene import Part, Scene, scene
@@ -175,7 +176,7 @@ def study_planted_truth(
     """
     names = [checks.choice("detector", name, DETECTORS) for name in detectors]
     numbers = range(checks.at_least("scenes", scenes, 1))
-    settings = {"n_masks": checks.at_least("n_masks", n_masks, 1)}
+    settings = {"n_masks": make("dclose", n_masks=n_masks).n_masks}  # one at least for each of its levels
     tasks = [Task({"detector": name, "scene": k}, (name, k)) for k in numbers for name in names]
     records = run_study(out, settings, tasks, partial(_study_number, **settings), **run_options)
     path = records.path.with_name(TABLE)

@@ -252,7 +252,7 @@ def test_a_stopped_run_goes_on(tmp_path, blind):
 
 def test_a_bad_option_is_refused_in_a_line(tmp_path, blind, capsys):
     for wrong, word in (
-        ({"n_masks": 0}, "n_masks"),
+        ({"n_masks": 4}, "n_masks must be at least one for each of 5 levels, got 4"),
         ({"limit": 0}, "limit"),
         ({"coco": tmp_path}, "cannot be read"),
     ):

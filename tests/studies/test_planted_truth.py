@@ -133,7 +133,8 @@ def test_bad_input(tmp_path, capsys):
     for options, sentence in (
         ({"detectors": ["yolox_nano"]}, "detector must be one of"),
         ({"scenes": 0}, "scenes must be an integer of at least 1, got 0"),
-        ({"n_masks": 0}, "n_masks must be an integer of at least 1, got 0"),
+        ({"n_masks": 0}, "n_masks must be"),
+        ({"n_masks": 4}, "n_masks must be at least one for each of 5 levels, got 4"),
     ):
         with pytest.raises(dc.InputError, match=sentence):
             study(tmp_path, **options)
