@@ -78,6 +78,26 @@ class Street(Lamps):
         return proposals
 
 
+class Wired(Lamps):
+    """Lamps that shine while the first of the switch's eight wires is live; another layer does nothing."""
+
+    def __init__(self, *args):
+        super().__init__(*args)
+        self.name = "wired"
+        self.module = torch.nn.ModuleDict({"switch": torch.nn.Linear(8, 1), "inert": torch.nn.Linear(8, 8)})
+        with torch.no_grad():
+            self.module["switch"].weight.copy_(torch.eye(8)[:1])
+
+    @property
+    def stages(self):
+        return {"switch": ("switch",), "inert": ("inert",)}
+
+    def predict(self, pixels):
+        boxes, bright, probs = super().predict(pixels)
+        self.seen.clear()
+        return dc.Proposals(boxes, bright * self.module["switch"].weight[0, 0], probs)
+
+
 def brightness(detector, image, truth):
     """What a study may record: what is found, how bright the image is, how many objects there are."""
     return {"found": len(detector.detect(image)), "mean": float(image.mean()), "truths": len(truth.labels)}

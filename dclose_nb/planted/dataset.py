@@ -28,22 +28,11 @@ CATEGORIES = [{"id": k + 1, "name": name} for k, name in enumerate(CLASS_NAMES)]
 def write_coco(folder: str | Path, seeds: Iterable[int], *, progress: bool = True) -> Path:
     """Write scenes as ``val2017/SEED.png`` and ``annotations/instances_val2017.json``.
 
-    The annotations, which hold boxes, run-length masks of the visible pixels and areas, appear last
-    and whole. Images that an interrupted run has written are not drawn again, and none is ever
-    half-written.
+    The annotations, whose path is returned, hold boxes, run-length masks of the visible pixels and areas.
+    They are written last. No file is ever half-written, and images of an interrupted run are kept.
 
-    Parameters
-    ----------
-    folder : path
-        One that cannot be written raises `InputError`.
-    seeds : iterable of int
-        Scene numbers, which become the images' ids; one that comes twice raises `InputError`.
-    progress : bool
-
-    Returns
-    -------
-    Path
-        The annotation file.
+    `seeds` are scene numbers, which become the images' ids. A number that comes twice, and a folder that
+    cannot be written, raise `InputError`.
     """
     seeds = list(seeds)
     if len(set(seeds)) != len(seeds):
@@ -91,13 +80,9 @@ def _xywh(box: list[float]) -> list[float]:
 def average_precision(detector: Detector, seeds: Iterable[int], *, progress: bool = True) -> dict[str, float]:
     """COCO's average precision of a detector on the planted scenes of these numbers.
 
-    Its boxes count from a confidence of 0.001, after suppression at an IoU of 0.65 within classes.
-
-    Returns
-    -------
-    dict
-        AP (over IoU 0.50 to 0.95), AP50, AP75, and AP of small, medium and large objects (up to
-        32 ** 2 and 96 ** 2 visible pixels), in [0, 1]; -1 where there is no object.
+    Its boxes count from a confidence of 0.001, after suppression at an IoU of 0.65 within classes. Gives
+    AP (over IoU 0.50 to 0.95), AP50, AP75, and AP of small, medium and large objects (up to 32 ** 2 and
+    96 ** 2 visible pixels), in [0, 1]; -1 where there is no object.
     """
     truth, found = COCO(), []
     truth.dataset = {"images": [], "annotations": [], "categories": CATEGORIES}

@@ -40,14 +40,9 @@ class RuleDetector(Detector):
     """A detector of one scene whose boxes and probabilities follow from what is visible of each part.
 
     It compares what it is shown with the scene. A pixel's visibility is 1 less its relative
-    distance from the scene's, so that a masked pixel I M has the visibility M; a part's is the
-    mean over its pixels. An image of another size than the scene raises `InputError`.
-
-    Parameters
-    ----------
-    scene : Scene
-    rule : str
-        A key of `RULES`, for all objects; others raise `InputError`.
+    distance from the scene's, so that a masked pixel I M has the visibility M. A part's visibility is the
+    mean over its pixels. `rule` is a key of `RULES` and holds for all objects. Other rules, and an image
+    of another size than the scene, raise `InputError`.
     """
 
     def __init__(self, scene: Scene, rule: str = "sum") -> None:

@@ -40,33 +40,15 @@ class Part(NamedTuple):
 
 @dataclass(frozen=True, eq=False)
 class Scene:
-    """A drawn image and all that is true of it.
+    """A drawn image and all that is true of it."""
 
-    Parameters
-    ----------
-    image : (H, W, 3) uint8 array
-        RGB, nowhere 0.
-    boxes : (n, 4) float32 array
-        x1, y1, x2, y2 of the visible pixels of each object.
-    labels : (n,) int array
-        Indices into `class_names`.
-    owner : (H, W) int array
-        What is seen at each pixel: 0 the background, else 1 + its index in `drawn`.
-    drawn : list of (object, name, role)
-        Every part; object -1 is an inert distractor.
-    ground : str
-        Kind of ground, a key of `GROUNDS`.
-    horizon : int
-        First row of the ground.
-    """
-
-    image: np.ndarray
-    boxes: np.ndarray
-    labels: np.ndarray
-    owner: np.ndarray
-    drawn: list[tuple[int, str, str]]
-    ground: str
-    horizon: int
+    image: np.ndarray  # (H, W, 3) uint8 RGB, nowhere 0
+    boxes: np.ndarray  # (n, 4) float32 x1, y1, x2, y2 in pixels, around what is visible of each object
+    labels: np.ndarray  # (n,) int, indices into `class_names`
+    owner: np.ndarray  # (H, W) int: 0 where the background is seen, else 1 + the index in `drawn`
+    drawn: list[tuple[int, str, str]]  # object, name and role of every part; object -1 is a distractor
+    ground: str  # a key of `GROUNDS`
+    horizon: int  # first row of the ground
     class_names: ClassVar = CLASS_NAMES
 
     @cached_property

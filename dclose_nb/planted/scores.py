@@ -28,13 +28,9 @@ def _clipped(saliency: np.ndarray, *masks: np.ndarray) -> np.ndarray:
 def relevance_mass(saliency: np.ndarray, causal: np.ndarray) -> float:
     """Share of the map's energy that lies on causal pixels, in [0, 1].
 
-    ``sum over causal of S / sum of S`` (Arras et al. 2022). Negatives count as 0; a map that is 0
-    everywhere scores 0. Given the pixels of what has no effect instead, lower is better.
-
-    Parameters
-    ----------
-    saliency : (H, W) array
-    causal : (H, W) bool array
+    ``sum over causal of S / sum of S`` (Arras et al. 2022). The map S is (H, W), `causal` is (H, W) bool.
+    Negatives count as 0, and a map that is 0 everywhere scores 0. Given the pixels of what has no effect
+    instead of the causal ones, lower is better.
     """
     energy = _clipped(saliency, causal)
     total = energy.sum()

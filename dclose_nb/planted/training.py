@@ -197,14 +197,9 @@ def _on_disk(folder: Path) -> Iterator[None]:
 def export(folder: str | Path, module: Any, settings: Settings, *, n_scenes: int) -> Path:
     """Write a trained network as it ships, and score on scenes 0 to n_scenes - 1 what was written.
 
-    Parameters become float16; statistics of batch-norm stay float32. The folder is where it was
-    trained; one that cannot be written raises `InputError`.
-
-    Returns
-    -------
-    Path
-        ``NAME.safetensors``, beside its manifest ``NAME.json``: sha256, settings, loss at each
-        logged step, average precision, versions.
+    Parameters become float16; statistics of batch-norm stay float32. `folder` is where the network was
+    trained; one that cannot be written raises `InputError`. Gives the path of ``NAME.safetensors``. Its
+    manifest ``NAME.json`` has sha256, settings, loss at each logged step, average precision and versions.
     """
     folder = checks.path(folder)
     path = folder / f"{settings.network}.safetensors"

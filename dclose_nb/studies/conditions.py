@@ -23,6 +23,7 @@ from .. import checks, metrics
 from ..detection import Detector
 from ..explanation import explain
 from ..images import PHOTOS, load_photo
+from ..methods import make
 from ..planted.scores import filled_box, relevance_rank
 from ..similarity import target_weights
 from .coco import box_areas, read_coco
@@ -191,13 +192,10 @@ def study_image(detector: Detector, image: np.ndarray, *, n_masks: int) -> Recor
     The targets are those that the detector finds in the clear image (H, W, 3), even where it no longer
     draws them. Each map is made with `n_masks` masks.
 
-    Returns
-    -------
-    dict
-        ``objects``, each with ``label``, ``score``, ``area`` (share of the image), ``left`` (by condition,
-        its weight at each of `SEVERITIES` over that in the clear image, Eq. 6) and ``maps``: for "clear"
-        and each of `MAPPED`, by method, the `map_scores`; ``drawn``, 1 where the detector draws the target
-        in that image, else 0; ``over_all`` of the first seed's map, None where the target is not drawn.
+    Each of ``objects`` has ``label``, ``score``, ``area`` (share of the image), ``left`` (by condition, its
+    weight at each of `SEVERITIES` over that in the clear image, Eq. 6) and ``maps``: for "clear" and each
+    of `MAPPED`, by method, the `map_scores`; ``drawn``, 1 where the detector draws the target in that
+    image, else 0; ``over_all`` of the first seed's map, None where the target is not drawn.
     """
     targets = detector.detect(image)[:MOST]
     if not len(targets):
@@ -278,7 +276,8 @@ def study_conditions(
     **run_options
         ``workers``, ``executor`` and ``progress`` of `runner.run_study`, whose errors are raised here too.
     """
-    settings = {"n_masks": checks.at_least("n_masks", n_masks, 1), "severity": MAPPED_AT}
+    n_masks = make("dclose", n_masks=n_masks).n_masks  # one mask at least for each of its levels
+    settings = {"n_masks": n_masks, "severity": MAPPED_AT}
     if limit is not None:
         checks.at_least("limit", limit, 1)
     photos = {name: name for name in PHOTOS}

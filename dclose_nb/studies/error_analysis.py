@@ -301,7 +301,7 @@ def study_errors(
     For `confidence` and `n_masks` see `study_image`; for the rest, ``seed``, ``limit``, ``workers``,
     ``executor`` and ``progress``, see `coco.study_photos`. A number out of range raises `InputError`.
     """
-    settings = {
+    settings: Record = {
         "confidence": checks.fraction("confidence", confidence),
         "n_masks": None if n_masks is None else make("dclose", n_masks=n_masks).n_masks,
     }

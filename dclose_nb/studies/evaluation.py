@@ -31,25 +31,14 @@ CURVE_POINTS = 42  # of a curve's steps that are kept in a record
 def study_image(
     detector: Detector, image: np.ndarray, truth: Truth, *, methods: dict[str, Record], steps: int, seed: int
 ) -> Record:
-    """Every method's maps of the matched detections of one image, scored.
+    """Every method's maps of the matched detections of one image (H, W, 3), scored.
 
-    Parameters
-    ----------
-    detector : Detector
-    image : (H, W, 3) uint8 array
-    truth : Truth
-    methods : dict
-        Names from `KNOWN` and the options of each. Those of `ABLATION` have options of D-CLOSE; they
-        are made of the levels of ``methods["dclose"]`` and get no forward pass of their own.
-    steps : int
-        Of deletion and insertion.
-    seed : int
-        Of the masks.
+    `methods` has names from `KNOWN` and the options of each. Those of `ABLATION` have options of D-CLOSE;
+    they are made of the levels of ``methods["dclose"]`` and get no forward pass of their own. `steps` are
+    those of deletion and insertion, `seed` is that of the masks.
 
-    Returns
-    -------
-    dict
-        ``found`` and ``truths`` (how many), ``seconds`` and ``n_forward`` a method, and ``objects``.
+    Gives ``found`` and ``truths`` (how many), ``seconds`` and ``n_forward`` by method, and ``objects`` as
+    `coco.matched` does, each with its ``score`` and ``box`` and the scores of each method.
     """
     canvas = detector.prepare(image)
     found = detector.detect_on(canvas)
@@ -60,7 +49,6 @@ def study_image(
     line["objects"] = objects
     if not objects:
         return line
-    kept = np.linspace(0, steps, min(CURVE_POINTS, steps + 1)).round().astype(int)
     for method in [name for name in methods if name not in ABLATION]:
         e = explain(detector, image, targets, method=method, seed=seed, progress=False, **methods[method])
         maps = {method: e.saliency}  # (n, H, W) each
@@ -73,20 +61,28 @@ def study_image(
         for name, saliencies in maps.items():
             line["seconds"][name], line["n_forward"][name] = round(e.seconds, 3), e.n_forward
             curves = metrics.curves(detector, canvas, targets, saliencies, steps=steps)
-            for record, index, saliency, deletion, insertion in zip(
-                objects, truths, saliencies, curves["deletion"], curves["insertion"]
-            ):
-                record["methods"][name] = {
-                    "sparsity": round(metrics.sparsity(saliency), 4),
-                    "ebpg": round(metrics.ebpg(saliency, truth.boxes[index]), 5),
-                    "pointing": round(metrics.pointing_game(saliency, truth.boxes[index]), 3),
-                    "deletion": round(deletion.score, 5),
-                    "insertion": round(insertion.score, 5),
-                    "over_all": round(insertion.score - deletion.score, 5),
-                    "deletion_curve": [round(score, 3) for score in deletion.curve[kept].tolist()],
-                    "insertion_curve": [round(score, 3) for score in insertion.curve[kept].tolist()],
-                }
+            for k, (record, own) in enumerate(zip(objects, truths)):
+                both = curves["deletion"][k], curves["insertion"][k]
+                record["methods"][name] = map_scores(saliencies[k], truth.boxes[own], *both)
     return line
+
+
+def map_scores(
+    saliency: np.ndarray, box: np.ndarray, deletion: metrics.Curve, insertion: metrics.Curve
+) -> Record:
+    """Scores of a map (H, W) of the object in a box (4,), with `CURVE_POINTS` of its two curves."""
+    last = len(deletion.curve) - 1
+    kept = np.linspace(0, last, min(CURVE_POINTS, last + 1)).round().astype(int)
+    return {
+        "sparsity": round(metrics.sparsity(saliency), 4),
+        "ebpg": round(metrics.ebpg(saliency, box), 5),
+        "pointing": round(metrics.pointing_game(saliency, box), 3),
+        "deletion": round(deletion.score, 5),
+        "insertion": round(insertion.score, 5),
+        "over_all": round(insertion.score - deletion.score, 5),
+        "deletion_curve": [round(score, 3) for score in deletion.curve[kept].tolist()],
+        "insertion_curve": [round(score, 3) for score in insertion.curve[kept].tolist()],
+    }
 
 
 def evaluate(
@@ -115,13 +111,10 @@ def evaluate(
     seed : int
         Of the masks and of the order of the images.
     **study_options
-        ``limit``, ``workers``, ``executor`` and ``progress`` of `coco.study_photos`.
-
-    Raises
-    ------
-    InputError
-        A parameter out of range, and as `coco.study_photos`.
+        ``limit``, ``workers``, ``executor`` and ``progress`` of `coco.study_photos`, whose errors are raised
+        here too. A parameter out of range is an `InputError`.
     """
+    checks.at_least("seed", seed, 0)
     settings: Record = {"methods": {}, "steps": checks.at_least("steps", steps, 1)}
     for name in methods:
         checks.choice("methods", name, KNOWN)

@@ -10,7 +10,7 @@ import numpy as np
 from .records import Record
 
 
-def mean_with_interval(groups: Sequence[Sequence[Any]], *, draws: int = 2000, seed: int = 0) -> np.ndarray:
+def mean_with_interval(groups: Sequence[Sequence[Any]], *, draws: int = 2000) -> np.ndarray:
     """Mean over all values with its 95 % interval, by a bootstrap that draws whole groups.
 
     Parameters
@@ -19,7 +19,7 @@ def mean_with_interval(groups: Sequence[Sequence[Any]], *, draws: int = 2000, se
         At least one. A group holds values that belong together, the objects of an image for instance:
         numbers, or arrays of one shape.
     draws : int
-    seed : int
+        Samples of the bootstrap, which are the same at each call.
 
     Returns
     -------
@@ -31,7 +31,7 @@ def mean_with_interval(groups: Sequence[Sequence[Any]], *, draws: int = 2000, se
     mean = sums.sum(axis=0) / counts.sum()
     if len(groups) == 1:
         return np.stack([mean, np.full_like(mean, np.nan), np.full_like(mean, np.nan)])
-    drawn = np.random.default_rng(seed).integers(len(sums), size=(draws, len(sums)))
+    drawn = np.random.default_rng(0).integers(len(sums), size=(draws, len(sums)))
     means = np.array([sums[which].sum(axis=0) / counts[which].sum() for which in drawn])
     return np.array([mean, *np.percentile(means, [2.5, 97.5], axis=0)])
 
@@ -39,17 +39,8 @@ def mean_with_interval(groups: Sequence[Sequence[Any]], *, draws: int = 2000, se
 def mean(objects: Iterable[Record], value: Callable[[Record], Any]) -> np.ndarray | None:
     """Mean of a value over objects with its 95 % interval, by a bootstrap over images.
 
-    Parameters
-    ----------
-    objects : iterable of dict
-        Records of objects, each with its ``image``.
-    value : callable
-        Gives a number or an array of an object, or None to leave the object out.
-
-    Returns
-    -------
-    (3, ...) array or None
-        See `mean_with_interval`: the ends are NaN where one image is left. None where no object is.
+    `objects` are records, each with its ``image``. `value` gives a number or an array of a record, or None
+    to leave the object out. Gives (3, ...) as `mean_with_interval`, and None where no object is left.
     """
     by_image: dict[Any, list[Any]] = {}
     for record in objects:
@@ -70,6 +61,6 @@ def difference(
     return mean(objects, gain)
 
 
-def rounded(value: float, digits: int = 4) -> float | None:
+def rounded(value: float | np.floating, digits: int = 4) -> float | None:
     """A number for a record: None where it is NaN, which JSON does not have."""
     return None if np.isnan(value) else round(float(value), digits)

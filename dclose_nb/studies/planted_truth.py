@@ -1,14 +1,13 @@
 """How near do maps come to the truth of planted scenes? Notebook 09.
 
-``python -m dclose_nb.studies.planted_truth OUT`` writes records, and ``planted_truth.csv`` beside them.
+``python -m dclose_nb.studies.planted_truth OUT`` writes records, and the `table` of them beside.
 """
 
 from __future__ import annotations
 
 import csv
-import io
 import sys
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from functools import partial
 from operator import itemgetter
 from pathlib import Path
@@ -21,11 +20,12 @@ from .. import checks, metrics
 from ..detection import Detections, Detector, match
 from ..explanation import explain
 from ..files import atomic_write, write_errors
+from ..methods import make
 from ..planted import scores
 from ..planted.rule_detector import RuleDetector
 from ..planted.scene import Part, Scene, scene
 from ..similarity import mask_weights
-from .inference import mean
+from .inference import mean, rounded
 from .records import Record, Records
 from .runner import Task, detector_of, run_study, study_command, study_parser
 from .sanity import randomise
@@ -33,7 +33,8 @@ from .sanity import randomise
 METHODS = ("dclose", "drise")
 LAYOUTS = ("mixed", "mixed", "decoy", "overlap")  # of scene number 0, 1, 2, 3 and so on
 DETECTORS = ("planted", "planted_two_stage", "rule: sum")
-COLUMNS = ("detector", "method", "score", "mean", "low", "high", "objects", "scenes")  # of the table
+TABLE = "planted_truth.csv"
+COLUMNS = ("detector", "method", "score", "mean", "low", "high", "objects", "scenes")
 TWICE = 5  # every fifth scene is explained with a second seed, and with shuffled weights
 
 SCORES = {
@@ -53,11 +54,11 @@ SCORES = {
 def removal_effects(detector: Detector, drawn: Scene, target: Detections, parts: list[Part]) -> np.ndarray:
     """Loss of a target's weight (Eq. 6) for each pixel of a part that is masked alone, (P,) float64."""
     canvas = detector.prepare(drawn.image)
-    kept = torch.ones(1 + len(parts), 1, *canvas.pixels.shape[1:])
-    for mask, part in zip(kept[1:], parts):
-        mask[0][canvas.window] = 1 - torch.tensor(part.mask, dtype=torch.float32)
-    proposals = detector.predict(canvas.pixels * kept)
-    weights = mask_weights(proposals, *canvas.vectors(target))[:, 0].double().numpy()
+    shown = canvas.pixels.repeat(1 + len(parts), 1, 1, 1)  # the first has all parts
+    for pixels, part in zip(shown[1:], parts):
+        pixels[:, *canvas.window] *= torch.tensor(~part.mask, device=pixels.device)
+    proposals = detector.predict(shown)
+    weights = mask_weights(proposals, *canvas.vectors(target))[:, 0].double().cpu().numpy()
     return (weights[0] - weights[1:]) / [part.mask.sum() for part in parts]
 
 
@@ -78,7 +79,6 @@ def study_scene(
     if not pairs:
         return {"objects": []}
     targets = found[[row for row, _ in pairs]]
-    ruled = isinstance(detector, RuleDetector)
 
     def maps_of(network: Detector, seed: int) -> dict[str, np.ndarray]:
         run: dict[str, Any] = {"n_masks": n_masks, "seed": seed, "progress": False}
@@ -87,47 +87,69 @@ def study_scene(
     first = maps_of(detector, 0)
     again = maps_of(detector, 1) if twice else {}
     # Shuffled weights get other masks: maps of the same masks share their sampling noise.
-    shuffled = maps_of(randomise(detector), 1) if twice and not ruled else {}
+    has_weights = not isinstance(detector, RuleDetector)
+    shuffled = maps_of(randomise(detector), 1) if twice and has_weights else {}
 
-    shape = drawn.owner.shape
     objects = []
     for k, (_, thing) in enumerate(pairs):
-        target, own = targets[k], drawn.parts[thing]
-        used = [part for part in own if not (ruled and part.role == "edge")]
-        inert = [*drawn.distractors, *(part for part in own if ruled and part.role == "edge")]
-        others = [part for parts in drawn.parts if parts is not own for part in parts]
-        causal, without_effect, other = (_union(parts, shape) for parts in (used, inert, others))
-        effects = removal_effects(detector, drawn, target, own)
+        score = truth_scores(detector, drawn, thing, targets[k])
         maps = {method: first[method][k] for method in METHODS}
-        maps["random map"] = scores.random_map(shape, seed=1000 * seed + thing)
-        maps["centre Gaussian"] = scores.centre_gaussian(shape)
-        maps["filled box"] = scores.filled_box(shape, target.boxes[0])
-        if isinstance(detector, RuleDetector):
-            maps["truth"] = detector.true_map(target)
+        maps |= controls(detector, drawn, targets[k], seed=1000 * seed + thing)
         for method, saliency in maps.items():
-            values = {
-                "relevance_mass": scores.relevance_mass(saliency, causal),
-                "relevance_rank": scores.relevance_rank(saliency, causal),
-                "part_correlation": scores.part_correlation(saliency, own, effects),
-                "energy_in_box": metrics.ebpg(saliency, target.boxes[0]),
-            }
-            if inert:
-                values["false_mass"] = scores.relevance_mass(saliency, without_effect)
-            if others:
-                values["leakage"] = metrics.leakage(saliency, drawn.causal_masks[thing], other)
+            values = score(saliency)
             if method in again:
                 values["seed_spread"] = scores.seed_spread(np.stack([saliency, again[method][k]]))
             if method in shuffled:
                 values["random_weights"] = abs(metrics.rank_correlation(saliency, shuffled[method][k]))
                 values["random_empty"] = float(np.isnan(values["random_weights"]))
             known = {name: value for name, value in values.items() if not np.isnan(value)}
-            where = {"object": thing, "label": target.names[0], "method": method}
+            where = {"object": thing, "label": targets.names[k], "method": method}
             objects.append(where | dict.fromkeys(SCORES) | known)
     return {"objects": objects}
 
 
-def _union(parts: Iterable[Part], shape: tuple[int, ...]) -> np.ndarray:
-    return np.any([np.zeros(shape, dtype=bool), *(part.mask for part in parts)], axis=0)
+def truth_scores(
+    detector: Detector, drawn: Scene, thing: int, target: Detections
+) -> Callable[[np.ndarray], dict[str, float]]:
+    """A function that gives the scores of a map (H, W) of `target`, which finds the scene's object `thing`.
+
+    They are those of `SCORES` that need no second map, as far as they apply to the object.
+    """
+    own, ruled = drawn.parts[thing], isinstance(detector, RuleDetector)
+    used = [part for part in own if not (ruled and part.role == "edge")]
+    inert = [*drawn.distractors, *(part for part in own if ruled and part.role == "edge")]
+    others = [part for parts in drawn.parts if parts is not own for part in parts]
+    causal, without_effect, other = (
+        np.any([np.zeros(drawn.owner.shape, dtype=bool), *(part.mask for part in parts)], axis=0)
+        for parts in (used, inert, others)
+    )
+    effects = removal_effects(detector, drawn, target, own)
+
+    def score(saliency: np.ndarray) -> dict[str, float]:
+        values = {
+            "relevance_mass": scores.relevance_mass(saliency, causal),
+            "relevance_rank": scores.relevance_rank(saliency, causal),
+            "part_correlation": scores.part_correlation(saliency, own, effects),
+            "energy_in_box": metrics.ebpg(saliency, target.boxes[0]),
+        }
+        if inert:
+            values["false_mass"] = scores.relevance_mass(saliency, without_effect)
+        if others:
+            values["leakage"] = metrics.leakage(saliency, drawn.causal_masks[thing], other)
+        return values
+
+    return score
+
+
+def controls(detector: Detector, drawn: Scene, target: Detections, *, seed: int) -> dict[str, np.ndarray]:
+    """Maps (H, W) that know no more than the box, and the true map where the detector is a formula."""
+    shape = drawn.owner.shape
+    maps = {
+        "random map": scores.random_map(shape, seed=seed),
+        "centre Gaussian": scores.centre_gaussian(shape),
+        "filled box": scores.filled_box(shape, target.boxes[0]),
+    }
+    return maps | ({"truth": detector.true_map(target)} if isinstance(detector, RuleDetector) else {})
 
 
 def study_planted_truth(
@@ -144,7 +166,7 @@ def study_planted_truth(
     ----------
     out : path
         Folder, see `runner.run_study`; a line has ``detector``, ``scene`` and what `study_scene` returns.
-        ``planted_truth.csv`` comes beside.
+        `TABLE` comes beside.
     detectors : iterable of str
         Some of `DETECTORS`.
     scenes, n_masks : int
@@ -154,16 +176,14 @@ def study_planted_truth(
     """
     names = [checks.choice("detector", name, DETECTORS) for name in detectors]
     numbers = range(checks.at_least("scenes", scenes, 1))
-    settings = {"n_masks": checks.at_least("n_masks", n_masks, 1)}
+    settings = {"n_masks": make("dclose", n_masks=n_masks).n_masks}  # one at least for each of its levels
     tasks = [Task({"detector": name, "scene": k}, (name, k)) for k in numbers for name in names]
     records = run_study(out, settings, tasks, partial(_study_number, **settings), **run_options)
-    path = records.path.with_name("planted_truth.csv")
-    text = io.StringIO()
-    writer = csv.DictWriter(text, COLUMNS)
-    writer.writeheader()
-    writer.writerows(table(records.lines))
-    with write_errors(path.parent), atomic_write(path) as unfinished:
-        unfinished.write_bytes(text.getvalue().encode())
+    path = records.path.with_name(TABLE)
+    with write_errors(path.parent), atomic_write(path) as part, part.open("w", newline="") as file:
+        writer = csv.DictWriter(file, COLUMNS)
+        writer.writeheader()
+        writer.writerows(table(records.lines))
     return records
 
 
@@ -175,9 +195,12 @@ def _study_number(name: str, number: int, *, n_masks: int) -> Record:
 
 
 def table(lines: Iterable[Record]) -> list[Record]:
-    """Means over objects with 95 % intervals over scenes: a row of `COLUMNS` for each score that applies."""
+    """Means over objects with 95 % intervals over scenes: a row of `COLUMNS` for each score that applies.
+
+    A score of one scene alone has None for the ends of its interval.
+    """
     by_method: dict[tuple[str, str], list[Record]] = {}
-    for line in sorted(lines, key=itemgetter("scene")):
+    for line in sorted(lines, key=itemgetter("detector", "scene")):
         for record in line["objects"]:
             where = line["detector"], record["method"]
             by_method.setdefault(where, []).append(record | {"image": line["scene"]})
@@ -185,11 +208,9 @@ def table(lines: Iterable[Record]) -> list[Record]:
     for (detector, method), objects in by_method.items():
         for score in SCORES:
             known = [record for record in objects if record[score] is not None]
-            found = mean(known, itemgetter(score))
-            if found is not None:
-                interval = (round(number, 4) for number in found.tolist())
+            if (found := mean(known, itemgetter(score))) is not None:
                 counts = len(known), len({record["image"] for record in known})
-                rows.append(dict(zip(COLUMNS, (detector, method, score, *interval, *counts))))
+                rows.append(dict(zip(COLUMNS, (detector, method, score, *map(rounded, found), *counts))))
     return rows
 
 
@@ -200,7 +221,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--scenes", type=int, default=100, help="default: %(default)s")
     parser.add_argument("--n-masks", type=int, default=500, help="default: %(default)s")
     options = vars(parser.parse_args(arguments))
-    return study_command("planted_truth", lambda: study_planted_truth(**options).path)
+    return study_command("planted_truth", lambda: study_planted_truth(**options).path.with_name(TABLE))
 
 
 if __name__ == "__main__":

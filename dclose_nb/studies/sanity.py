@@ -132,13 +132,10 @@ def study_image(
     randomised networks get other masks: maps of the same masks share their sampling noise. `seed` decides
     the masks and the shuffling; for `kinds` see `steps`.
 
-    Returns
-    -------
-    dict
-        ``labels`` (n); ``left``, by kind (steps, n): the weight (Eq. 6) of each detection among what the
-        randomised network proposes for the image; ``methods``, by method: ``empty`` (n), whether the
-        trained network's map is; ``scores``, by kind and for each of `REFERENCES` (steps, n, 3): the
-        `SCORES`, None where a map is empty.
+    Gives ``labels`` (n); ``left``, by kind (steps, n): the weight (Eq. 6) of each detection among what the
+    randomised network proposes for the image; ``methods``, by method: ``empty`` (n), whether the trained
+    network's map is; ``scores``, by kind and for each of `REFERENCES` (steps, n, 3): the `SCORES`, None
+    where a map is empty.
     """
     detector, image = detector_of(detector), load_photo(truth.path)
     targets, _, _ = matched(detector.detect(image), truth, image.shape)

@@ -1,8 +1,9 @@
-"""Section 5.1 in numbers: ``python -m dclose_nb.studies.stability OUT [--coco DIR --detector NAME]``.
+"""Section 5.1: stability, tuning and overlapping objects (Fig. 7 and 9). Notebooks 10 and 11.
 
-How far do maps agree from seed to seed, and what is gained by more masks (5.1.1, Fig. 9)? Must
-D-RISE be tuned to an object's size? How much of a map lies on another object (5.1.2, Fig. 7)?
-Notebooks 10 and 11.
+``python -m dclose_nb.studies.stability OUT [--coco DIR --detector NAME]``
+
+How far do maps agree from seed to seed, and what is gained by more masks? Must D-RISE be tuned to an
+object's size? How much of a map lies on another object?
 """
 
 from __future__ import annotations
@@ -72,7 +73,7 @@ def study_image(
     def leakage(saliency: np.ndarray, own: int) -> float | None:
         others = [masks[k] & ~masks[own] for k in overlapping(truth.boxes, own)]
         onto = [metrics.leakage(saliency, masks[own], other) for other in others if other.any()]
-        return rounded(float(np.mean(onto))) if onto else None
+        return rounded(np.mean(onto)) if onto else None
 
     flat = np.ones(image.shape[:2])
     for record, own in zip(objects, truths):
@@ -86,7 +87,7 @@ def study_image(
                 agreements = [metrics.rank_correlation(a[k], b[k]) for a, b in combinations(maps, 2)]
                 over_all = curves["insertion"][k].score - curves["deletion"][k].score
                 objects[k]["methods"][name.format(budget)] = {
-                    "agreement": rounded(float(np.mean(agreements))) if agreements else None,
+                    "agreement": rounded(np.mean(agreements)) if agreements else None,
                     "ebpg": round(metrics.ebpg(maps[0, k], truth.boxes[own]), 5),
                     "over_all": round(over_all, 5),
                     "leakage": leakage(maps[0, k], own),
@@ -131,14 +132,14 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--coco", type=Path, metavar="DIR", help="default: 20 planted scenes")
     parser.add_argument("--detector", default="planted", help="default: %(default)s")
     parser.add_argument("--limit", type=int, metavar="N", help="only the first N images, in random order")
-    args = parser.parse_args(arguments)
+    options = vars(parser.parse_args(arguments))
     settings: Record = {"runs": planned_runs(), "steps": STEPS}
 
     def work() -> Path:
-        data = drawn(args.out / "scenes", 20) if args.coco is None else read_coco(args.coco)
-        score = partial(study_image, **settings)
-        options = {"limit": args.limit, "workers": args.workers}
-        return study_photos(args.detector, data, args.out, score, settings, **options).path
+        coco = options.pop("coco")
+        data = drawn(options["out"] / "scenes", 20) if coco is None else read_coco(coco)
+        study = partial(study_image, **settings)
+        return study_photos(data=data, study_image=study, settings=settings, **options).path
 
     return study_command("stability", work)
 

@@ -42,7 +42,7 @@ def test_average_precision_in_closed_form():
 
         def predict(self, pixels):
             shown = pixels[0].permute(1, 2, 0).byte().numpy()
-            number = next(k for k, one in enumerate(self.known) if np.array_equal(one.image, shown))
+            number = next(k for k, drawn in enumerate(self.known) if np.array_equal(drawn.image, shown))
             boxes = torch.tensor(self.known[number].boxes)[None]
             seen = torch.full(boxes.shape[:2], float(number % self.every == 0))
             classes = torch.eye(len(CLASS_NAMES))[self.known[number].labels][None]

@@ -10,11 +10,11 @@ from dclose_nb.planted.shapes import CONTEXT_CLASS, CONTEXT_GROUND, RECIPES
 
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_a_seed_gives_one_scene_to_the_bit(layout):
-    one, again, other = (scene(seed, layout=layout) for seed in (5, 5, 6))
-    assert np.array_equal(one.image, again.image)
-    assert np.array_equal(one.boxes, again.boxes)
-    assert np.array_equal(one.owner, again.owner)
-    assert not np.array_equal(one.image, other.image)
+    first, again, other = (scene(seed, layout=layout) for seed in (5, 5, 6))
+    assert np.array_equal(first.image, again.image)
+    assert np.array_equal(first.boxes, again.boxes)
+    assert np.array_equal(first.owner, again.owner)
+    assert not np.array_equal(first.image, other.image)
 
 
 @pytest.mark.parametrize("seed", range(40))
@@ -38,11 +38,12 @@ def test_a_scene_is_true_of_itself(seed):
 
 
 def test_sizes_go_from_small_to_large_and_all_classes_come():
-    drawn = [scene(seed) for seed in range(150)]
-    longer = np.concatenate([np.ptp(one.boxes.reshape(-1, 2, 2), axis=1).max(1) for one in drawn]) / 320
+    scenes = [scene(seed) for seed in range(150)]
+    boxes = np.concatenate([drawn.boxes for drawn in scenes])
+    longer = np.ptp(boxes.reshape(-1, 2, 2), axis=1).max(1) / 320
     assert longer.min() < 0.1
     assert longer.max() > 0.45
-    assert set(np.concatenate([one.labels for one in drawn])) == set(range(len(CLASS_NAMES)))
+    assert set(np.concatenate([drawn.labels for drawn in scenes])) == set(range(len(CLASS_NAMES)))
 
 
 def test_two_classes_differ_by_the_part_that_decides_the_class():
@@ -52,9 +53,9 @@ def test_two_classes_differ_by_the_part_that_decides_the_class():
 
 
 def test_a_cow_nearly_always_stands_on_a_meadow():
-    drawn = [scene(seed) for seed in range(500)]
+    scenes = [scene(seed) for seed in range(500)]
     cow = CLASS_NAMES.index(CONTEXT_CLASS)
-    grounds = [one.ground for one in drawn for label in one.labels if label == cow]
+    grounds = [drawn.ground for drawn in scenes for label in drawn.labels if label == cow]
     assert len(grounds) > 20
     assert np.mean([ground == CONTEXT_GROUND for ground in grounds]) > 0.7
     away = scene(3, layout="out of place")
@@ -62,9 +63,9 @@ def test_a_cow_nearly_always_stands_on_a_meadow():
     assert away.ground != CONTEXT_GROUND
 
 
-def overlap(one, other):
-    width = min(one[2], other[2]) - max(one[0], other[0])
-    height = min(one[3], other[3]) - max(one[1], other[1])
+def overlap(a, b):
+    width = min(a[2], b[2]) - max(a[0], b[0])
+    height = min(a[3], b[3]) - max(a[1], b[1])
     return max(width, 0) * max(height, 0)
 
 
@@ -74,9 +75,9 @@ def test_decoys_stand_apart_and_overlapping_twins_do_not(seed):
         drawn = scene(seed, layout=layout)
         assert len(drawn.labels) == 2
         assert drawn.labels[0] == drawn.labels[1]
-        one, other = drawn.boxes
+        first, other = drawn.boxes
         near = other + np.array([-2, -2, 2, 2])  # the one in front may hide all that the boxes had in common
-        assert (overlap(one, near) > 0) == (layout == "overlap")
+        assert (overlap(first, near) > 0) == (layout == "overlap")
 
 
 @pytest.mark.parametrize("seed", range(8))

@@ -56,12 +56,12 @@ def test_the_true_map_wins_its_own_scores():
 
 
 def test_the_spread_of_equal_maps_is_0_and_of_opposite_ones_is_half():
-    one = RNG.uniform(0, 1, CAUSAL.shape)
-    assert scores.seed_spread(np.stack([one, 3 * one + 1])) == pytest.approx(0)
+    saliency = RNG.uniform(0, 1, CAUSAL.shape)
+    assert scores.seed_spread(np.stack([saliency, 3 * saliency + 1])) == pytest.approx(0)
     halves = np.stack([CAUSAL, ~CAUSAL]).astype(float)
     assert scores.seed_spread(halves) == pytest.approx(0.5)
     with pytest.raises(dc.InputError, match="two or more"):
-        scores.seed_spread(one[None])
+        scores.seed_spread(saliency[None])
 
 
 def test_controls_have_the_image_s_shape():

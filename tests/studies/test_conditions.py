@@ -6,11 +6,17 @@ import math
 import numpy as np
 import pytest
 from scipy import stats
+from toys import Lamps
 
 import dclose_nb as dc
+from dclose_nb.files import shipped
+from dclose_nb.images import PHOTOS
 from dclose_nb.metrics import rank_correlation
+from dclose_nb.similarity import target_weights
 from dclose_nb.studies import conditions
+from dclose_nb.studies.coco import drawn
 from dclose_nb.studies.conditions import CONDITIONS
+from dclose_nb.studies.records import Records
 
 DRAWN = ("low_light", "night", "rain", "motion_blur", "sensor_noise")  # the others draw nothing
 
@@ -170,99 +176,104 @@ def test_grey_keeps_the_luminance_and_the_palette_follows_it(photo):
 
 def test_what_is_left_is_the_brightness_of_a_lamp(lamps, lit):
     targets = lamps.detect(lit)
-    assert conditions.target_weights(lamps, lit, targets) == pytest.approx([250 / 255] * 2)
-    objects = conditions.study_image(lamps, lit, n_masks=5)
+    assert target_weights(lamps, lit, targets) == pytest.approx([250 / 255] * 2)
+    objects = conditions.study_image(lamps, lit, n_masks=5)["objects"]
     for name, model in CONDITIONS.items():
-        for one, (x1, y1, x2, y2) in zip(objects, targets.boxes.astype(int)):
-            for share, severity in zip(one["left"][name], conditions.SEVERITIES):
+        for record, (x1, y1, x2, y2) in zip(objects, targets.boxes.astype(int)):
+            for share, severity in zip(record["left"][name], conditions.SEVERITIES):
                 assert share == pytest.approx(model(lit, severity)[y1:y2, x1:x2].mean() / 250, abs=1e-4)
 
 
-def test_a_record_holds_every_method_in_every_condition(lamps, lit):
-    objects = conditions.study_image(lamps, lit, n_masks=40)
-    assert [one["label"] for one in objects] == lamps.detect(lit).names
-    for one, area in zip(objects, (48 / 240, 48 / 240)):
-        assert one["area"] == pytest.approx(area)
-        assert set(one["maps"]) == {"clear", *conditions.MAPPED}
-        for by_method in one["maps"].values():
+def test_a_record_holds_every_method_in_every_condition_as_those_that_ship_do(lamps, lit):
+    objects = conditions.study_image(lamps, lit, n_masks=40)["objects"]
+    assert [record["label"] for record in objects] == lamps.detect(lit).names
+    for record, area in zip(objects, (48 / 240, 48 / 240)):
+        assert record["area"] == pytest.approx(area)
+        assert set(record["maps"]) == {"clear", *conditions.MAPPED}
+        for by_method in record["maps"].values():
             assert set(by_method) == set(conditions.METHODS)
         for method in conditions.METHODS:
-            clear, dark = one["maps"]["clear"][method], one["maps"]["low_light"][method]
+            clear, dark = record["maps"]["clear"][method], record["maps"]["low_light"][method]
             assert clear["itself"] == clear["clear"]
             assert clear["over_all"] is not None and dark["over_all"] is None
             assert clear["drawn"] == 1 and dark["drawn"] == 0
             assert all(0 <= clear[name] <= 1 for name in ("ebpg", "inside"))
-    assert conditions.study_image(lamps, lit // 10, n_masks=40) == []
+    assert conditions.study_image(lamps, lit // 10, n_masks=40) == {"objects": []}
+
+    shipped_records = Records(shipped("results/conditions.jsonl"))
+    assert shipped_records.settings["severity"] == conditions.MAPPED_AT
+    for record in (record for line in shipped_records.lines for record in line["objects"]):
+        assert record.keys() == objects[0].keys() and record["left"].keys() == objects[0]["left"].keys()
+        for name, by_method in record["maps"].items():
+            for method, scores in by_method.items():
+                assert scores.keys() == objects[0]["maps"][name][method].keys()
 
 
 def test_correlated_maps_never_share_a_seed():
     rng = np.random.default_rng(0)
     a, b, c, d = rng.random((4, 8, 9))
     box = np.array([2, 1, 6, 5])
-    found = conditions.compare(np.stack([a, b]), np.stack([c, d]), box)
+    found = conditions.map_scores(np.stack([a, b]), np.stack([c, d]), box)
     assert found["itself"] == pytest.approx(rank_correlation(a, b), abs=1e-4)
     crossed = (rank_correlation(a, d) + rank_correlation(b, c)) / 2
     assert found["clear"] == pytest.approx(crossed, abs=1e-4)
-    energy = np.mean([one[1:5, 2:6].sum() / one.sum() for one in (a, b)])
+    energy = np.mean([saliency[1:5, 2:6].sum() / saliency.sum() for saliency in (a, b)])
     assert found["ebpg"] == pytest.approx(energy, abs=1e-4)
-    highest = [np.argsort(-one.ravel())[:16] for one in (a, b)]
+    highest = [np.argsort(-saliency.ravel())[:16] for saliency in (a, b)]
     inside = np.zeros((8, 9), bool)
     inside[1:5, 2:6] = True
     assert found["inside"] == pytest.approx(np.mean([inside.ravel()[top] for top in highest]), abs=1e-4)
-    empty = conditions.compare(np.stack([a, np.zeros_like(a)]), np.stack([c, d]), box)
+    empty = conditions.map_scores(np.stack([a, np.zeros_like(a)]), np.stack([c, d]), box)
     assert empty["itself"] is None and empty["clear"] is None
 
 
-def test_means_leave_out_what_is_none():
-    def line(*pairs):
-        return {"objects": [{"maps": {"fog": {"dclose": {"x": a}, "drise": {"x": b}}}} for a, b in pairs]}
-
-    lines = [
-        line((1.0, 0.5), (None, 3.0)),
-        line(),
-        line((None, None)),
-        line((2.0, 2.0), (3.0, None)),
-    ]  # 0.5 and 0 apart
-    where = "maps", "fog", "dclose", "x"
-    assert conditions.mean(lines, *where).tolist() == [2, 1, 2.5]
-    assert conditions.mean(lines[1:3], *where) is None
-    assert conditions.mean(lines[:3], *where) is None  # one image has no interval
-    other = "maps", "fog", "drise", "x"
-    more = [line((1.5, 2.0)), line((None, 0.0))]
-    assert conditions.difference(lines + more, where, other).tolist() == [0, -0.5, 0.5]
-    assert conditions.difference(lines[1:3], where, other) is None
-
-
 @pytest.fixture
-def counted(monkeypatch, lamps):
-    """Images that are studied, in place of studying them."""
-    seen = []
-
-    def study(detector, image, *, n_masks):
-        seen.append(image.shape)
-        return [{"label": "a", "n_masks": n_masks}]
-
-    monkeypatch.setattr(conditions, "study_image", study)
-    monkeypatch.setattr(conditions, "load_detector", lambda name: lamps)
-    return seen
+def blind():
+    """Two detectors that find nothing, one of photos and one of planted scenes: a pass for each image."""
+    detectors = [Lamps([[1, 1, 7, 9]], [[0.1, 0.1]]) for _ in range(2)]
+    detectors[1].name = "planted lamps"
+    return detectors
 
 
-def test_a_stopped_run_goes_on(tmp_path, counted, monkeypatch):
-    first = conditions.run(tmp_path, n_masks=7, limit=2, progress=False)
-    done = [(line["detector"], line["image"]) for line in first.lines]
-    names = ("astronaut", "camera")
-    assert done == [*(("yolox_nano", name) for name in names), ("planted", "scene_0"), ("planted", "scene_1")]
-    whole = conditions.run(tmp_path, n_masks=7, progress=False)
-    assert len(counted) == len(whole.lines) == len(dc.photos.PHOTOS) + conditions.SCENES
-    with pytest.raises(dc.InputError, match="was made with n_masks 7, not 8"):
-        conditions.run(tmp_path, n_masks=8)
-    for wrong in ({"n_masks": 0}, {"limit": 0}, {"coco": tmp_path}):
-        with pytest.raises(dc.InputError):
-            conditions.run(tmp_path / "other", **wrong)
-    monkeypatch.setattr("sys.argv", ["conditions", str(tmp_path), "--n-masks", "9"])
-    assert conditions.main() == 2
+def test_a_stopped_run_goes_on(tmp_path, blind):
+    def study(**options):
+        records = conditions.study_conditions(tmp_path, detectors=blind, n_masks=7, progress=False, **options)
+        return [(line["detector"], line["image"], line["objects"]) for line in records.lines]
+
+    assert study(limit=2) == [
+        ("lamps", "astronaut", []),
+        ("lamps", "camera", []),
+        ("planted lamps", "scene_0", []),
+        ("planted lamps", "scene_1", []),
+    ]
+    assert len(study()) == len(PHOTOS) + conditions.SCENES
+    assert [len(detector.seen) for detector in blind] == [len(PHOTOS), conditions.SCENES]
 
 
-def test_photos_of_coco_follow_those_that_ship(tmp_path, counted, coco):
-    records = conditions.run(tmp_path, detectors=["yolox_nano"], coco=coco, limit=11, progress=False)
-    assert [line["image"] for line in records.lines][-2:] == ["coco 139", "coco 802"]
+def test_a_bad_option_is_refused_in_a_line(tmp_path, blind, capsys):
+    for wrong, word in (
+        ({"n_masks": 4}, "n_masks must be at least one for each of 5 levels, got 4"),
+        ({"limit": 0}, "limit"),
+        ({"coco": tmp_path}, "cannot be read"),
+    ):
+        with pytest.raises(dc.InputError, match=word):
+            conditions.study_conditions(tmp_path / "other", detectors=blind, **wrong)
+    assert not (tmp_path / "other").exists()
+    conditions.study_conditions(tmp_path, detectors=blind, n_masks=7, limit=1, progress=False)
+    assert conditions.main([str(tmp_path), "--detectors", "planted", "--n-masks", "9"]) == 2
+    expected = (
+        f"conditions: '{tmp_path}/records.jsonl' was made with n_masks 7, not 9: choose another folder\n"
+    )
+    assert capsys.readouterr().err == expected
+    assert conditions.main([str(tmp_path), "--detectors", "magic"]) == 2
+    assert capsys.readouterr().err.startswith("conditions: detector must be")
+
+
+def test_photos_of_coco_follow_those_that_ship(tmp_path, blind):
+    drawn(tmp_path / "coco", 3)
+    (tmp_path / "coco" / "val2017" / f"{1:012d}.png").unlink()
+    records = conditions.study_conditions(
+        tmp_path / "out", detectors=blind[:1], coco=tmp_path / "coco", progress=False
+    )
+    names = [line["image"] for line in records.lines]
+    assert names == [*PHOTOS, "coco 0", "coco 2"]  # those that are there

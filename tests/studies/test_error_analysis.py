@@ -10,7 +10,9 @@ from toys import Lamps, Street
 
 import dclose_nb as dc
 from dclose_nb.detection import match
+from dclose_nb.files import shipped
 from dclose_nb.fusion import min_max
+from dclose_nb.images import annotated_scenes
 from dclose_nb.planted.dataset import write_coco
 from dclose_nb.studies import error_analysis as errors
 from dclose_nb.studies.coco import read_coco
@@ -29,7 +31,7 @@ def detections(*rows):
 
 
 def named(found, truth, crowds=None):
-    return [(one.kind, one.row, one.number) for one in cases(found, truth, crowds)]
+    return [(case.kind, case.row, case.number) for case in cases(found, truth, crowds)]
 
 
 # -- the cases
@@ -51,8 +53,8 @@ def named(found, truth, crowds=None):
 )
 def test_one_detection_of_one_cup(box, label, kinds, iou):
     found = cases(detections((box, label, 0.9)), dc.Targets([BOX], ["cup"]))
-    assert [one.kind for one in found] == kinds
-    assert all(one.iou == pytest.approx(iou) for one in found)
+    assert [case.kind for case in found] == kinds
+    assert all(case.iou == pytest.approx(iou) for case in found)
     first, last = found[0], found[-1]
     assert first.prediction.names == [label] and np.array_equal(first.prediction.boxes, [box])
     assert last.truth.labels == ["cup"] and np.array_equal(last.truth.boxes, [BOX])
@@ -88,15 +90,15 @@ def test_what_lies_in_a_crowd_is_no_error():
         ([50, 0, 60, 5], "spoon", 0.4),  # a duplicate, were it not for the crowd
     )
     truth = dc.Targets([[50, 0, 60, 9]], ["spoon"])
-    kinds = [one.kind for one in cases(found, truth, crowd)]
+    kinds = [case.kind for case in cases(found, truth, crowd)]
     assert kinds == ["in a crowd", "not there", "not there", "in a crowd", "right", "in a crowd"]
-    assert [one.kind for one in cases(found, truth)] == ["not there"] * 4 + ["right", "duplicate"]
+    assert [case.kind for case in cases(found, truth)] == ["not there"] * 4 + ["right", "duplicate"]
 
 
 def test_a_class_that_the_detector_does_not_have():
     truth = dc.Targets([BOX, [20, 0, 30, 10]], ["saucer", "saucer"])
     found = cases(detections((BOX, "bowl", 0.9)), truth)
-    assert [(one.kind, one.number) for one in found] == [("wrong class", 0), ("unknown class", 1)]
+    assert [(case.kind, case.number) for case in found] == [("wrong class", 0), ("unknown class", 1)]
     assert str(found[0]) == "wrong class: bowl 0.90 for saucer (IoU 1.00)"
 
 
@@ -153,13 +155,15 @@ def test_chance_is_named_as_by_a_plain_reading():
         found = detections(*zip(boxes[:n], labels[:n], rng.uniform(0.3, 1, n)))
         truth = dc.Targets(boxes[n:].astype(np.float32).reshape(-1, 4), labels[n:])
         result = cases(found, truth)
-        assert [one.kind for one in result] == plain_kinds(found, truth)
-        assert [one.row for one in result if one.row is not None] == list(range(n))
+        assert [case.kind for case in result] == plain_kinds(found, truth)
+        assert [case.row for case in result if case.row is not None] == list(range(n))
         owned = [
-            one.number for one in result if one.number is not None and one.kind not in ("duplicate", "other")
+            case.number
+            for case in result
+            if case.number is not None and case.kind not in ("duplicate", "other")
         ]
         assert sorted(owned) == list(range(m))
-        seen.update(one.kind for one in result)
+        seen.update(case.kind for case in result)
     assert min(seen[kind] for kind in ("right", *ERRORS, "duplicate", "other")) > 10
 
 
@@ -174,51 +178,51 @@ def wrong(lamps, lit):
     return errors.Case("wrong place", left, dc.Targets([[10, 2, 18, 8]], ["b"]), 0.0, 0, 0)
 
 
+def explained(detector, image, case, **options):
+    targets = errors.vectors(case, detector.class_names)
+    return dc.explain(detector, image, targets, progress=False, **options)
+
+
 def test_both_vectors_come_from_the_same_passes(lamps, lit, wrong):
-    options = {"n_masks": 60, "segments": (4, 16), "seed": 3, "progress": False}
+    options = {"n_masks": 60, "segments": (4, 16), "seed": 3}
     lamps.seen.clear()
-    found = errors.compare(lamps, lit, wrong, **options)
-    assert sum(map(len, lamps.seen)) == 60 == found.explanation.n_forward
-    truth = dc.explain(lamps, lit, wrong.truth, **options).saliency[0]
-    prediction = dc.explain(lamps, lit, wrong.prediction, **options).saliency[0]
-    assert np.allclose(found.truth, min_max(truth), atol=1e-5)
-    assert np.allclose(found.prediction, min_max(prediction), atol=1e-5)
-    assert np.allclose(found.difference, min_max(prediction) - min_max(truth), atol=2e-5)
+    both = explained(lamps, lit, wrong, **options)
+    assert sum(map(len, lamps.seen)) == 60 == both.n_forward
+    for saliency, target in zip(both.saliency, (wrong.truth, wrong.prediction), strict=True):
+        alone = dc.explain(lamps, lit, target, progress=False, **options).saliency[0]
+        assert np.allclose(min_max(saliency), min_max(alone), atol=1e-5)
 
 
 def test_the_difference_points_from_one_lamp_to_the_other(lamps, lit, wrong):
-    difference = errors.compare(
-        lamps, lit, wrong, n_masks=400, segments=(16,), r=0, progress=False
-    ).difference
+    truth, prediction = min_max(explained(lamps, lit, wrong, n_masks=400, segments=(16,), r=0).saliency)
+    difference = prediction - truth
     assert difference[1:9, 1:7].mean() > 0.3 and difference[2:8, 10:18].mean() < -0.3
-    assert difference.min() >= -1 and difference.max() <= 1
 
 
-def test_one_vector_alone_has_no_difference(lamps, lit, wrong):
-    for gone in ("truth", "prediction"):
-        found = errors.compare(
-            lamps, lit, wrong._replace(**{gone: None}), method="drise", n_masks=20, progress=False
-        )
-        assert len(found.explanation) == 1 and found.explanation.method == "drise"
-        assert getattr(found, gone) is None and found.difference is None
-        left = found.prediction if gone == "truth" else found.truth
-        assert left.max() == 1 and left.min() == 0
+def test_a_case_with_one_side_has_one_vector(lamps, lit, wrong):
+    for gone, label in (("truth", "a"), ("prediction", "b")):
+        alone = wrong._replace(**{gone: None})
+        assert errors.vectors(alone, lamps.class_names).names == [label]
+        explanation = explained(lamps, lit, alone, method="drise", n_masks=20)
+        assert len(explanation) == 1 and explanation.method == "drise"
+        with pytest.raises(dc.InputError, match="a prediction and a ground truth is wanted, got wrong place"):
+            errors.hidden_scores(lamps, alone, explanation)
 
 
 def test_a_sure_prediction_does_not_take_the_place_of_the_truth(lamps, lit, wrong):
     sure = dc.Targets([[1, 1, 7, 9]], ["a"]).detections(lamps.class_names)
-    found = errors.compare(lamps, lit, wrong._replace(prediction=sure), n_masks=20, progress=False)
-    assert found.explanation.detections.names == ["b", "a"]
+    explanation = explained(lamps, lit, wrong._replace(prediction=sure), n_masks=20)
+    assert explanation.detections.names == ["b", "a"]
 
 
 def test_what_cannot_be_explained_is_refused(lamps, lit, wrong):
     with pytest.raises(dc.InputError, match="this detector has no class 'saucer'; it has: a, b"):
-        errors.compare(lamps, lit, wrong._replace(truth=dc.Targets([BOX], ["saucer"])))
+        explained(lamps, lit, wrong._replace(truth=dc.Targets([BOX], ["saucer"])))
     with pytest.raises(dc.InputError, match="no option 'magic'"):
-        errors.compare(lamps, lit, wrong, magic=1)
+        explained(lamps, lit, wrong, magic=1)
     other = detections((BOX, "cup", 0.9))
     with pytest.raises(dc.InputError, match="other classes than the detector"):
-        errors.compare(lamps, lit, wrong._replace(prediction=other, truth=None))
+        explained(lamps, lit, wrong._replace(prediction=other, truth=None))
 
 
 # -- hiding
@@ -252,18 +256,16 @@ def test_hiding_follows_each_map(lamps, lit):
     left = lamps.detect(lit)
     left = left[left.names.index("a")]
     case = errors.Case("wrong class", left, dc.Targets([[1, 1, 7, 9]], ["b"]), 1.0, 0, 0)
-    comparison = errors.compare(lamps, lit, case, n_masks=40, progress=False)
-    scores = errors.hidden_scores(lamps, lit, comparison)
+    explanation = explained(lamps, lit, case, n_masks=40)
+    scores = errors.hidden_scores(lamps, case, explanation)
     counts = [round(share * 48) for share in SHARES]
     # a random part lies inside the box, so that the lamp is as much darker
     brightness = np.array([(48 - n) / 48 * 250 / 255 for n in counts])
     assert np.allclose(scores["random"], brightness[:, None] * [0.9, 0.1])
-    for name in ("difference", "prediction"):
-        hidden = [errors.hide(lit, getattr(comparison, name), n) for n in counts]
-        assert np.allclose(scores[name], [errors.class_scores(lamps, one, case) for one in hidden])
-    alone = errors.compare(lamps, lit, case._replace(truth=None), n_masks=10, progress=False)
-    with pytest.raises(dc.InputError, match="a prediction and a ground truth"):
-        errors.hidden_scores(lamps, lit, alone)
+    truth, prediction = min_max(explanation.saliency)
+    for name, saliency in (("difference", prediction - truth), ("prediction", prediction)):
+        hidden = [errors.hide(lit, saliency, n) for n in counts]
+        assert np.allclose(scores[name], [errors.class_scores(lamps, image, case) for image in hidden])
 
 
 # -- a data set
@@ -275,7 +277,7 @@ def folder(tmp_path_factory):
     folder = tmp_path_factory.mktemp("coco")
     path = write_coco(folder, range(5), progress=False)
     content = json.loads(path.read_text())
-    content["annotations"] = [one for one in content["annotations"] if one["image_id"] != 2]
+    content["annotations"] = [mark for mark in content["annotations"] if mark["image_id"] != 2]
     content["annotations"][0]["iscrowd"] = 1
     path.write_text(json.dumps(content))
     (folder / "val2017" / f"{4:012d}.png").write_bytes(b"no picture")
@@ -296,8 +298,8 @@ def street(folder):
 
 
 def test_a_tally_counts_every_detection_and_every_object(folder, street, tmp_path):
-    records = errors.run(street, folder, tmp_path / "errors.jsonl", progress=False)
     data = read_coco(folder)
+    records = errors.study_errors(street, data, tmp_path, progress=False)
     found = errors.tally(records.lines)
     total = sum(found.values(), Counter())
     assert set(total) <= set(KINDS)
@@ -306,83 +308,99 @@ def test_a_tally_counts_every_detection_and_every_object(folder, street, tmp_pat
     for image in range(4):
         truth, detected = truths[image], street.detect(dc.load_photo(truths[image].path))
         by_hand.update(
-            one.kind for one in cases(detected, dc.Targets(truth.boxes, truth.labels), truth.crowds)
+            case.kind for case in cases(detected, dc.Targets(truth.boxes, truth.labels), truth.crowds)
         )
     assert total == by_hand and total["right"] > 3 and total["not there"] > 3
     bad = next(line for line in records.lines if line["image"] == 4)
     assert "cases" not in bad and "not an image that can be read" in bad["error"]
     empty = next(line for line in records.lines if line["image"] == 2)
-    assert {one["kind"] for one in empty["cases"]} == {"not there"}
+    assert {case["kind"] for case in empty["cases"]} == {"not there"}
     objects = [
-        one["truth"] for line in records.lines for one in line.get("cases", []) if one["kind"] == "right"
+        case["truth"] for line in records.lines for case in line.get("cases", []) if case["kind"] == "right"
     ]
     assert {name: counts["right"] for name, counts in found.items() if counts["right"]} == Counter(objects)
 
 
 def test_a_stopped_run_goes_on(folder, street, tmp_path):
-    whole = errors.run(street, folder, tmp_path / "whole.jsonl", progress=False)
-    text = (tmp_path / "whole.jsonl").read_text().splitlines(keepends=True)
-    (tmp_path / "part.jsonl").write_text("".join(text[:3]))
-    assert errors.run(street, folder, tmp_path / "part.jsonl", progress=False).lines == whole.lines
+    data = read_coco(folder)
+    whole = errors.study_errors(street, data, tmp_path / "whole", progress=False)
+    text = whole.path.read_text().splitlines(keepends=True)
+    (tmp_path / "part").mkdir()
+    (tmp_path / "part" / "records.jsonl").write_text("".join(text[:3]))
+    assert errors.study_errors(street, data, tmp_path / "part", progress=False).lines == whole.lines
     with pytest.raises(dc.InputError, match=r"confidence 0\.25, not 0\.5"):
-        errors.run(street, folder, tmp_path / "part.jsonl", confidence=0.5, progress=False)
-    for options, word in (({"confidence": 2}, "confidence"), ({"n_masks": 0}, "n_masks")):
-        with pytest.raises(dc.InputError, match=word):
-            errors.run(street, folder, tmp_path / "none.jsonl", progress=False, **options)
-    assert not (tmp_path / "none.jsonl").exists()
+        errors.study_errors(street, data, tmp_path / "part", confidence=0.5, progress=False)
+    for options in ({"confidence": 2}, {"n_masks": 0}, {"limit": 0}, {"workers": 0}):
+        with pytest.raises(dc.InputError, match=next(iter(options))):
+            errors.study_errors(street, data, tmp_path / "none", progress=False, **options)
+    assert not (tmp_path / "none").exists()
 
 
+@pytest.mark.slow
 def test_errors_with_two_vectors_are_compared_when_asked_for(folder, street):
     truth = read_coco(folder).truths[3]
-    found = street.detect(dc.load_photo(truth.path))
+    truth = truth._replace(boxes=truth.boxes[:3], labels=truth.labels[:3])
+    image = dc.load_photo(truth.path)
+    found = street.detect(image)
     first = match(found, truth.boxes, truth.labels)[0]
-    names = [street.class_names[street.class_names.index(one) - 1] for one in truth.labels]
+    names = [street.class_names[street.class_names.index(label) - 1] for label in truth.labels]
     names[first[1]] = truth.labels[first[1]]  # one is right, and all others are not
-    lines = errors.examine(street, truth._replace(labels=names), n_masks=10)["cases"]
-    compared = [one["kind"] for one in lines if "difference" in one]
+    swapped = truth._replace(labels=names)
+    lines = errors.study_image(street, image, swapped, n_masks=10)["cases"]
+    compared = [line["kind"] for line in lines if "difference" in line]
     assert Counter(compared) == {"right": 1, "wrong class": len(names) - 1}
-    for one in lines:
-        assert ("hidden" in one) == (one["kind"] == "wrong class")
-        assert all(np.shape(scores) == (len(SHARES), 2) for scores in one.get("hidden", {}).values())
-    swapped, image = truth._replace(labels=names), dc.load_photo(truth.path)
-    for one, case in zip(lines, cases(found, dc.Targets(swapped.boxes, swapped.labels))):
-        if "difference" in one:
-            by_hand = errors.compare(street, image, case, n_masks=10, progress=False)
-            assert one["difference"] == pytest.approx(abs(by_hand.difference).mean(), abs=1e-5)
-            likeness = dc.metrics.rank_correlation(by_hand.truth, by_hand.prediction)
-            assert one["correlation"] == (None if np.isnan(likeness) else pytest.approx(likeness, abs=1e-3))
-    plain = errors.examine(street, truth._replace(labels=names))["cases"]
-    assert [one.keys() for one in plain] == [{"kind", "truth", "prediction", "score", "iou"}] * len(plain)
+    for line in lines:
+        assert ("hidden" in line) == (line["kind"] == "wrong class")
+        assert all(np.shape(scores) == (len(SHARES), 2) for scores in line.get("hidden", {}).values())
+    for line, case in zip(lines, cases(found, dc.Targets(swapped.boxes, swapped.labels))):
+        if "difference" in line:
+            own, other = min_max(explained(street, image, case, n_masks=10).saliency)
+            assert line["difference"] == pytest.approx(abs(other - own).mean(), abs=1e-5)
+            likeness = dc.metrics.rank_correlation(own, other)
+            assert line["correlation"] == (None if np.isnan(likeness) else pytest.approx(likeness, abs=1e-3))
+    plain = errors.study_image(street, image, swapped)["cases"]
+    assert [line.keys() for line in plain] == [{"kind", "truth", "prediction", "score", "iou"}] * len(plain)
 
 
-def test_the_command(folder, tmp_path, capsys, monkeypatch):
-    out = tmp_path / "errors.jsonl"
-    monkeypatch.setattr("sys.argv", ["errors", str(folder), str(out), "--detector", "planted"])
-    assert errors.main() == 0
-    total = sum(errors.tally(Records(out).lines).values(), Counter())
+def test_the_command(folder, tmp_path, capsys):
+    out = tmp_path / "out"
+    command = [str(out), "--detector", "planted", "--coco"]
+    assert errors.main([*command, str(folder)]) == 0
+    total = sum(errors.tally(Records(out / "records.jsonl").lines).values(), Counter())
     assert f"5 images: {total['right']} right, {total['wrong class']} wrong class" in capsys.readouterr().out
-    monkeypatch.setattr("sys.argv", ["errors", str(tmp_path), str(out), "--detector", "planted"])
-    assert errors.main() == 2 and "cannot be read" in capsys.readouterr().err
+    assert errors.main([*command, str(tmp_path)]) == 2 and "cannot be read" in capsys.readouterr().err
+    assert errors.main([*command, str(folder), "--confidence", "2"]) == 2
+    assert "error_analysis: confidence must be a number in [0, 1], got 2.0" in capsys.readouterr().err
+    (folder / "val2017" / f"{0:012d}.png").rename(tmp_path / "moved.png")
+    try:
+        assert errors.main([*command, str(folder)]) == 2 and "are missing" in capsys.readouterr().err
+        assert errors.main([str(tmp_path / "rest"), *command[1:], str(folder), "--skip-missing"]) == 0
+        assert capsys.readouterr().out.startswith("4 images: ")
+    finally:
+        (tmp_path / "moved.png").rename(folder / "val2017" / f"{0:012d}.png")
+
+
+@pytest.mark.parametrize("name", ["errors_coco", "errors_coco_authors"])
+def test_records_that_ship_can_be_counted(name):
+    lines = Records(shipped(f"results/{name}.jsonl")).lines
+    total = sum(errors.tally(lines).values(), Counter())
+    assert set(total) <= set(KINDS) and total["right"] and total["missed"]
+    assert total.total() == sum(len(line["cases"]) for line in lines)
+    hidden = [case["hidden"] for line in lines for case in line["cases"] if "hidden" in case]
+    assert all(np.shape(scores) == (len(SHARES), 2) for by_map in hidden for scores in by_map.values())
 
 
 # -- images with ground truth
 
 
 def kinds_of(detector, images):
-    return {one.kind for image, truth in images.values() for one in cases(detector.detect(image), truth)}
+    return {case.kind for image, truth in images.values() for case in cases(detector.detect(image), truth)}
 
 
-def test_scenes_show_all_four_errors(tmp_path, monkeypatch):
-    from dclose_nb import images as photos
-
-    monkeypatch.setenv("YOLOX_HOME", str(tmp_path))
-    monkeypatch.setattr(photos, "_no_weights", lambda: "No weights.")
-    with pytest.warns(
-        UserWarning, match=r"No weights\. Until then the planted detector explains drawn scenes"
-    ):
-        detector, images = dc.load_annotated()
-    assert detector.name == "planted" and kinds_of(detector, images) >= {"right", *ERRORS}
-    assert all(np.array_equal(one.image, dc.load_photo(name)) for name, one in images.items())
+def test_scenes_show_all_four_errors():
+    images = annotated_scenes()
+    assert kinds_of(dc.load_detector("planted"), images) >= {"right", *ERRORS}
+    assert all(np.array_equal(scene.image, dc.load_photo(name)) for name, scene in images.items())
 
 
 def test_photos_show_all_four_errors(yolox):

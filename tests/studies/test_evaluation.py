@@ -183,6 +183,7 @@ def test_bad_input(street, data, lamps, tmp_path):
         ({"steps": 0}, "steps"),
         ({"workers": 0}, "workers"),
         ({"limit": 0}, "limit"),
+        ({"seed": -1}, "seed must be an integer of at least 0, got -1"),
         ({"n_masks": 2}, "n_masks"),
     ):
         with pytest.raises(dc.InputError, match=word):

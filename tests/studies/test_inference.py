@@ -45,6 +45,7 @@ def test_a_difference_is_of_the_same_objects():
     records = objects((1, 1, 0.5), (1, 3, None), (2, None, 0), (3, 5, 1))
     found = difference(records, lambda record: record["a"], lambda record: record["b"])
     assert np.array_equal(found, mean_with_interval([[0.5], [4]]))
+    assert difference(records[1:3], lambda record: record["a"], lambda record: record["b"]) is None
     curves = [{"image": k, "a": [3, 2], "b": [1, k]} for k in (0, 1)]
     centre, low, high = difference(curves, lambda record: record["a"], lambda record: record["b"])
     assert centre.tolist() == [2, 1.5] and low.tolist() == [2, 1] and high.tolist() == [2, 2]

@@ -4,13 +4,15 @@ import csv
 
 import numpy as np
 import pytest
-import torch
+from toys import Wired
 
 import dclose_nb as dc
 from dclose_nb.detection import match
+from dclose_nb.files import shipped
 from dclose_nb.planted import RuleDetector, scene
 from dclose_nb.studies import planted_truth as truth
-from dclose_nb.studies.planted_truth import SCORES, removal_effects, score_scene, table
+from dclose_nb.studies.planted_truth import SCORES, removal_effects, study_scene, table
+from dclose_nb.studies.sanity import randomise
 
 
 def test_the_effect_of_a_part_is_what_the_formula_says():
@@ -28,7 +30,7 @@ def test_the_effect_of_a_part_is_what_the_formula_says():
 @pytest.fixture(scope="module")
 def records():
     drawn = scene(3, layout="decoy")
-    return score_scene(RuleDetector(drawn), drawn, n_masks=60, twice=True)
+    return study_scene(RuleDetector(drawn), drawn, n_masks=60, twice=True)["objects"]
 
 
 def test_a_record_an_object_and_method(records):
@@ -52,68 +54,94 @@ def test_the_truth_is_the_best_and_the_filled_box_wins_ebpg_only(records):
         assert box["energy_in_box"] == pytest.approx(1) and box["relevance_mass"] < 0.95
 
 
-def test_shuffled_weights_are_scored_and_empty_maps_counted_apart(monkeypatch):
-    drawn = scene(0)
-    detector = dc.load_detector("planted", device="cpu")
-    shuffled = truth.randomise(detector)
-    monkeypatch.setattr(truth, "randomise", lambda _: shuffled)
-    (first, *_) = score_scene(detector, drawn, n_masks=40, twice=True)
-    assert 0 <= first["random_weights"] <= 1 and first["random_empty"] == 0
-    silent = shuffled.predict
-    monkeypatch.setattr(
-        shuffled,
-        "predict",
-        lambda pixels: silent(pixels)._replace(objectness=torch.zeros(silent(pixels).objectness.shape)),
+@pytest.mark.slow
+def test_shuffled_weights_get_other_masks():
+    drawn, detector = scene(0), dc.load_detector("planted", device="cpu")
+    first = study_scene(detector, drawn, n_masks=40, twice=True)["objects"][0]
+    found = detector.detect(drawn.image)
+    targets = found[[row for row, _ in match(found, drawn.boxes, drawn.names)]]
+    known, shuffled = (
+        dc.explain(network, drawn.image, targets, n_masks=40, seed=seed, progress=False).saliency[0]
+        for network, seed in ((detector, 0), (randomise(detector), 1))
     )
-    (first, *_) = score_scene(detector, drawn, n_masks=40, twice=True)
+    likeness = abs(dc.metrics.rank_correlation(known, shuffled))
+    assert first["method"] == "dclose" and first["random_empty"] == 0
+    assert first["random_weights"] == pytest.approx(likeness, abs=1e-6)
+
+
+def test_empty_maps_of_shuffled_weights_are_counted_apart():
+    drawn = scene(0)
+    lamps = Wired(drawn.boxes.tolist(), np.eye(len(drawn.names))[range(len(drawn.names))].tolist())
+    lamps.class_names = tuple(drawn.names)
+    assert randomise(lamps).module["switch"].weight[0, 0] == 0  # so that it finds nothing
+    first = study_scene(lamps, drawn, n_masks=10, twice=True)["objects"][0]
     assert first["random_weights"] is None and first["random_empty"] == 1
 
 
-def test_a_row_a_score_that_applies():
+def test_a_scene_in_which_nothing_is_found():
+    assert study_scene(Wired([[0, 0, 1, 1]], [[1.0]]), scene(0), n_masks=10) == {"objects": []}
+
+
+# -- the table
+
+
+def line(detector, number, *leakages):
     blank = dict.fromkeys(SCORES) | {"method": "m"}
-    lines = [
-        {"detector": "d", "scene": 0, "objects": [blank | {"leakage": 0.25}, blank]},
-        {"detector": "d", "scene": 1, "objects": []},
-        {"detector": "d", "scene": 2, "objects": [blank | {"leakage": 0.75}]},
-    ]
-    (row,) = table(lines)
+    return {"detector": detector, "scene": number, "objects": [blank | {"leakage": x} for x in leakages]}
+
+
+def test_a_row_a_score_that_applies():
+    (row,) = table([line("d", 0, 0.25, None), line("d", 1), line("d", 2, 0.75)])
     assert (row["detector"], row["method"], row["score"]) == ("d", "m", "leakage")
     assert (row["mean"], row["low"], row["high"]) == (0.5, 0.25, 0.75)
     assert (row["objects"], row["scenes"]) == (2, 2)
 
 
-def test_a_stopped_run_goes_on(tmp_path, monkeypatch):
-    rules = {"detectors": ["rule: sum"], "scenes": 3, "n_masks": 20, "progress": False}
-    whole = truth.run(tmp_path / "whole", **rules).read_text()
-    score, scored = truth.score_scene, []
+def test_a_table_is_the_same_in_whatever_order_scenes_were_done():
+    lines = [line(name, k, 0.1 * k, 0.5) for name in ("a", "b") for k in range(4)]
+    rows = table(lines)
+    assert [row["detector"] for row in rows] == ["a", "b"]
+    for seed in range(5):
+        assert table([lines[k] for k in np.random.default_rng(seed).permutation(8)]) == rows
 
-    def stopped(*arguments, **options):
-        scored.append(arguments)
-        if len(scored) == 3:
-            raise KeyboardInterrupt
-        return score(*arguments, **options)
 
-    monkeypatch.setattr(truth, "score_scene", stopped)
-    with pytest.raises(KeyboardInterrupt):
-        truth.run(tmp_path / "broken", **rules)
-    with (tmp_path / "broken" / "records.jsonl").open("a") as file:
-        file.write('{"detector": "rule: s')  # killed in the middle of a line
+def test_the_table_that_ships_has_the_columns_of_a_new_one():
+    with shipped("results/planted_truth.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert tuple(rows[0]) == truth.COLUMNS and {row["detector"] for row in rows} == set(truth.DETECTORS)
+    assert {row["score"] for row in rows} == set(SCORES)
+
+
+@pytest.mark.slow
+def test_a_stopped_run_goes_on(tmp_path):
+    options = {"detectors": ["rule: sum"], "scenes": 3, "n_masks": 20, "progress": False}
+    whole = truth.study_planted_truth(tmp_path / "whole", **options)
+    written = (tmp_path / "whole" / "planted_truth.csv").read_bytes()
+    header, first, *_ = whole.path.read_text().splitlines(keepends=True)
+    (tmp_path / "broken").mkdir()
+    (tmp_path / "broken" / "records.jsonl").write_text(header + first + '{"detector": "rule: s')
     with pytest.warns(UserWarning, match="was cut off"):
-        assert truth.run(tmp_path / "broken", **rules).read_text() == whole
-    assert len(scored) == 4  # two before, one that was stopped, one that was left
-    rows = list(csv.DictReader(whole.splitlines()))
+        assert truth.study_planted_truth(tmp_path / "broken", **options).lines == whole.lines
+    assert (tmp_path / "broken" / "planted_truth.csv").read_bytes() == written
+    rows = list(csv.DictReader(written.decode().splitlines()))
     assert {row["method"] for row in rows} >= {"dclose", "drise", "filled box", "truth"}
+    assert [line["scene"] for line in whole.lines] == [0, 1, 2]
 
 
-def test_bad_input(tmp_path, monkeypatch, capsys):
-    with pytest.raises(dc.InputError, match="detector must be one of"):
-        truth.run(tmp_path, detectors=["yolox_nano"])
-    with pytest.raises(dc.InputError, match="scenes"):
-        truth.run(tmp_path, scenes=0)
-    truth.run(tmp_path, detectors=["rule: sum"], scenes=1, n_masks=10, progress=False)
+def test_bad_input(tmp_path, capsys):
+    study = truth.study_planted_truth
+    for options, sentence in (
+        ({"detectors": ["yolox_nano"]}, "detector must be one of"),
+        ({"scenes": 0}, "scenes must be an integer of at least 1, got 0"),
+        ({"n_masks": 0}, "n_masks must be"),
+        ({"n_masks": 4}, "n_masks must be at least one for each of 5 levels, got 4"),
+    ):
+        with pytest.raises(dc.InputError, match=sentence):
+            study(tmp_path, **options)
+    assert list(tmp_path.iterdir()) == []
+    study(tmp_path, detectors=["rule: sum"], scenes=1, n_masks=10, progress=False)
     with pytest.raises(dc.InputError, match="was made with n_masks 10, not 20"):
-        truth.run(tmp_path, n_masks=20)
+        study(tmp_path, n_masks=20)
     (tmp_path / "records.jsonl").write_text("torn\n")
-    monkeypatch.setattr("sys.argv", ["truth", str(tmp_path)])
-    assert truth.main() == 2
-    assert "is damaged" in capsys.readouterr().err
+    assert truth.main([str(tmp_path)]) == 2
+    assert "planted_truth: " in (err := capsys.readouterr().err) and "is damaged" in err
