@@ -8,7 +8,6 @@ object's size? How much of a map lies on another object?
 
 from __future__ import annotations
 
-import math
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -24,7 +23,7 @@ from ..checks import InputError
 from ..detection import Canvas, Detections, Detector
 from ..explanation import explain
 from ..methods import make
-from ..sampling import Sampling, default_batch_size
+from ..sampling import Sampling
 from .coco import Truth, box_areas, drawn, matched, read_coco, study_photos
 from .inference import rounded
 from .records import Record
@@ -104,16 +103,13 @@ def _by_budget(
         return {0: e.saliency}
     method = make(run["method"], **run["options"])
     plan = method.plan(canvas, seed)
-    share, rest = divmod(math.gcd(*run["budgets"]), len(plan.counts))
-    if rest:
+    if any(budget % len(plan.counts) for budget in run["budgets"]):
         raise InputError(f"budgets must be multiples of {len(plan.counts)} levels, got {run['budgets']}")
-    most = default_batch_size(detector)
-    size = max(size for size in range(1, most + 1) if share % size == 0)  # a batch ends at each budget
-    sampling = Sampling(detector, canvas, targets, plan, batch_size=size, progress=False)
+    sampling = Sampling(detector, canvas, targets, plan, stops=run["budgets"], progress=False)
     return {
         taken: canvas.maps_to_image(method.combine(sampling.levels()).saliency)
         for taken in sampling
-        if taken in run["budgets"]
+        if taken in sampling.stops
     }
 
 
