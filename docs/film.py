@@ -35,7 +35,8 @@ POINTER = """() => document.body.insertAdjacentHTML('beforeend', `<svg id="point
 POINT = """([x, y]) => {
   const { style } = document.getElementById('pointer'); style.left = x + 'px'; style.top = y + 'px';
 }"""
-DONE = "() => document.querySelector('.dclose-explorer [role=status]').innerText.includes('done')"
+DONE = """() => [...document.querySelectorAll('.dclose-explorer button')]
+  .find(button => button.innerText.includes('Stop')).disabled"""
 
 
 class Film:
@@ -80,7 +81,7 @@ class Film:
         kept = sorted({k * len(grown) // GROWING for k in range(GROWING)}) if grown else []
         self.pictures[first:] = [grown[k] for k in kept]
         self.stays[first:] = [round(1000 * EVERY)] * len(kept)
-        self.page.wait_for_timeout(3000)  # the numbers below the map come last
+        self.page.wait_for_timeout(500)
         self.take(LAST)
 
     def save(self, path: Path) -> None:
