@@ -45,14 +45,26 @@ if carrier := find_spec("sphinx-mathjax-offline"):
 
 
 def show_explorer(app, name, source):
-    """Put a picture where notebook 12 has the explorer, which answers only with a kernel."""
-    if name == "notebooks/12_explorer":
-        notebook = json.loads(source[0])
-        for output in (output for cell in notebook["cells"] for output in cell.get("outputs", [])):
-            if WIDGET in output.get("data", {}):
-                picture = base64.b64encode((HERE / "explorer.gif").read_bytes()).decode()
-                output["data"] = {"image/gif": picture}
-        source[0] = json.dumps(notebook)
+    """Show a film where notebook 12 has the explorer, which answers only with a kernel."""
+    if name != "notebooks/12_explorer":
+        return
+    film = HERE / "explorer.gif"
+    app.env.note_dependency(str(film))
+    notebook = json.loads(source[0])
+    for k, cell in enumerate(notebook["cells"]):
+        if any(WIDGET in output.get("data", {}) for output in cell.get("outputs", [])):
+            picture = base64.b64encode(film.read_bytes()).decode()
+            cell["outputs"] = [
+                {"output_type": "display_data", "metadata": {}, "data": {"image/gif": picture}}
+            ]
+            text = (
+                "*The explorer needs a kernel, and this page has none. The film shows it on another photo.*"
+            )
+            notebook["cells"].insert(
+                k + 1, {"cell_type": "markdown", "id": "film", "metadata": {}, "source": text}
+            )
+            break
+    source[0] = json.dumps(notebook)
 
 
 def setup(app):
