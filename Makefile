@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/ready
 
 .DEFAULT_GOAL := help
-.PHONY: help demo quick test lint format lab notebooks book clean
+.PHONY: help demo quick test lint format lab notebooks book film clean
 
 help:
 	@echo "make demo       explain the objects in a photo, into demo/"
@@ -16,6 +16,7 @@ help:
 	@echo "make lint       check style and types      make format     mend the style"
 	@echo "make notebooks  run the notebooks anew and keep their outputs"
 	@echo "make book       make a website of the notebooks and the reference, in build/book"
+	@echo "make film       film the explorer for the README, in headless Chromium"
 	@echo "make clean      remove .venv and all that was made"
 
 demo: $(READY)
@@ -51,6 +52,9 @@ book: $(READY)
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[book]'
 	@$(BIN)/sphinx-build -q -W -c docs . build/book
 	@echo "Next: open build/book/index.html"
+
+film: $(READY)
+	@$(BIN)/python docs/film.py
 
 clean:
 	rm -rf $(VENV) demo build test-artifacts

@@ -1,12 +1,17 @@
-"""The pages for those who add detectors and methods run word by word; links lead somewhere."""
+"""The code on the pages runs word by word, links lead somewhere, and the book needs no network."""
 
 import os
 import pkgutil
 import re
+import runpy
+import subprocess
+import sys
+from operator import attrgetter
 from pathlib import Path
 
 import matplotlib.pyplot as plt
 import pytest
+from toys import weights_at_hand
 
 import dclose_nb as dc
 from dclose_nb.methods import METHODS
@@ -88,6 +93,56 @@ def test_a_method_of_your_own_takes_twenty_lines(lamps, lit):
         METHODS.update(before)
 
 
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:.*not the official")
+def test_the_lines_for_a_notebook_run(tmp_path, monkeypatch):
+    if not weights_at_hand():
+        pytest.skip("no weights of yolox_nano")
+    monkeypatch.chdir(tmp_path)
+    (block,) = re.findall(
+        r"^```python\n(.*?)^```$", (ROOT / "README.md").read_text(encoding="utf-8"), re.M | re.S
+    )
+    reader = {"__name__": "reader"}
+    exec(compile(block, "README.md", "exec"), reader)
+    plt.close("all")
+    assert reader["explanation"].detections.names[0] == "cup"
+    assert (tmp_path / "explanations" / "coffee" / "report.html").is_file()
+
+
+def test_what_an_explanation_holds_runs(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    page = (ROOT / "docs" / "explanations.md").read_text(encoding="utf-8")
+    blocks = re.findall(r"^```python\n(.*?)^```$", page, re.M | re.S)
+    reader = {"__name__": "reader"}
+    for block in blocks:
+        exec(compile(block, "explanations.md", "exec"), reader)
+    assert reader["explanation"].detections.names == ["house"]
+    written = {path.name for path in (tmp_path / "explanations" / "scene").iterdir()}
+    named = set(re.findall(r"^\| .*?`([\w.]+)`", page, re.M)) - {"overlay_01_cup.png"}
+    assert named <= written
+
+
+def test_the_book_asks_no_network_for_scripts():
+    book = runpy.run_path(str(ROOT / "docs" / "conf.py"))
+    assert "://" not in book["mathjax_path"] and book["nb_ipywidgets_js"] == {}
+    assert not re.search(r"https?:|//\w", (ROOT / "docs" / "book.css").read_text(encoding="utf-8"))
+
+
+@pytest.mark.slow
+def test_pages_of_the_book_load_nothing_from_elsewhere(tmp_path):
+    for package in ("myst_nb", "sphinx_book_theme", "sphinx_external_toc", "sphinx-mathjax-offline"):
+        pytest.importorskip(package, reason="pip install 'dclose_nb[book]'")
+    command = [sys.executable, "-m", "sphinx", "-q", "-W", "-c", ROOT / "docs", ROOT, tmp_path]
+    subprocess.run(command, check=True)
+    loads = r"<(?:script|img|iframe|source)\b[^>]*?\ssrc=\"([^\"]+)|<link\b[^>]*?\shref=\"([^\"]+)"
+    pages = list(tmp_path.rglob("*.html"))
+    found = {
+        url for page in pages for url in map("".join, re.findall(loads, page.read_text(encoding="utf-8")))
+    }
+    assert len(found) > 10 and not [url for url in found if re.match(r"https?:|//", url)]
+    assert all((tmp_path / "_static" / name).is_file() for name in ("tex-svg.js", "book.css"))
+
+
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.relative_to(ROOT).as_posix())
 def test_links_lead_to_files(page):
     links = re.findall(r"\]\(([^)#]+?)(?:#[^)]*)?\)|<img src=\"([^\"]+)\"", page.read_text(encoding="utf-8"))
@@ -100,3 +155,5 @@ def test_modules_that_are_named_exist(page):
     text = re.sub(r"^### Changed$.*?(?=^##|\Z)", "", page.read_text(encoding="utf-8"), flags=re.M | re.S)
     for name in re.findall(r"\bdclose_nb(?:\.[a-z]\w*)+", text):
         pkgutil.resolve_name(name)
+    for name in re.findall(r"\bdc\.([A-Za-z_]\w*(?:\.[a-z]\w*)*)", text):
+        attrgetter(name)(dc)
