@@ -24,6 +24,7 @@ from .images import load_example as load_example
 from .images import load_photo as load_photo
 from .paper import figures as figures
 from .paper import gallery as gallery
+from .reports import report as report
 from .studies import conditions as conditions
 from .studies import evaluation as evaluation
 from .studies import sanity as sanity
