@@ -7,8 +7,9 @@ A number of axes unlike that of panels raises `InputError`. Coordinates are pixe
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+from textwrap import fill
 from typing import Any
 
 import cv2
@@ -32,7 +33,7 @@ from .planted.scene import Scene
 CMAP = "inferno"  # perceptually even, and it prints in grey
 DIVERGING = "PiYG_r"  # white in the middle; green and pink are told apart by all
 OPACITY = 0.75  # of an overlay's highest value
-TRUTH, PREDICTION = "limegreen", "red"  # boxes in the paper's Fig. 5
+TRUTH, PREDICTION = "#00a000", "red"  # boxes in the paper's Fig. 5
 ROLE_COLOURS = {"class": "tab:red", "body": "tab:blue", "edge": "gold", "inert": "tab:gray"}
 LARGEST = 1600  # pixels of a drawn image's longer side; more cannot be seen
 PADDING = 0.2  # around the text of a box's label, as a share of the font's size
@@ -81,23 +82,13 @@ def sheet(explanation: Explanation, *, ax: Any = None) -> np.ndarray:
 
 def detections(image: np.ndarray, detections: Detections, *, ax: Any = None) -> np.ndarray:
     """The image with its detections: boxes, labels and scores."""
-    (panel,) = axes = _panels(ax, 1, image.shape)
-    panel.imshow(fit(image), extent=_frame(image))
-    for k in reversed(range(len(detections))):  # the best on top
-        _draw_box(panel, detections.boxes[k], box_colour(k))
-    for k, detection in enumerate(detections):  # the best has the first choice of a place
-        _label(panel, detection.boxes[0], caption(detection), box_colour(k))
-    return axes
+    colours = [box_colour(k) for k in range(len(detections))]
+    return _draw_image(image, detections.boxes, map(caption, detections), colours, ax)
 
 
 def boxes(image: np.ndarray, truth: Targets, *, ax: Any = None) -> np.ndarray:
     """The image with objects as people have marked them: boxes and names, without scores."""
-    (panel,) = axes = _panels(ax, 1, image.shape)
-    panel.imshow(fit(image), extent=_frame(image))
-    for box, label in zip(truth.boxes, truth.labels):
-        _draw_box(panel, box, TRUTH)
-        _label(panel, box, str(label), "green")
-    return axes
+    return _draw_image(image, truth.boxes, map(str, truth.labels), [TRUTH] * len(truth.labels), ax)
 
 
 def levels(explanation: Explanation, *, ax: Any = None) -> np.ndarray:
@@ -197,14 +188,16 @@ def comparison(
     names += [] if prediction is None else ["map of the prediction"]
     axes = _panels(ax, 2 * len(names), image.shape, columns=2, bars=2)
     axes[0].imshow(fit(image), extent=_frame(image))
-    axes[0].set_title(title, parse_math=False)
+    _title(axes[0], title)
     for panel, name, saliency in zip(axes[1:], names, maps):
         scaled = min_max(fit(saliency))
-        _draw_overlay(panel, image, scaled, _alpha(scaled), name, bar=name == names[-1])
+        _draw_overlay(panel, image, scaled, _alpha(scaled), name)
+    _colour_bar(axes[len(names)], 0, 1, "saliency")
     if len(names) == 2:
-        difference = fit(maps[1] - maps[0])
+        difference, title = fit(maps[1] - maps[0]), "prediction less ground truth"
         alpha = np.sqrt(np.abs(difference))
-        _draw_overlay(axes[3], image, difference, alpha, "prediction less ground truth", signed=True)
+        _draw_overlay(axes[3], image, difference, alpha, title, -1, DIVERGING)
+        _colour_bar(axes[3], -1, 1, "difference", DIVERGING)
     for panel in axes:
         if truth is not None:
             _draw_box(panel, truth.boxes[0], TRUTH)
@@ -295,17 +288,16 @@ def box_colour(k: int) -> str:
 
 
 def label_places(boxes: Any, sizes: Any, frame: Any) -> np.ndarray:
-    """Where the labels of boxes stand, so that none covers another and all lie in the frame.
-
-    A label stands above its box, else inside it, below it, or as near as there is room.
+    """Where labels of boxes stand, so that none covers another: above, inside or below the box, or near it.
 
     Parameters
     ----------
     boxes : (n, 4) array
-        x1, y1, x2, y2 in pixels of the frame; y points down. The first have the first choice.
+        x1, y1, x2, y2 in pixels; y points down. The first have the first choice.
     sizes : (n, 2) array
         Width and height of each label, none larger than the frame.
     frame : (width, height)
+        All labels lie in it.
 
     Returns
     -------
@@ -330,17 +322,9 @@ def label_places(boxes: Any, sizes: Any, frame: Any) -> np.ndarray:
 
 
 def save(figure: Figure, path: Path | str, *, dpi: int = 300, **options: Any) -> None:
-    """Write a figure as journals want it: without a white border, its fonts as TrueType and not as Type 3.
+    """Write a figure as journals want it: no white border, and TrueType fonts in place of Type 3.
 
-    Parameters
-    ----------
-    figure : Figure
-    path : path
-        Its ending says the format, if `options` do not.
-    dpi : int
-        Of a PNG, and of the pictures in a PDF.
-    **options
-        Those of `Figure.savefig`.
+    `dpi` is that of a PNG, and of the pictures in a PDF. `options` are those of `Figure.savefig`.
     """
     with plt.rc_context({"pdf.fonttype": 42, "ps.fonttype": 42}):
         figure.savefig(path, dpi=dpi, bbox_inches="tight", pad_inches=0.02, **options)
@@ -419,29 +403,28 @@ def _draw_explanation(panel: Axes, explanation: Explanation, **strength: float) 
     """Draw the overlay of one detection, with its box, label and score."""
     found, scaled = explanation.detections, min_max(fit(explanation.saliency[0]))
     title = f"{caption(found)}, {explanation.method}"
-    spec = panel.get_subplotspec()
-    ends_row = spec is None or spec.is_last_col()  # one bar is enough for a row
-    _draw_overlay(panel, explanation.image, scaled, _alpha(scaled, **strength), title, bar=ends_row)
+    _draw_overlay(panel, explanation.image, scaled, _alpha(scaled, **strength), title)
     _draw_box(panel, found.boxes[0], "cyan")
+    spec = panel.get_subplotspec()
+    if spec is None or spec.is_last_col():  # one bar is enough for a row
+        _colour_bar(panel, 0, 1, "saliency")
 
 
 def _draw_overlay(
-    panel: Axes,
-    image: np.ndarray,
-    values: np.ndarray,
-    alpha: np.ndarray,
-    title: str,
-    *,
-    signed: bool = False,
-    bar: bool = True,
+    panel: Axes, image: np.ndarray, values: Any, alpha: Any, title: str, low: float = 0, cmap: str = CMAP
 ) -> None:
     """Draw what `blend` mixes as two layers, so that the map's own values stay in the figure."""
-    low, cmap, label = (-1, DIVERGING, "difference") if signed else (0, CMAP, "saliency, scaled")
     panel.imshow(_faint(fit(image)).astype(np.uint8), extent=_frame(image))
     panel.imshow(values, cmap=cmap, vmin=low, vmax=1, alpha=alpha, extent=_frame(image))
-    panel.set_title(title, parse_math=False)
-    if bar:
-        _colour_bar(panel, low, 1, label, cmap)
+    _title(panel, title)
+
+
+def _title(panel: Axes, text: str) -> None:
+    """Write a title in as many lines as its panel is narrow; a $ in it starts no formula."""
+    points = 72 * 1.15 * panel.get_position().width * panel.figure.bbox.width / panel.figure.dpi  # laid out
+    letters = int(points / (0.55 * float(panel.title.get_fontsize())))
+    lines = [fill(line, max(letters, 1)) for line in text.split("\n")]
+    panel.set_title("\n".join(lines), parse_math=False)
 
 
 def _alpha(scaled: np.ndarray, *, opacity: float = OPACITY, threshold: float = 0) -> np.ndarray:
@@ -456,7 +439,8 @@ def _faint(image: np.ndarray) -> np.ndarray:
 
 def _colour_bar(panel: Axes, low: float, high: float, label: str, cmap: str = CMAP) -> None:
     mappable = ScalarMappable(Normalize(low, high), cmap)
-    panel.figure.colorbar(mappable, cax=panel.inset_axes((1.02, 0, 0.04, 1)), label=label)
+    bar = panel.figure.colorbar(mappable, cax=panel.inset_axes((1.02, 0, 0.04, 1)), label=label)
+    bar.ax.tick_params(labelsize=plt.rcParams["font.size"])  # as it is now, not when it is drawn
 
 
 def _draw_box(panel: Axes, box: Any, colour: Any, *, style: str = "-") -> None:
@@ -467,15 +451,23 @@ def _draw_box(panel: Axes, box: Any, colour: Any, *, style: str = "-") -> None:
         panel.add_patch(Rectangle((x1, y1), x2 - x1, y2 - y1, fill=False, ec=edge, lw=thickness, ls=line))
 
 
-def _label(panel: Axes, box: Any, text: str, colour: str) -> None:
-    """Write a box's label near it, where it covers no other; earlier labels have the first choice."""
+def _draw_image(
+    image: np.ndarray, boxes: Any, texts: Iterable[str], colours: Sequence[str], ax: Any
+) -> np.ndarray:
+    """Draw an image with boxes, the first on top, and their labels."""
+    (panel,) = axes = _panels(ax, 1, image.shape)
+    panel.imshow(fit(image), extent=_frame(image))
+    for box, colour in reversed(list(zip(boxes, colours))):
+        _draw_box(panel, box, colour)
     labels = next((artist for artist in panel.artists if isinstance(artist, _Labels)), _Labels())
     if labels.axes is None:
         panel.add_artist(labels)
-    ground = {"facecolor": colour, "edgecolor": "none", "boxstyle": f"square,pad={PADDING}"}
-    drawn = panel.text(0, 0, text, ha="left", va="top", color="white", bbox=ground, parse_math=False)
-    drawn.set_in_layout(False)  # it lies in its panel
-    labels.labels.append((np.asarray(box, dtype=float) - 0.5, text, drawn))
+    for box, text, colour in zip(boxes, texts, colours):
+        ground = {"facecolor": colour, "edgecolor": "none", "boxstyle": f"square,pad={PADDING}"}
+        drawn = panel.text(0, 0, text, ha="left", va="top", color="white", bbox=ground, parse_math=False)
+        drawn.set_in_layout(False)  # it lies in its panel
+        labels.labels.append((np.asarray(box, dtype=float) - 0.5, text, drawn))
+    return axes
 
 
 class _Labels(Artist):

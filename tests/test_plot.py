@@ -61,7 +61,7 @@ def test_boxes_have_names_and_no_scores():
     truth = dc.Targets([[1, 2, 7, 9], [10, 2, 18, 8]], ["a", "$b$"])
     (panel,) = plot.boxes(np.zeros((12, 20, 3), np.uint8), truth)
     assert [text.get_text() for text in panel.texts] == ["a", "$b$"]
-    assert [patch.get_xy() for patch in panel.patches[1::2]] == [(0.5, 1.5), (9.5, 1.5)]
+    assert [patch.get_xy() for patch in panel.patches[1::2]] == [(9.5, 1.5), (0.5, 1.5)]  # first on top
 
 
 CROWDS = {  # boxes in an image of 120 x 90
