@@ -302,7 +302,7 @@ def label_places(boxes: Any, sizes: Any, frame: Any) -> np.ndarray:
     Returns
     -------
     (n, 2) array
-        The upper left corner of each label; NaN from the first one on that finds no room.
+        The upper left corner of each label; NaN for the first that finds no room and all after it.
     """
     places, taken = np.full((len(boxes), 2), np.nan), np.zeros((0, 4))
     for k, ((x1, y1, x2, y2), size) in enumerate(zip(boxes, np.asarray(sizes, dtype=float))):

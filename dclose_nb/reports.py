@@ -259,7 +259,8 @@ def _boxes(explanation: Explanation) -> str:
     The smallest comes last: it is what a click on boxes inside each other chooses.
     """
     height, width = explanation.image.shape[:2]
-    boxes, size = explanation.detections.boxes, max(height, width) / 40  # of the text, in pixels
+    boxes = explanation.detections.boxes
+    size = min(max(height, width) / 40, height / 2, width / 6)  # of the text, in pixels
     longest = int(width / size / EM) - 1
     texts = [plot.caption(single.detections) for single in explanation]
     texts = [text if len(text) <= longest else f"{text[: longest - 1]}…" for text in texts]

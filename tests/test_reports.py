@@ -7,6 +7,7 @@ import json
 import re
 import shutil
 from html.parser import HTMLParser
+from itertools import combinations
 
 import numpy as np
 import pytest
@@ -252,6 +253,23 @@ def test_boxes_have_the_sheet_s_colours_and_labels_and_the_smallest_is_on_top(li
     expected = get_cmap(plot.CMAP)(value)
     expected[..., 3] = np.sqrt(value)  # as plot.blend has it
     assert np.abs(np.asarray(heat) / 255 - expected).max() < 0.01
+
+
+@pytest.mark.parametrize("shape", [(12, 20), (300, 3), (3, 300)])
+def test_labels_lie_in_the_picture_and_cover_no_other(shape, tmp_path):
+    height, width = shape
+    lamps = Lamps([[0, 0, width, height]] * 4, np.eye(4))
+    lamps.class_names = ("a", "b" * 300, "c", "d")
+    image = np.full((height, width, 3), 240, np.uint8)
+    found = dc.explain(lamps, image, lamps.detect(image, iou=1), n_masks=10, progress=False)
+    assert len(found) == 4
+    rectangles = [own for own in page_of(found, tmp_path).all("rect") if "fill" in own]
+    labels = [[float(own[name]) for name in ("x", "y", "width", "height")] for own in rectangles]
+    assert labels
+    for x, y, w, h in labels:
+        assert x >= 0 and y >= 0 and x + w <= width + 0.2 and y + h <= height + 0.2  # to a rounding
+    for (x, y, w, h), (x2, y2, w2, h2) in combinations(labels, 2):
+        assert min(x + w, x2 + w2) - max(x, x2) < 0.2 or min(y + h, y2 + h2) - max(y, y2) < 0.2
 
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
