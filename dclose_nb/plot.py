@@ -1,21 +1,25 @@
-"""Drawings of images, detections, masks, maps and curves. Nothing is computed here but scales.
+"""Drawings of images, detections, masks, maps and curves. Nothing is computed here but scales and places.
 
-Every function takes ``ax=None``, else one axes for each panel (a single one, a list or an array),
-and returns the array of axes that it drew on. ``axes[0].figure.savefig("name.pdf")`` keeps the figure.
+Every function that draws takes ``ax=None``, else one axes for each panel (a single one, a list or an array),
+and returns the array of axes that it drew on. ``plot.save(axes[0].figure, "name.pdf")`` keeps the figure.
 A number of axes unlike that of panels raises `InputError`. Coordinates are pixels of the image.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from textwrap import fill
 from typing import Any
 
 import cv2
 import matplotlib.pyplot as plt
 import numpy as np
+from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.cm import ScalarMappable
-from matplotlib.colors import Normalize, to_rgb
+from matplotlib.colors import Normalize, to_hex, to_rgb
+from matplotlib.figure import Figure
 from matplotlib.patches import Patch, Rectangle
 from skimage.segmentation import find_boundaries
 
@@ -23,14 +27,16 @@ from .checks import InputError
 from .detection import Detections, Targets
 from .explanation import Explanation
 from .fusion import cascade_steps, min_max
+from .methods import make
 from .planted.scene import Scene
 
 CMAP = "inferno"  # perceptually even, and it prints in grey
 DIVERGING = "PiYG_r"  # white in the middle; green and pink are told apart by all
 OPACITY = 0.75  # of an overlay's highest value
-TRUTH, PREDICTION = "limegreen", "red"  # boxes in the paper's Fig. 5
+TRUTH, PREDICTION = "#00a000", "red"  # boxes in the paper's Fig. 5
 ROLE_COLOURS = {"class": "tab:red", "body": "tab:blue", "edge": "gold", "inert": "tab:gray"}
 LARGEST = 1600  # pixels of a drawn image's longer side; more cannot be seen
+PADDING = 0.2  # around the text of a box's label, as a share of the font's size
 
 
 def explanation(
@@ -57,7 +63,7 @@ def explanation(
     """
     if not len(explanation):
         raise InputError("there is nothing to draw: the explanation holds no detection")
-    axes = _panels(ax, len(explanation), explanation.image.shape, colour_bar=True)
+    axes = _panels(ax, len(explanation), explanation.image.shape, bars=1)
     for panel, part in zip(axes, explanation):
         _draw_explanation(panel, part, opacity=opacity, threshold=threshold)
     return axes
@@ -66,7 +72,7 @@ def explanation(
 def sheet(explanation: Explanation, *, ax: Any = None) -> np.ndarray:
     """The photo with all its boxes, then the overlay of each detection's map: n + 1 panels."""
     n = len(explanation)
-    axes = _panels(ax, n + 1, explanation.image.shape, colour_bar=True)
+    axes = _panels(ax, n + 1, explanation.image.shape, bars=1)
     detections(explanation.image, explanation.detections, ax=axes[0])
     axes[0].set_title("no object found" if n == 0 else f"{n} object{'s' * (n > 1)}")
     for panel, part in zip(axes[1:], explanation):
@@ -76,20 +82,13 @@ def sheet(explanation: Explanation, *, ax: Any = None) -> np.ndarray:
 
 def detections(image: np.ndarray, detections: Detections, *, ax: Any = None) -> np.ndarray:
     """The image with its detections: boxes, labels and scores."""
-    (panel,) = axes = _panels(ax, 1, image.shape)
-    panel.imshow(fit(image), extent=_frame(image))
-    for k in reversed(range(len(detections))):  # the best on top
-        _draw_box(panel, detections.boxes[k], plt.get_cmap("tab10")(k % 10), _caption(detections[k]))
-    return axes
+    colours = [box_colour(k) for k in range(len(detections))]
+    return _draw_image(image, detections.boxes, map(caption, detections), colours, ax)
 
 
 def boxes(image: np.ndarray, truth: Targets, *, ax: Any = None) -> np.ndarray:
     """The image with objects as people have marked them: boxes and names, without scores."""
-    (panel,) = axes = _panels(ax, 1, image.shape)
-    panel.imshow(fit(image), extent=_frame(image))
-    for box, label in zip(truth.boxes, truth.labels):
-        _draw_box(panel, box, TRUTH, _escape(str(label)), "green")
-    return axes
+    return _draw_image(image, truth.boxes, map(str, truth.labels), [TRUTH] * len(truth.labels), ax)
 
 
 def levels(explanation: Explanation, *, ax: Any = None) -> np.ndarray:
@@ -105,13 +104,20 @@ def density(explanation: Explanation, *, ax: Any = None) -> np.ndarray:
 
 
 def cascade(explanation: Explanation, *, ax: Any = None) -> np.ndarray:
-    """The cascade of one detection step by step (Eq. 8): two rows, scaled levels and fused maps."""
-    maps, segments = _levels_of_one(explanation), explanation.segments
-    if explanation.params["order"] == "coarse_to_fine":
-        maps, segments = maps[::-1], segments[::-1]
-    axes = _panels(ax, 2 * len(maps), maps.shape[1:], columns=len(maps), colour_bar=True)
+    """The cascade of one detection step by step (Eq. 8): two rows, scaled levels and fused maps.
+
+    A method, or a setting of its options, that has no cascade raises `InputError`.
+    """
+    maps = _levels_of_one(explanation)
+    order = make(explanation.method, **explanation.params).cascade_order
+    if order is None:
+        raise InputError(
+            f"method {explanation.method!r} ran without a cascade: draw its levels with plot.levels"
+        )
+    maps, segments = maps[order], explanation.segments[order]
+    axes = _panels(ax, 2 * len(maps), maps.shape[1:], columns=len(maps), bars=len(maps))
     for k, (level, fused, n_segments) in enumerate(zip(min_max(maps), cascade_steps(maps), segments)):
-        _draw_map(axes[k], level, f"$S_{k + 1}$: {n_segments} superpixels")
+        _draw_map(axes[k], level, f"$S_{k + 1}$: about {n_segments} superpixels")
         title = "$A_0 = S_1$" if k == 0 else f"$A_{k} = (A_{k - 1} + S_{k + 1})\\, S_{k + 1}$"
         _draw_map(axes[len(maps) + k], fused, title)
     return axes
@@ -180,16 +186,18 @@ def comparison(
     image, maps = explanation.image, min_max(explanation.saliency)
     names = [] if truth is None else ["map of the ground truth"]
     names += [] if prediction is None else ["map of the prediction"]
-    axes = _panels(ax, 2 * len(names), image.shape, columns=2, colour_bar=True)
+    axes = _panels(ax, 2 * len(names), image.shape, columns=2, bars=2)
     axes[0].imshow(fit(image), extent=_frame(image))
-    axes[0].set_title(_escape(title))
+    _title(axes[0], title)
     for panel, name, saliency in zip(axes[1:], names, maps):
         scaled = min_max(fit(saliency))
         _draw_overlay(panel, image, scaled, _alpha(scaled), name)
+    _colour_bar(axes[len(names)], 0, 1, "saliency")
     if len(names) == 2:
-        difference = fit(maps[1] - maps[0])
+        difference, title = fit(maps[1] - maps[0]), "prediction less ground truth"
         alpha = np.sqrt(np.abs(difference))
-        _draw_overlay(axes[3], image, difference, alpha, "prediction less ground truth", signed=True)
+        _draw_overlay(axes[3], image, difference, alpha, title, -1, DIVERGING)
+        _colour_bar(axes[3], -1, 1, "difference", DIVERGING)
     for panel in axes:
         if truth is not None:
             _draw_box(panel, truth.boxes[0], TRUTH)
@@ -269,6 +277,59 @@ def blend(
     return (alpha * colours + (1 - alpha) * _faint(image)).round().astype(np.uint8)
 
 
+def caption(detection: Detections) -> str:
+    """Label and score of one detection."""
+    return f"{detection.names[0]} {detection.scores[0]:.2f}"
+
+
+def box_colour(k: int) -> str:
+    """Colour of the box of detection number `k`, as ``#rrggbb``."""
+    return to_hex(plt.get_cmap("tab10")(k % 10))
+
+
+def label_places(boxes: Any, sizes: Any, frame: Any) -> np.ndarray:
+    """Where labels of boxes stand, so that none covers another: above, inside or below the box, or near it.
+
+    Parameters
+    ----------
+    boxes : (n, 4) array
+        x1, y1, x2, y2 in pixels; y points down. The first have the first choice.
+    sizes : (n, 2) array
+        Width and height of each label, none larger than the frame.
+    frame : (width, height)
+        All labels lie in it.
+
+    Returns
+    -------
+    (n, 2) array
+        The upper left corner of each label; NaN for the first that finds no room and all after it.
+    """
+    places, taken = np.full((len(boxes), 2), np.nan), np.zeros((0, 4))
+    for k, ((x1, y1, x2, y2), size) in enumerate(zip(boxes, np.asarray(sizes, dtype=float))):
+        w, h = size
+        near = [(x, y) for x in (x1, x2 - w) for y in (y1 - h, y1, y2, y2 - h)]
+        grid = np.mgrid[0 : frame[0] : h, 0 : frame[1] : h].reshape(2, -1).T
+        away = np.square(grid - near[0]).sum(axis=1)
+        room = np.maximum(np.subtract(frame, size), 0)
+        tried = np.concatenate([near, grid[np.argsort(away, kind="stable")]]).clip(0, room)  # (m, 2)
+        beside = (tried[:, None] >= taken[:, 2:]) | (tried[:, None] + size <= taken[:, :2])  # (m, k, 2)
+        free = beside.any(axis=2).all(axis=1)
+        if not free.any():
+            break
+        places[k] = tried[free.argmax()]
+        taken = np.vstack([taken, [*places[k], *(places[k] + size)]])
+    return places
+
+
+def save(figure: Figure, path: Path | str, *, dpi: int = 300, **options: Any) -> None:
+    """Write a figure as journals want it: no white border, and TrueType fonts in place of Type 3.
+
+    `dpi` is that of a PNG, and of the pictures in a PDF. `options` are those of `Figure.savefig`.
+    """
+    with plt.rc_context({"pdf.fonttype": 42, "ps.fonttype": 42}):
+        figure.savefig(path, dpi=dpi, bbox_inches="tight", pad_inches=0.02, **options)
+
+
 def fit(picture: np.ndarray, largest: int = LARGEST) -> np.ndarray:
     """Shrink a picture or map (H, W, ...) whose longer side has more than `largest` pixels."""
     factor = largest / max(picture.shape[:2])
@@ -279,16 +340,19 @@ def fit(picture: np.ndarray, largest: int = LARGEST) -> np.ndarray:
 
 
 def _panels(
-    ax: Any, n: int, shape: Sequence[int], *, columns: int | None = None, colour_bar: bool = False
+    ax: Any, n: int, shape: Sequence[int], *, columns: int | None = None, bars: int = 0
 ) -> np.ndarray:
-    """`n` axes without ticks for pictures of `shape`: those given, or those of a new figure."""
+    """`n` axes without ticks for pictures of `shape`: those given, or those of a new figure.
+
+    A row of the figure has room for so many `bars` of colours.
+    """
     if ax is None:
-        columns = columns or (n if n <= 5 else 4)
+        columns = columns or (n if n <= 5 else min((4, 5, 3), key=lambda some: -n % some))  # full rows
         rows = -(-n // columns)
         aspect = min(max(shape[0] / shape[1], 0.3), 2.5)  # height over width
         width = {1: 5.6, 2: 4.4, 3: 3.6}.get(columns, 2.4) / max(aspect, 1)
-        size = columns * width * (1.15 if colour_bar else 1), rows * (width * aspect + 0.35)
-        _, grid = plt.subplots(rows, columns, figsize=size, layout="constrained", squeeze=False)
+        size = columns * width + 0.5 * bars, rows * (width * aspect + 0.35)
+        _, grid = plt.subplots(rows, columns, figsize=size, layout="compressed", squeeze=False)
         for spare in grid.ravel()[n:]:
             spare.remove()
         axes = grid.ravel()[:n]
@@ -321,9 +385,9 @@ def _levels_of_one(explanation: Explanation) -> np.ndarray:
 
 
 def _draw_levels(maps: np.ndarray, segments: Sequence[int], label: str, ax: Any) -> np.ndarray:
-    axes = _panels(ax, len(maps), maps.shape[1:], colour_bar=True)
+    axes = _panels(ax, len(maps), maps.shape[1:], bars=len(maps))
     for panel, values, n_segments in zip(axes, maps, segments):
-        _draw_map(panel, values, f"{n_segments} superpixels", label)
+        _draw_map(panel, values, f"about {n_segments} superpixels", label)
     return axes
 
 
@@ -338,20 +402,29 @@ def _draw_map(panel: Axes, values: np.ndarray, title: str, label: str = "") -> N
 def _draw_explanation(panel: Axes, explanation: Explanation, **strength: float) -> None:
     """Draw the overlay of one detection, with its box, label and score."""
     found, scaled = explanation.detections, min_max(fit(explanation.saliency[0]))
-    title = f"{_caption(found)}, {explanation.method}"
+    title = f"{caption(found)}, {explanation.method}"
     _draw_overlay(panel, explanation.image, scaled, _alpha(scaled, **strength), title)
     _draw_box(panel, found.boxes[0], "cyan")
+    spec = panel.get_subplotspec()
+    if spec is None or spec.is_last_col():  # one bar is enough for a row
+        _colour_bar(panel, 0, 1, "saliency")
 
 
 def _draw_overlay(
-    panel: Axes, image: np.ndarray, values: np.ndarray, alpha: np.ndarray, title: str, *, signed: bool = False
+    panel: Axes, image: np.ndarray, values: Any, alpha: Any, title: str, low: float = 0, cmap: str = CMAP
 ) -> None:
     """Draw what `blend` mixes as two layers, so that the map's own values stay in the figure."""
-    low, cmap, label = (-1, DIVERGING, "difference") if signed else (0, CMAP, "saliency, scaled")
     panel.imshow(_faint(fit(image)).astype(np.uint8), extent=_frame(image))
     panel.imshow(values, cmap=cmap, vmin=low, vmax=1, alpha=alpha, extent=_frame(image))
-    panel.set_title(title)
-    _colour_bar(panel, low, 1, label, cmap)
+    _title(panel, title)
+
+
+def _title(panel: Axes, text: str) -> None:
+    """Write a title in as many lines as its panel is narrow; a $ in it starts no formula."""
+    points = 72 * 1.15 * panel.get_position().width * panel.figure.bbox.width / panel.figure.dpi  # laid out
+    letters = int(points / (0.55 * float(panel.title.get_fontsize())))
+    lines = [fill(line, max(letters, 1)) for line in text.split("\n")]
+    panel.set_title("\n".join(lines), parse_math=False)
 
 
 def _alpha(scaled: np.ndarray, *, opacity: float = OPACITY, threshold: float = 0) -> np.ndarray:
@@ -360,32 +433,69 @@ def _alpha(scaled: np.ndarray, *, opacity: float = OPACITY, threshold: float = 0
 
 
 def _faint(image: np.ndarray) -> np.ndarray:
-    """An image in faint colours, for a map to lie on."""
-    return 0.4 * image + 0.6 * image.mean(axis=2, keepdims=True)
+    """An image in faint colours, for a map to lie on: CSS's ``saturate(0.4)``."""
+    return 0.4 * image + 0.6 * (image @ (0.213, 0.715, 0.072))[..., None]
 
 
 def _colour_bar(panel: Axes, low: float, high: float, label: str, cmap: str = CMAP) -> None:
     mappable = ScalarMappable(Normalize(low, high), cmap)
-    panel.figure.colorbar(mappable, cax=panel.inset_axes((1.02, 0, 0.04, 1)), label=label)
+    bar = panel.figure.colorbar(mappable, cax=panel.inset_axes((1.02, 0, 0.04, 1)), label=label)
+    bar.ax.tick_params(labelsize=plt.rcParams["font.size"])  # as it is now, not when it is drawn
 
 
-def _caption(detection: Detections) -> str:
-    """Label and score."""
-    return _escape(f"{detection.names[0]} {detection.scores[0]:.2f}")
-
-
-def _escape(text: str) -> str:
-    """Text in which a $ starts no formula."""
-    return text.replace("$", r"\$")
-
-
-def _draw_box(
-    panel: Axes, box: Any, colour: Any, text: str = "", text_colour: Any = None, *, style: str = "-"
-) -> None:
-    """Draw a box (x1, y1, x2, y2), where pixel 0 reaches from 0 to 1, and write into its corner."""
+def _draw_box(panel: Axes, box: Any, colour: Any, *, style: str = "-") -> None:
+    """Draw a box (x1, y1, x2, y2), where pixel 0 reaches from 0 to 1, on a black one."""
     x1, y1, x2, y2 = (np.asarray(box, dtype=float) - 0.5).tolist()
-    for edge, width, line in (("black", 3.0, "-"), (colour, 1.5, style)):
-        panel.add_patch(Rectangle((x1, y1), x2 - x1, y2 - y1, fill=False, ec=edge, lw=width, ls=line))
-    if text:
-        label = {"facecolor": text_colour or colour, "edgecolor": "none", "pad": 2}
-        panel.text(max(box[0], 0), max(box[1], 0), text, va="top", color="white", bbox=label)
+    width = plt.rcParams["lines.linewidth"]
+    for edge, thickness, line in (("black", 2 * width, "-"), (colour, width, style)):
+        panel.add_patch(Rectangle((x1, y1), x2 - x1, y2 - y1, fill=False, ec=edge, lw=thickness, ls=line))
+
+
+def _draw_image(
+    image: np.ndarray, boxes: Any, texts: Iterable[str], colours: Sequence[str], ax: Any
+) -> np.ndarray:
+    """Draw an image with boxes, the first on top, and their labels."""
+    (panel,) = axes = _panels(ax, 1, image.shape)
+    panel.imshow(fit(image), extent=_frame(image))
+    for box, colour in reversed(list(zip(boxes, colours))):
+        _draw_box(panel, box, colour)
+    labels = next((artist for artist in panel.artists if isinstance(artist, _Labels)), _Labels())
+    if labels.axes is None:
+        panel.add_artist(labels)
+    for box, text, colour in zip(boxes, texts, colours):
+        ground = {"facecolor": colour, "edgecolor": "none", "boxstyle": f"square,pad={PADDING}"}
+        drawn = panel.text(0, 0, text, ha="left", va="top", color="white", bbox=ground, parse_math=False)
+        drawn.set_in_layout(False)  # it lies in its panel
+        labels.labels.append((np.asarray(box, dtype=float) - 0.5, text, drawn))
+    return axes
+
+
+class _Labels(Artist):
+    """The labels of a panel, which are placed when it is drawn: only then is their size known."""
+
+    zorder = 2.9  # drawn just before the texts
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.set_in_layout(False)
+        self.labels: list[tuple[np.ndarray, str, Any]] = []  # box, text, and what shows it
+
+    def draw(self, renderer: Any) -> None:
+        assert self.axes is not None
+        window, transform = self.axes.get_window_extent(renderer), self.axes.transData
+        boxes, sizes = [], []
+        for box, text, drawn in self.labels:
+            x, y = (transform.transform(box.reshape(2, 2)) - (window.x0, window.y1)).T * ((1,), (-1,))
+            boxes.append((x.min(), y.min(), x.max(), y.max()))
+            pad = PADDING * renderer.points_to_pixels(drawn.get_fontsize())
+            drawn.set_visible(True)  # what is not visible has no size
+            for length in range(len(text), 0, -1):  # what is wider than the panel is cut
+                drawn.set_text(text if length == len(text) else text[:length] + "…")
+                size = drawn.get_window_extent(renderer).size + 2 * pad
+                if size[0] < window.width:
+                    break
+            sizes.append(size)
+        for (_, _, drawn), (x, y) in zip(self.labels, label_places(boxes, sizes, window.size)):
+            drawn.set_visible(not np.isnan(x))
+            corner = window.x0 + x + pad, window.y1 - y - pad
+            drawn.set_position(transform.inverted().transform(np.nan_to_num(corner)))

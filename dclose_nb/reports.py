@@ -11,7 +11,7 @@ import hashlib
 import io
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import AbstractContextManager
 from html import escape
 from pathlib import Path
@@ -29,6 +29,7 @@ from .files import MANIFEST
 from .fusion import min_max
 
 PAGE = "report.html"
+EM = 0.58  # width of a letter of a label on the page, as a share of the font's size
 
 
 def report(
@@ -90,7 +91,7 @@ def overlay_name(explanation: Explanation, index: int) -> str:
 def _save_figure(axes: np.ndarray, path: Path) -> None:
     figure = axes[0].figure
     for ending in (".png", ".pdf"):
-        figure.savefig(path.with_name(path.name + ending), dpi=150)
+        plot.save(figure, path.with_name(path.name + ending), dpi=150)
     plt.close(figure)
 
 
@@ -99,7 +100,7 @@ def asset(name: str) -> str:
     return (Path(__file__).parent / "assets" / name).read_text(encoding="utf-8")
 
 
-def document(title: str, body: str, *, script: str = "", images: str = "data:") -> str:
+def document(title: str, body: str, *, style: str = "", script: str = "", images: str = "data:") -> str:
     """A whole page around a body of HTML.
 
     Parameters
@@ -107,11 +108,12 @@ def document(title: str, body: str, *, script: str = "", images: str = "data:") 
     title : str
         Escaped here; `body` is not.
     body : str
-    script : str
+    style, script : str
+        What this page needs beside ``report.css``.
     images : str
         Where pictures may come from, as a source of the Content-Security-Policy.
     """
-    style = asset("report.css")
+    style = asset("report.css") + style
     scripts = _fingerprint(script) if script else "'none'"
     policy = (
         f"default-src 'none'; base-uri 'none'; form-action 'none'; img-src {images}; "
@@ -134,11 +136,16 @@ def _fingerprint(text: str) -> str:
 
 
 def table(head: Sequence[str], rows: Sequence[Sequence[str]], *, numbers: int = 0) -> str:
-    """A table whose cells are HTML already; the last `numbers` columns stand to the right."""
+    """A table whose cells are HTML already; the last `numbers` columns stand to the right.
+
+    On narrow pages a row becomes a list, in which each cell carries its head.
+    """
 
     def line(cells: Sequence[str], tag: str) -> str:
         kinds = [""] * (len(cells) - numbers) + [' class="number"'] * numbers
-        return f"<tr>{''.join(f'<{tag}{kind}>{cell}</{tag}>' for kind, cell in zip(kinds, cells))}</tr>\n"
+        named = [f' data-head="{name}"' for name in head] or [""] * len(cells)
+        parts = zip(kinds, named, cells)
+        return f"<tr>{''.join(f'<{tag}{kind}{name}>{cell}</{tag}>' for kind, name, cell in parts)}</tr>\n"
 
     top = f"<thead>{line(head, 'th')}</thead>\n" if head else ""
     body = "".join(line(row, "td") for row in rows)
@@ -159,7 +166,7 @@ def _page(explanation: Explanation, manifest: dict[str, Any]) -> str:
     )
     address = _embedded(Image.fromarray(plot.fit(explanation.image)), "jpeg", quality=88)
     photo = f'<img class="photo" src="{address}" alt="the image that was explained">'
-    controls = _controls([name for name, _ in layers]) if n else ""
+    controls = _controls(explanation, [name for name, _ in layers]) if n else ""
     whole = escape(json.dumps(manifest, indent=2, ensure_ascii=False))
     body = (
         '<div class="explained">\n'
@@ -168,49 +175,58 @@ def _page(explanation: Explanation, manifest: dict[str, Any]) -> str:
         f"<h2>How it was made</h2>\n{_provenance(explanation)}"
         f"<details><summary>The whole manifest</summary>\n<pre>{whole}</pre></details>\n"
     )
-    return document(f"{name}: {found}", body, script=asset("report.js") if n else "")
+    height, width = explanation.image.shape[:2]
+    # as wide as there is room, but no higher than the window
+    style = f".picture {{ max-width: calc(max(20rem, 100vh - 7rem) * {width / height:.4f}); }}\n"
+    style += f".heat {{ opacity: {plot.OPACITY}; }}\n"
+    return document(f"{name}: {found}", body, style=style, script=asset("report.js") if n else "")
 
 
 def _layers(explanation: Explanation) -> list[tuple[str, np.ndarray]]:
     """Names and maps (n, h, w): the saliency, then the levels, finest first."""
     layers = [("saliency", explanation.saliency)]
     if explanation.levels is not None:
-        names = [f"level of {count} superpixels" for count in explanation.segments]
+        names = [f"level of about {count} superpixels" for count in explanation.segments]
         layers += zip(names, explanation.levels)
     return layers
 
 
-def _controls(layers: Sequence[str]) -> str:
-    choices = [*enumerate(layers), ("none", "the image alone")]
-    radios = "".join(f"<label>{_radio('layer', value)} {name}</label>\n" for value, name in choices)
-    scale_bar = _heat(np.linspace(0, 1, 256)[None])
+def _controls(explanation: Explanation, layers: Sequence[str]) -> str:
+    objects = enumerate(escape(plot.caption(single.detections)) for single in explanation)
+    scale_bar, percent = _heat(np.linspace(0, 1, 256)[None]), round(100 * plot.OPACITY)
     return (
-        f'<div class="controls">\n<fieldset><legend>Layer</legend>\n{radios}</fieldset>\n'
-        '<fieldset><legend>Look</legend>\n<label>Opacity <output id="percent">75 %</output>'
-        '<input type="range" id="opacity" min="0" max="100" value="75"></label>\n'
+        f'<div class="controls">\n{_switch("object", "Object", objects)}'
+        f"{_switch('layer', 'Layer', [*enumerate(layers), ('none', 'the image alone')])}"
+        f'<fieldset><legend>Look</legend>\n<label>Opacity <output id="percent">{percent} %</output>'
+        f'<input type="range" id="opacity" min="0" max="100" value="{percent}"></label>\n'
         '<label><input type="checkbox" id="boxes"> all boxes</label>\n</fieldset>\n'
         f'<p class="bar"><span>0</span><img src="{scale_bar}" alt=""><span>1</span></p>\n'
-        '<p class="note">Each layer is scaled to [0, 1] for itself. '
-        "Choose an object in the table below.</p>\n"
+        '<p class="note">The brighter a pixel, the more it speaks for the chosen object. Each layer is '
+        "scaled to [0, 1] for itself. A click on a box in the picture chooses its object.</p>\n"
         '<noscript><p class="note">Without scripts only the first map is shown.</p></noscript>\n</div>\n'
     )
 
 
-def _radio(name: str, value: Any) -> str:
-    """A button of a switch; the first is on."""
-    return f'<input type="radio" name="{name}" value="{value}"{" checked" * (value == 0)}>'
+def _switch(name: str, legend: str, choices: Iterable[tuple[Any, str]]) -> str:
+    """Buttons of which one is on, at first the first."""
+    buttons = "".join(
+        f'<label><input type="radio" name="{name}" value="{value}"{" checked" * (value == 0)}> '
+        f"{text}</label>\n"
+        for value, text in choices
+    )
+    return f'<fieldset class="switch"><legend>{legend}</legend>\n{buttons}</fieldset>\n'
 
 
 def _scores(explanation: Explanation) -> str:
-    """The table of detections, which is the switch between them too."""
+    """The table of detections."""
     head = ["object", "score", "x1, y1, x2, y2", "sparsity", "EBPG"]
     if explanation.relative_error is not None:
         head.append("relative error")
     rows = []
-    for k, single in enumerate(explanation):
+    for single in explanation:
         detection, saliency = single.detections, single.saliency[0]
         row = [
-            f"<label>{_radio('object', k)} {escape(detection.names[0])}</label>",
+            escape(detection.names[0]),
             f"{detection.scores[0]:.2f}",
             ", ".join(f"{edge:.0f}" for edge in detection.boxes[0]),
             f"{metrics.sparsity(saliency):.1f}",
@@ -238,15 +254,34 @@ def _provenance(explanation: Explanation) -> str:
 
 
 def _boxes(explanation: Explanation) -> str:
-    """Every detection's box, on a dark one that shows it on any ground; the first is chosen."""
-    groups = ""
-    for k, (x1, y1, x2, y2) in enumerate(explanation.detections.boxes.tolist()):
-        place = f'x="{x1:.1f}" y="{y1:.1f}" width="{x2 - x1:.1f}" height="{y2 - y1:.1f}"'
-        chosen = ' class="chosen"' * (k == 0)
-        groups += f'<g data-object="{k}"><rect class="under" {place}/><rect{chosen} {place}/></g>\n'
+    """Every detection's box with its label, on a dark box that shows it on any ground.
+
+    The smallest comes last: it is what a click on boxes inside each other chooses.
+    """
     height, width = explanation.image.shape[:2]
+    boxes = explanation.detections.boxes
+    size = min(max(height, width) / 40, height / 2, width / 6)  # of the text, in pixels
+    longest = int(width / size / EM) - 1
+    texts = [plot.caption(single.detections) for single in explanation]
+    texts = [text if len(text) <= longest else f"{text[: longest - 1]}…" for text in texts]
+    sizes = [((len(text) + 1) * EM * size, 1.4 * size) for text in texts]
+    groups = []
+    for k, (left, top) in enumerate(plot.label_places(boxes, sizes, (width, height))):
+        x1, y1, x2, y2 = boxes[k]
+        place = f'x="{x1:.1f}" y="{y1:.1f}" width="{x2 - x1:.1f}" height="{y2 - y1:.1f}"'
+        colour = plot.box_colour(k)
+        parts = f'<rect class="under" {place}/><rect class="box" stroke="{colour}" {place}/>'
+        if not np.isnan(left):
+            w, h = sizes[k]
+            parts += (
+                f'<rect fill="{colour}" x="{left:.1f}" y="{top:.1f}" width="{w:.1f}" height="{h:.1f}"/>'
+                f'<text font-size="{size:.1f}" x="{left + EM * size / 2:.1f}" y="{top + size:.1f}" '
+                f'textLength="{w - EM * size:.1f}" lengthAdjust="spacingAndGlyphs">{escape(texts[k])}</text>'
+            )
+        groups.append(f'<g data-object="{k}">{parts}</g>\n')
+    largest_first = np.argsort(-(boxes[:, 2:] - boxes[:, :2]).prod(axis=1), kind="stable")
     view = f'viewBox="0 0 {width} {height}" preserveAspectRatio="none" aria-hidden="true"'
-    return f"<svg {view}>\n{groups}</svg>\n"
+    return f"<svg {view}>\n{''.join(groups[k] for k in largest_first)}</svg>\n"
 
 
 def _heat(saliency: np.ndarray) -> str:

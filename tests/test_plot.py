@@ -1,6 +1,7 @@
 """Figures: the right panels with the right titles on the axes that were given."""
 
 from dataclasses import replace
+from itertools import combinations
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -10,6 +11,7 @@ from matplotlib.axes import Axes
 import dclose_nb as dc
 from dclose_nb import plot
 from dclose_nb.masks import superpixels
+from dclose_nb.methods import METHODS
 
 
 @pytest.fixture
@@ -58,8 +60,80 @@ def test_every_figure_draws_where_it_is_told(found, name):
 def test_boxes_have_names_and_no_scores():
     truth = dc.Targets([[1, 2, 7, 9], [10, 2, 18, 8]], ["a", "$b$"])
     (panel,) = plot.boxes(np.zeros((12, 20, 3), np.uint8), truth)
-    assert [text.get_text() for text in panel.texts] == ["a", r"\$b\$"]
-    assert [patch.get_xy() for patch in panel.patches[1::2]] == [(0.5, 1.5), (9.5, 1.5)]
+    assert [text.get_text() for text in panel.texts] == ["a", "$b$"]
+    assert [patch.get_xy() for patch in panel.patches[1::2]] == [(9.5, 1.5), (0.5, 1.5)]  # first on top
+
+
+CROWDS = {  # boxes in an image of 120 x 90
+    "the same box": [[40, 30, 80, 60]] * 8,
+    "the four corners": [[0, 0, 9, 9], [111, 0, 120, 9], [0, 81, 9, 90], [111, 81, 120, 90]] * 3,
+    "along the edges": [[x, y, x + 20, y + 4] for x in (-30, 0, 50, 110, 130) for y in (-9, -2, 88, 95)],
+    "a heap": [[x, y, x + 30, y + 20] for x, y in np.random.default_rng(0).uniform(0, [90, 70], (15, 2))],
+    "wrapped": [[k, k, 120 - k, 90 - k] for k in range(12)],
+}
+
+
+def rectangles(panel):
+    """Labels as they were drawn, (n, 4): their edges in pixels of the figure."""
+    drawn = [text for text in panel.texts if text.get_visible()]
+    return np.array([text.get_bbox_patch().get_window_extent().extents for text in drawn])
+
+
+def overlap(one, other):
+    return (np.minimum(one[2:], other[2:]) - np.maximum(one[:2], other[:2])).min() > 0.01
+
+
+@pytest.mark.parametrize("width", [1.2, 2.4, 5.6])
+@pytest.mark.parametrize("crowd", CROWDS)
+def test_no_label_covers_another_or_leaves_its_panel(crowd, width):
+    boxes, image = np.array(CROWDS[crowd], dtype=float), np.zeros((90, 120, 3), np.uint8)
+    names = "cup", "dining table", "$x$, a class with a very l" + "o" * 40 + "ng name"
+    probs = np.eye(3)[np.arange(len(boxes)) % 3]
+    found = dc.Detections(boxes, np.full(len(boxes), 0.9), probs, names)
+    figure, ax = plt.subplots(figsize=(width, width * 0.8), layout="constrained")
+    plot.detections(image, found[: len(boxes) // 2], ax=ax)
+    plot.boxes(image, dc.Targets(boxes[len(boxes) // 2 :], ["truth"] * (len(boxes) - len(boxes) // 2)), ax=ax)
+    for dpi in (80, 300):
+        figure.set_dpi(dpi)
+        figure.canvas.draw()
+        drawn, window = rectangles(ax), ax.get_window_extent().extents
+        assert len(drawn) >= 3
+        assert not [pair for pair in combinations(drawn, 2) if overlap(*pair)]
+        assert (drawn[:, :2] > window[:2] - 0.01).all() and (drawn[:, 2:] < window[2:] + 0.01).all()
+
+
+def test_labels_stand_where_one_looks_for_them():
+    """Above the box, else inside it, below it, or as near as there is room; the first choose first."""
+    size, frame = (20, 5), (100, 60)
+    boxes = [[30, 20, 70, 40], [30, 20, 60, 50], [30, 12, 50, 45], [10, 0, 40, 3], [90, 30, 99, 40]]
+    places = plot.label_places(boxes, [size] * len(boxes), frame)
+    assert places.tolist() == [[30, 15], [30, 20], [30, 7], [10, 0], [80, 25]]
+    (wide,) = plot.label_places([[-50, -50, 500, 500]], [(100, 60)], frame)
+    assert wide.tolist() == [0, 0]
+    full = plot.label_places(np.tile([5, 5, 9, 9], (200, 1)), [size] * 200, frame)
+    placed = ~np.isnan(full[:, 0])
+    assert placed.sum() >= 30 and placed[: placed.sum()].all()  # 60 would fill the frame
+    assert plot.label_places([], [], frame).shape == (0, 2)
+
+
+@pytest.mark.parametrize("shape", [(30, 90), (60, 60), (90, 36)])
+@pytest.mark.parametrize("n", [1, 2, 5, 6, 9, 10])
+def test_panels_fill_their_figure(shape, n):
+    """No white bands: neither between panels nor around them."""
+    axes = plot.maps({f"map {k}": np.zeros(shape) for k in range(n)})
+    figure = axes[0].figure
+    figure.canvas.draw()
+    width, height = axes[0].get_window_extent().size
+    rows, columns, *_ = axes[0].get_subplotspec().get_geometry()
+    title = 0.3 * figure.dpi
+    assert columns * width > 0.9 * figure.bbox.width
+    assert rows * (height + title) > 0.9 * figure.bbox.height
+
+
+def test_fonts_are_kept_as_truetype(found, tmp_path):
+    plot.save(plot.cascade(found[0])[0].figure, tmp_path / "figure.pdf")
+    content = (tmp_path / "figure.pdf").read_bytes()
+    assert b"/CIDFontType2" in content and b"/Type3" not in content
 
 
 def test_an_overlay_shows_its_map_and_its_box(found):
@@ -81,8 +155,26 @@ def test_the_cascade_ends_in_the_saliency(found):
     assert axes[-1].get_title() == "$A_2 = (A_1 + S_3)\\, S_3$"
 
 
+def test_the_cascade_is_that_of_the_method(lamps, lit):
+    """Every method that has levels: what its cascade ends in is its map, or one line says it has none."""
+    n_masks = {"dclose": 20, "contrast": 20, "drise": 10, "mfpp": 20, "sodex": 10}
+    settings = [(name, {}) for name in METHODS if name in n_masks]
+    settings += [("dclose", {"order": "coarse_to_fine"}), ("dclose", {"fusion": "mean"})]
+    assert n_masks.keys() == METHODS.keys() - {"gradcam"}
+    for name, options in settings:
+        made = dc.explain(lamps, lit, method=name, n_masks=n_masks[name], progress=False, **options)[0]
+        if made.levels is None or name == "mfpp" or options == {"fusion": "mean"}:
+            word = "no levels" if made.levels is None else f"{name!r} ran without a cascade"
+            with pytest.raises(dc.InputError, match=word):
+                plot.cascade(made)
+            continue
+        last = plot.cascade(made)[-1].images[0].get_array()
+        assert np.allclose(lamps.prepare(lit).maps_to_image(last[None]), made.saliency, atol=1e-5), name
+
+
 def test_levels_are_named_finest_first(found):
-    assert [panel.get_title() for panel in plot.levels(found[0])] == [f"{n} superpixels" for n in (16, 8, 4)]
+    named = [panel.get_title() for panel in plot.levels(found[0])]
+    assert named == [f"about {n} superpixels" for n in (16, 8, 4)]
 
 
 def test_large_photos_are_shrunk_with_their_boxes(lamps):
@@ -111,7 +203,7 @@ def test_a_comparison_has_both_boxes_and_a_difference_centred_at_zero(lamps, lit
     both = replace(wanted, saliency=np.concatenate([wanted.saliency, drawn.saliency]))
     axes = plot.comparison(both, truth, prediction, title="$ a title")
     assert [panel.get_title() for panel in axes] == [
-        r"\$ a title",
+        "$ a title",
         "map of the ground truth",
         "map of the prediction",
         "prediction less ground truth",

@@ -5,17 +5,20 @@ import hashlib
 import io
 import json
 import re
+import shutil
 from html.parser import HTMLParser
+from itertools import combinations
 
 import numpy as np
 import pytest
+from matplotlib.colors import to_hex
+from matplotlib.pyplot import get_cmap
 from PIL import Image
 from toys import Lamps
 
 import dclose_nb as dc
-from dclose_nb import reports
+from dclose_nb import plot, reports
 from dclose_nb.fusion import min_max
-from dclose_nb.reports import report
 
 
 @pytest.fixture
@@ -41,7 +44,7 @@ FILES = [
 
 
 def test_a_report_is_written_whole(found, tmp_path):
-    folder = report(found, tmp_path / "new" / "folder", photo="lamps.png")
+    folder = dc.report(found, tmp_path / "new" / "folder", photo="lamps.png")
     assert folder == tmp_path / "new" / "folder" and names(folder) == FILES
     manifest = json.loads((folder / "manifest.json").read_text())
     assert manifest["files"] == FILES and manifest["image"]["photo"] == "lamps.png"
@@ -51,22 +54,22 @@ def test_a_report_is_written_whole(found, tmp_path):
 
 
 def test_a_report_is_loaded_as_what_was_saved_is(found, tmp_path):
-    loaded = dc.Explanation.load(report(found, tmp_path))
+    loaded = dc.Explanation.load(dc.report(found, tmp_path))
     assert np.array_equal(loaded.saliency, found.saliency) and np.array_equal(loaded.image, found.image)
     assert loaded.params == found.params and loaded.seed == found.seed
 
 
 def test_a_second_report_replaces_the_first_and_nothing_else(found, tmp_path):
-    report(found, tmp_path)
+    dc.report(found, tmp_path)
     (tmp_path / "notes.txt").write_text("mine")
     (tmp_path / "overlay_99_mine.png").write_text("mine too")
-    report(found[:1], tmp_path)
+    dc.report(found[:1], tmp_path)
     kept = [name for name in FILES if "_b." not in name]
     assert names(tmp_path) == sorted([*kept, "notes.txt", "overlay_99_mine.png"])
 
 
 def test_saving_the_data_alone_removes_drawings_that_are_no_longer_true(found, tmp_path):
-    report(found, tmp_path)
+    dc.report(found, tmp_path)
     found[:1].save(tmp_path)
     assert names(tmp_path) == ["manifest.json", "maps.npz"]
 
@@ -80,17 +83,17 @@ def test_a_manifest_from_outside_is_not_trusted(found, tmp_path):
     (folder / "manifest.json").write_text(
         json.dumps({"files": ["manifest.json", "../victim.png", "notes.txt", str(victim)]})
     )
-    report(found, folder)
+    dc.report(found, folder)
     assert victim.read_text() == "precious" and (folder / "notes.txt").read_text() == "mine"
 
 
 def test_without_a_page_an_older_one_goes_and_a_user_s_own_stays(found, tmp_path):
     old, new = tmp_path / "old", tmp_path / "new"
-    report(found[:1], old)
+    dc.report(found[:1], old)
     new.mkdir()
     (new / "report.html").write_text("mine")
     for folder in (old, new):
-        report(found, folder, html=False)
+        dc.report(found, folder, html=False)
         assert "report.html" not in json.loads((folder / "manifest.json").read_text())["files"]
     assert names(old) == [name for name in FILES if name != "report.html"]
     assert names(new) == FILES and (new / "report.html").read_text() == "mine"
@@ -99,7 +102,7 @@ def test_without_a_page_an_older_one_goes_and_a_user_s_own_stays(found, tmp_path
 @pytest.mark.parametrize("stop", [KeyboardInterrupt, RuntimeError])
 @pytest.mark.parametrize("folder", ["old", "new/deep"])
 def test_an_interrupted_report_leaves_nothing_new(found, tmp_path, stop, folder):
-    report(found[:1], tmp_path / "old")
+    dc.report(found[:1], tmp_path / "old")
     before = {path.name: path.read_bytes() for path in (tmp_path / "old").iterdir()}
 
     def interrupted():
@@ -119,18 +122,18 @@ def test_an_interrupted_report_leaves_nothing_new(found, tmp_path, stop, folder)
 def test_a_file_of_the_user_s_is_never_replaced(found, tmp_path, name):
     (tmp_path / name).write_text("precious")
     with pytest.raises(dc.InputError, match="is not an explanation's and would be lost"):
-        report(found, tmp_path)
+        dc.report(found, tmp_path)
     assert names(tmp_path) == [name]
     assert (tmp_path / name).read_text() == "precious"
 
 
 def test_a_mixed_folder_has_no_manifest(found, tmp_path):
     """Where the files stop moving half way, the new ones are not passed off under the old manifest."""
-    report(found, tmp_path)
+    dc.report(found, tmp_path)
     (tmp_path / "report.html").unlink()
     (tmp_path / "report.html").mkdir()  # no file takes the place of a folder
     with pytest.raises((IsADirectoryError, PermissionError)):
-        report(found, tmp_path)
+        dc.report(found, tmp_path)
     assert names(tmp_path) == [name for name in FILES if name != "manifest.json"]
 
 
@@ -140,7 +143,7 @@ def test_strange_names_are_no_obstacle(lit, tmp_path):
             super().__init__([[1, 1, 7, 9]], [[1.0]])
             self.class_names = ("../$b^$ " + "x" * 300,)
 
-    folder = report(dc.explain(Named(), lit, n_masks=10, progress=False), tmp_path / "out")
+    folder = dc.report(dc.explain(Named(), lit, n_masks=10, progress=False), tmp_path / "out")
     assert len(list(folder.glob("overlay_01_b-xxx*.png"))) == 1
 
 
@@ -153,7 +156,7 @@ def test_a_folder_that_cannot_be_written_is_refused(found, tmp_path):
         (tmp_path / "new" / ("x" * 300) / "deep", "cannot"),
     ):
         with pytest.raises(dc.InputError, match=word):
-            report(found, folder)
+            dc.report(found, folder)
     assert names(tmp_path) == ["file"]
 
 
@@ -180,7 +183,7 @@ class Page(HTMLParser):
 
 
 def page_of(explanation, folder, **options):
-    return Page(report(explanation, folder, **options) / "report.html")
+    return Page(dc.report(explanation, folder, **options) / "report.html")
 
 
 def picture(address):
@@ -210,12 +213,14 @@ def corners(values):
     return [tuple(np.unravel_index(at, values.shape))[::-1] for at in (values.argmin(), values.argmax())]
 
 
-def test_the_table_has_the_numbers_and_switches_the_objects(found, tmp_path):
+def test_the_page_has_the_numbers_and_switches(found, tmp_path):
     made = page_of(found, tmp_path)
     assert [own["value"] for own in made.all("input", name="object", type="radio")] == ["0", "1"]
     assert [own["value"] for own in made.all("input", name="layer", type="radio")] == ["0", "1", "2", "none"]
     assert made.all("input", type="range") and made.all("input", type="checkbox")
-    cells = [text.strip() for text in made.text["td"] + made.text["input"]]
+    cells = made.text["td"]
+    captions = {f"{name} {score:.2f}" for name, score in zip("ab", found.detections.scores)}
+    assert captions <= {text.strip() for text in made.text["input"]}
     for k in range(2):
         box = found.detections.boxes[k]
         expected = (
@@ -223,8 +228,103 @@ def test_the_table_has_the_numbers_and_switches_the_objects(found, tmp_path):
             f"{dc.metrics.ebpg(found.saliency[k], box):.2f}",
         )
         assert {found.detections.names[k], f"{found.detections.scores[k]:.2f}", *expected} <= set(cells)
-    boxes = [(float(own["x"]), float(own["width"])) for own in made.all("rect")[1::2]]
-    assert boxes == [(1, 6), (10, 8)]
+    assert {own["data-head"] for own in made.all("td", **{"class": "number"})} == {
+        *("score", "x1, y1, x2, y2", "sparsity", "EBPG")  # which narrow pages show beside the number
+    }
+
+
+def test_boxes_have_the_sheet_s_colours_and_labels_and_the_smallest_is_on_top(lit, tmp_path):
+    lamps = Lamps([[1, 1, 17, 9], [10, 2, 18, 8]], [[1.0, 0], [0, 0.9]])
+    found = dc.explain(lamps, lit, n_masks=10, progress=False)[::-1]
+    made = page_of(found, tmp_path)
+    (sheet, *_) = plot.sheet(found)
+    drawn = [text.get_bbox_patch().get_facecolor() for text in sheet.texts]
+    boxes = made.all("rect", **{"class": "box"})
+    places = [tuple(float(own[name]) for name in ("x", "y", "width", "height")) for own in boxes]
+    assert places == [(1, 1, 16, 8), (10, 2, 8, 6)]
+    order = [int(own["data-object"]) for own in made.all("g")]
+    assert order == np.argsort(-(found.detections.boxes[:, 2] - found.detections.boxes[:, 0])).tolist()
+    assert [own["stroke"] for own in boxes] == [to_hex(drawn[k]) for k in order]
+    assert [text for text in made.text["text"] if text.strip()] == [sheet.texts[k].get_text() for k in order]
+    content = (tmp_path / "report.html").read_text(encoding="utf-8")
+    assert f".heat {{ opacity: {plot.OPACITY}; }}" in content
+    heat = picture(made.all("img", **{"class": "heat"})[0]["src"]).convert("RGBA")
+    value = np.asarray(picture(made.all("img", **{"class": "heat"})[0]["src"])) / 255
+    expected = get_cmap(plot.CMAP)(value)
+    expected[..., 3] = np.sqrt(value)  # as plot.blend has it
+    assert np.abs(np.asarray(heat) / 255 - expected).max() < 0.01
+
+
+@pytest.mark.parametrize("shape", [(12, 20), (300, 3), (3, 300)])
+def test_labels_lie_in_the_picture_and_cover_no_other(shape, tmp_path):
+    height, width = shape
+    lamps = Lamps([[0, 0, width, height]] * 4, np.eye(4))
+    lamps.class_names = ("a", "b" * 300, "c", "d")
+    image = np.full((height, width, 3), 240, np.uint8)
+    found = dc.explain(lamps, image, lamps.detect(image, iou=1), n_masks=10, progress=False)
+    assert len(found) == 4
+    rectangles = [own for own in page_of(found, tmp_path).all("rect") if "fill" in own]
+    labels = [[float(own[name]) for name in ("x", "y", "width", "height")] for own in rectangles]
+    assert labels
+    for x, y, w, h in labels:
+        assert x >= 0 and y >= 0 and x + w <= width + 0.2 and y + h <= height + 0.2  # to a rounding
+    for (x, y, w, h), (x2, y2, w2, h2) in combinations(labels, 2):
+        assert min(x + w, x2 + w2) - max(x, x2) < 0.2 or min(y + h, y2 + h2) - max(y, y2) < 0.2
+
+
+CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(CHROMIUM is None, reason="no Chromium")
+def test_the_page_in_a_browser(tmp_path):
+    """A click chooses the smallest box, an arrow key the next; nothing is cut, and the choice is in view."""
+    sync = pytest.importorskip("playwright.sync_api", reason="pip install playwright")
+    lamps = Lamps([[10, 10, 110, 70], [50, 30, 70, 50], [0, 60, 30, 80]], np.eye(3) * [0.9, 0.8, 0.7])
+    lamps.class_names = ("a", "b", "c")
+    image = np.full((80, 120, 3), 240, np.uint8)
+    address = (
+        dc.report(dc.explain(lamps, image, n_masks=10, progress=False), tmp_path) / "report.html"
+    ).as_uri()
+    with sync.sync_playwright() as play:
+        browser = play.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        page = browser.new_page(viewport={"width": 1280, "height": 720})
+        problems = []
+        page.on("console", lambda message: problems.append(message.text))
+        page.goto(address)
+        frame = page.locator(".picture").bounding_box()
+
+        def chosen():
+            shown = page.locator(".heat:visible")
+            assert shown.count() == page.locator("g.chosen").count() == 1
+            kept = page.locator("input[name=object]:checked").get_attribute("value")
+            assert kept == shown.get_attribute("data-object")
+            return page.locator(f"input[value='{kept}'] >> xpath=..").first.inner_text().strip()[0]
+
+        def click(x, y):
+            page.mouse.click(frame["x"] + frame["width"] * x / 120, frame["y"] + frame["height"] * y / 80)
+            return chosen()
+
+        assert [chosen(), click(60, 40), click(20, 20), click(5, 75), click(115, 5)] == [
+            "a",
+            "b",
+            "a",
+            "c",
+            "c",
+        ]
+        page.locator("input[name=object]").first.focus()
+        page.keyboard.press("ArrowDown")
+        assert chosen() == "b"
+        for part in (frame, page.locator("fieldset").first.bounding_box()):
+            assert part["y"] + part["height"] <= 720 and part["x"] + part["width"] <= 1280
+        page.set_viewport_size({"width": 400, "height": 800})
+        assert page.evaluate("document.documentElement.scrollWidth") == 400
+        for cell in page.locator("td.number").all():
+            place = cell.bounding_box()
+            assert place["x"] >= 0 and place["x"] + place["width"] <= 400
+            assert cell.evaluate("cell => cell.scrollWidth <= cell.clientWidth")
+        browser.close()
+    assert problems == []
 
 
 def test_the_page_says_how_it_was_made(lamps, lit, tmp_path):

@@ -41,6 +41,10 @@ class Contrast(Pyramid):
     n_masks: int = 400
 
     @property
+    def cascade_order(self) -> slice:
+        return slice(None)  # finest first
+
+    @property
     def counts(self) -> list[int]:
         """Masks of each level, finest first: two each, and the rest as superpixels are large."""
         parts = 1 / np.array(sorted(self.segments, reverse=True))
@@ -53,4 +57,4 @@ class Contrast(Pyramid):
         means = coarsest_first[::-1] / np.arange(len(levels), 0, -1)[:, None, None, None]
         fused = np.where(means < 0, LEAK * means, means).astype(np.float32)
         density = np.stack([level.density.astype(np.float32) for level in levels])  # (L, h, w)
-        return Maps(cascade(fused), fused, density)
+        return Maps(cascade(fused[self.cascade_order]), fused, density)

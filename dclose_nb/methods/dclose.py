@@ -109,6 +109,12 @@ class Dclose(Pyramid):
         checks.choice("fusion", self.fusion, ("cascade", "mean"))
         checks.choice("order", self.order, ("fine_to_coarse", "coarse_to_fine"))
 
+    @property
+    def cascade_order(self) -> slice | None:
+        if self.fusion == "mean":
+            return None
+        return slice(None, None, 1 if self.order == "fine_to_coarse" else -1)
+
     def plan(self, canvas: Canvas, seed: int) -> Plan:
         samplers = self.samplers(canvas, seed, crops_per_draw=self.crops_per_draw)
         return Plan(samplers, self.counts, filtered=self.proposals == "filtered")
@@ -123,6 +129,6 @@ class Dclose(Pyramid):
         if not self.density:
             expected = self.p * np.maximum(counts, 1).astype(np.float32)  # (L,)
             levels = levels * (density / expected[:, None, None])[:, None]
-        if self.fusion == "mean":
-            return Maps(levels.mean(axis=0), levels, density)
-        return Maps(cascade(levels if self.order == "fine_to_coarse" else levels[::-1]), levels, density)
+        order = self.cascade_order
+        saliency = levels.mean(axis=0) if order is None else cascade(levels[order])
+        return Maps(saliency, levels, density)

@@ -24,6 +24,11 @@ class Method(ABC):
 
     has_halves: ClassVar[bool] = True  # whether half of its masks can be combined alone, for a tolerance
 
+    @property
+    def cascade_order(self) -> slice | None:
+        """Order in which levels that are finest first enter the cascade; None where there is no cascade."""
+        return None
+
     @abstractmethod
     def plan(self, canvas: Canvas, seed: int) -> Plan:
         """What to sample for an image as the network sees it."""

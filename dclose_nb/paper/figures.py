@@ -1,4 +1,7 @@
-"""The paper's Figures 1 to 10, each arranged as its caption says; `gallery.make` makes them."""
+"""The paper's Figures 1 to 10, each arranged as its caption says; `gallery.make` makes them.
+
+They are as wide as the text of a page, 7 inches, and no text in them is smaller than 7 points.
+"""
 
 from __future__ import annotations
 
@@ -10,9 +13,12 @@ from pathlib import Path
 
 import matplotlib.pyplot as plt
 import numpy as np
+from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 from matplotlib.patches import ConnectionPatch
+from matplotlib.transforms import ScaledTranslation
 
 from .. import plot
 from ..checks import InputError
@@ -30,6 +36,12 @@ from ..studies.error_analysis import Case, vectors
 from ..studies.records import Records
 from . import cases
 from .cases import Candidate, DetectedPicture, FigureInputs, MissingCase, Picture, PictureSource
+
+WIDTH = 6.9  # inches, without the border that is left around it
+PRINT = rc_context(
+    {"font.size": 7, "axes.titlesize": 7, "axes.titlepad": 3, "axes.linewidth": 0.5, "lines.linewidth": 0.8}
+)
+FORMULA = 10  # points, so that an index has 7
 
 SAMPLES = 4000  # of Fig. 9: an eighth, a half and all of them are compared
 ACROSS = 3  # pictures of each size in Fig. 10
@@ -50,6 +62,7 @@ REAL = {
 }
 
 
+@PRINT
 def procedure(inputs: FigureInputs) -> tuple[Figure, str]:
     """Fig. 1: the whole way above, what happens on one level below."""
     candidate, explanation, levels, densities = _surest_with_levels(inputs)
@@ -58,9 +71,10 @@ def procedure(inputs: FigureInputs) -> tuple[Figure, str]:
     canvas = detector.prepare(image)
     samplers = make(explanation.method, **explanation.params).plan(canvas, explanation.seed).samplers
 
-    height = image.shape[0] / image.shape[1]
-    figure = plt.figure(figsize=(16, 16 * (5.2 * height + 1.2) / 7), layout="constrained")
-    upper, lower = figure.subfigures(2, 1, height_ratios=(3, 2.1), squeeze=False)[:, 0]
+    height = WIDTH * image.shape[0] / image.shape[1]
+    heights = 3 * height / 7.5 + 0.9, 2 * height / 5 + 0.6
+    figure = plt.figure(figsize=(WIDTH, sum(heights)), layout="constrained")
+    upper, lower = figure.subfigures(2, 1, height_ratios=heights, squeeze=False)[:, 0]
     upper.suptitle("from the image to the map", weight="bold")
     grid = upper.add_gridspec(3, len(segments) + 2)
     first, last = upper.add_subplot(grid[:, 0]), upper.add_subplot(grid[:, -1])
@@ -69,16 +83,18 @@ def procedure(inputs: FigureInputs) -> tuple[Figure, str]:
     columns = np.array([[upper.add_subplot(grid[j, k + 1]) for k in range(len(segments))] for j in range(3)])
     for k, sampler in enumerate(samplers):
         plot.superpixels(canvas.content_image, sampler.cells.cpu().numpy(), ax=columns[0, k])
-        plot.masks(sampler.masks(0, 1).cpu().numpy(), titles=["one mask of many"], ax=columns[1, k])
-        plot.maps({f"$S_{k + 1}$, from all masks": levels[k]}, ax=columns[2, k])
+        columns[0, k].set_title(f"{segments[k]} superpixels\nasked, {sampler.n_cells} made")
+        plot.masks(sampler.masks(0, 1).cpu().numpy(), titles=["one mask"], ax=columns[1, k])
+        plot.maps({f"$S_{k + 1}$": levels[k]}, ax=columns[2, k])
+        columns[2, k].title.set_size(FORMULA)
         for above, below in zip(columns[:, k], columns[1:, k]):
-            _arrow(above, (0.5, -0.02), below, (0.5, 1.17))
+            _arrow(above, (0.5, -0.02), below, (0.5, 1), rise=14)
     plot.explanation(explanation, ax=last)
     last.set_title("fused: the map")
-    _arrow(first, (0.5, 1.17), columns[0, 0], (-0.02, 0.5))
+    _arrow(first, (1.02, 0.8), columns[0, 0], (-0.02, 0.3))
     _arrow(columns[2, -1], (1.02, 0.5), last, (0.5, -0.02))
 
-    lower.suptitle(f"one level: {segments[-1]} superpixels", weight="bold")
+    lower.suptitle(f"one level: {samplers[-1].n_cells} superpixels", weight="bold")
     grid = lower.add_gridspec(2, 5)
     (coarsest,) = sample(detector, canvas, target, Plan(samplers[-1:], [16]), progress=False)
     weights = coarsest.weights[:, 0]
@@ -88,25 +104,28 @@ def procedure(inputs: FigureInputs) -> tuple[Figure, str]:
         pair = lower.add_subplot(grid[row, 0]), lower.add_subplot(grid[row, 1])
         plot.masks(mask, titles=["mask"], ax=pair[0])
         plot.detections(masked, detector.detect(masked), ax=pair[1])
-        pair[1].set_title(f"what is found; weight {weights[k]:.2f}")
+        pair[1].set_title(f"found, weight {weights[k]:.2f}")
         _arrow(pair[0], (1.01, 0.5), pair[1], (-0.01, 0.5))
-    names = "weighted sum of the masks", "density of the masks", f"their ratio, $S_{len(segments)}$"
-    _division([lower.add_subplot(grid[:, 2 + k]) for k in range(3)], names, levels[-1], densities[-1])
+    names = "weighted sum of masks", "density of masks", f"$S_{len(segments)}$"
+    last_row = [lower.add_subplot(grid[:, 2 + k]) for k in range(3)]
+    _division(last_row, names, levels[-1], densities[-1])
+    last_row[-1].title.set_size(FORMULA)
     return figure, (
         f"Above: the image is cut into superpixels on {len(segments)} levels; each level gives random "
-        "masks, and of these a map; the maps are fused to one. Below, on one level: the detector sees "
+        "masks, and of these a map S; the maps are fused to one. Below, on one level: the detector sees "
         "the image under each mask. The mask's weight says how much of the target is left in what it "
         "proposes. The weighted sum of the masks is divided by their density. Of the first 16 masks the "
         f"two of highest and lowest weight are shown. The target is {_described(candidate)}."
     )
 
 
+@PRINT
 def density(inputs: FigureInputs) -> tuple[Figure, str]:
     """Fig. 2: the weighted sum, the density, and what is left when one is divided by the other."""
     candidate, explanation, levels, densities = _surest_with_levels(inputs)
     axes = _grid([[candidate.picture]] * 2, 3)
     for row, k in zip(axes, (0, -1)):
-        first = f"weighted sum, {explanation.segments[k]} superpixels"
+        first = f"weighted sum, about {explanation.segments[k]} superpixels"
         _division(row, (first, "density of the masks", "mean weight of a pixel"), levels[k], densities[k])
     return axes[0, 0].figure, (
         "Random masks do not keep every pixel equally often. The weighted sum of the masks (left) is "
@@ -116,40 +135,46 @@ def density(inputs: FigureInputs) -> tuple[Figure, str]:
     )
 
 
+@PRINT
 def fusion(inputs: FigureInputs) -> tuple[Figure, str]:
     """Fig. 3: scaled levels above, the cascade below, and the operators between them."""
     candidate, explanation, levels, _ = _surest_with_levels(inputs)
     n, height = len(levels), levels.shape[1] / levels.shape[2]
-    spaces = {"left": 0.04, "right": 0.99, "top": 0.92, "bottom": 0.1, "wspace": 0.6, "hspace": 0.35}
-    figure, axes = plt.subplots(2, n, figsize=(3.4 * n, 4.9 * height + 1.3), gridspec_kw=spaces)
-    titles = [f"$S_{k + 1}$, {count} superpixels" for k, count in enumerate(explanation.segments)]
+    spaces = {"left": 0.04, "right": 0.99, "top": 0.87, "bottom": 0.1, "wspace": 0.65, "hspace": 0.35}
+    figure, axes = plt.subplots(
+        2, n, figsize=(WIDTH, 2.6 * height * WIDTH / (1.7 * n) + 0.7), gridspec_kw=spaces
+    )
+    titles = [f"$S_{k + 1}$\nabout {count}" for k, count in enumerate(explanation.segments)]
     plot.maps(dict(zip(titles, min_max(levels))), ax=axes[0])
     names = ["$A_0 = S_1$", *(f"$A_{k}$" for k in range(1, n))]
     plot.maps(dict(zip(names, cascade_steps(levels))), ax=axes[1])
+    for panel in axes.flat:
+        panel.title.set_size(FORMULA)
     for panel in axes[0]:
         _node(panel, (-0.13, 0.5), "N")
-        _arrow(panel, (-0.08, 0.5), panel, (0, 0.5))
-    _arrow(axes[0, 0], (0.5, -0.03), axes[1, 0], (0.5, 1.15))
-    plus, times = (-0.4, 0.5), (-0.17, 0.5)
+        _arrow(panel, (-0.05, 0.5), panel, (0, 0.5))
+    _arrow(axes[0, 0], (0.5, -0.03), axes[1, 0], (0.5, 1), rise=15)
+    plus, times = (-0.46, 0.5), (-0.19, 0.5)
     for k in range(1, n):
         before, here, level = axes[1, k - 1], axes[1, k], axes[0, k]
-        _arrow(before, (1.01, 0.5), here, (plus[0] - 0.05, 0.5))
-        _arrow(here, (plus[0] + 0.05, 0.5), here, (times[0] - 0.05, 0.5))
-        _arrow(here, (times[0] + 0.05, 0.5), here, (-0.01, 0.5))
+        _arrow(before, (1.01, 0.5), here, (plus[0] - 0.08, 0.5))
+        _arrow(here, (plus[0] + 0.08, 0.5), here, (times[0] - 0.08, 0.5))
+        _arrow(here, (times[0] + 0.08, 0.5), here, (-0.01, 0.5))
         for at in (plus, times):
-            _arrow(level, (0.02, -0.02), here, (at[0], 0.56))
+            _arrow(level, (0.02, -0.02), here, (at[0] + 0.02, 0.6))
         _node(here, plus, "+")
         _node(here, times, r"$\times$")
     legend = r"N  scaling to [0, 1]      +  addition      $\times$  multiplication, pixel by pixel"
     figure.text(0.5, 0.03, legend, ha="center")
     return figure, (
-        "The levels, finest first, are scaled to [0, 1] and run through a cascade: the map so far is "
-        "added to the next level and the sum multiplied by that level, pixel by pixel. The last map, "
-        f"A{n - 1}, is the explanation, here of {_described(candidate)}. "
-        "Each panel of the lower row is scaled for itself."
+        "The levels, finest first, with about as many superpixels as stands above each, are scaled to "
+        "[0, 1] and run through a cascade: the map so far is added to the next level and the sum multiplied "
+        f"by that level, pixel by pixel. The last map, A{n - 1}, is the explanation, here of "
+        f"{_described(candidate)}. Each panel of the lower row is scaled for itself."
     )
 
 
+@PRINT
 def altered_weights(inputs: FigureInputs) -> tuple[Figure, str]:
     """Fig. 4: (a) the ground truth, (b) the map, (c) the map when the weights are shuffled."""
     candidate = inputs.candidate(1)
@@ -178,6 +203,7 @@ def altered_weights(inputs: FigureInputs) -> tuple[Figure, str]:
     )
 
 
+@PRINT
 def wrong_boxes(inputs: FigureInputs) -> tuple[Figure, str]:
     """Fig. 5: a row for the wrong class, one for the wrong place; two maps and their difference."""
     found = _errors(inputs, "wrong class", "wrong place")
@@ -189,6 +215,7 @@ def wrong_boxes(inputs: FigureInputs) -> tuple[Figure, str]:
     )
 
 
+@PRINT
 def missed_and_not_there(inputs: FigureInputs) -> tuple[Figure, str]:
     """Fig. 6: (a) an object that is missed, (b) a detection where nothing is marked."""
     found = _errors(inputs, "missed", "not there")
@@ -202,6 +229,7 @@ def missed_and_not_there(inputs: FigureInputs) -> tuple[Figure, str]:
     )
 
 
+@PRINT
 def overlaps(inputs: FigureInputs) -> tuple[Figure, str]:
     """Fig. 7: (a) a box that wraps two objects, (b) objects that overlap in part and (c) wholly."""
     searches: dict[str, cases.Search[Candidate]] = {
@@ -230,6 +258,7 @@ def overlaps(inputs: FigureInputs) -> tuple[Figure, str]:
     )
 
 
+@PRINT
 def bad_conditions(inputs: FigureInputs) -> tuple[Figure, str]:
     """Fig. 8: images in bad conditions, and what both methods say of a detection in each."""
     columns = [_modelled(inputs, name) for name in ("low_light", "red_light")]
@@ -264,6 +293,7 @@ def bad_conditions(inputs: FigureInputs) -> tuple[Figure, str]:
     )
 
 
+@PRINT
 def sample_sizes(inputs: FigureInputs) -> tuple[Figure, str]:
     """Fig. 9: D-CLOSE above D-RISE, with an eighth, a half and all of the samples."""
     candidate = inputs.candidate(2)
@@ -282,6 +312,7 @@ def sample_sizes(inputs: FigureInputs) -> tuple[Figure, str]:
     )
 
 
+@PRINT
 def object_sizes(inputs: FigureInputs) -> tuple[Figure, str]:
     """Fig. 10: D-CLOSE's maps, a row for each group of sizes."""
     shipped_table = shipped("results/yolox_nano_coco/records.jsonl")
@@ -391,7 +422,7 @@ def _draw_error(
 ) -> str:
     """Draw a case with the maps of its ground truth and its prediction; returns what it is."""
     explanation = inputs.explain(Candidate(picture, vectors(case, picture.detector.class_names)))
-    title = letter + str(case).replace(": ", "\n", 1)
+    title = letter + str(case).replace(": ", "\n", 1).replace("(IoU ", "(IoU\N{NO-BREAK SPACE}")
     plot.comparison(explanation, case.truth, case.prediction, title=title, ax=axes)
     return f"{letter}{case} in {picture.name}"
 
@@ -400,7 +431,7 @@ def _division(axes: Sequence[Axes], names: Sequence[str], level: np.ndarray, den
     """Draw the weighted sum of the masks, divided by their density, equals the level (h, w)."""
     plot.maps(dict(zip(names, (level * density, density, level))), ax=axes)
     for panel, operator in zip(axes[1:], "÷="):
-        panel.text(-0.04, 0.5, operator, transform=panel.transAxes, ha="center", va="center", fontsize=20)
+        panel.text(-0.065, 0.5, operator, transform=panel.transAxes, ha="center", va="center", fontsize=12)
 
 
 # -- how they are laid out
@@ -408,23 +439,28 @@ def _division(axes: Sequence[Axes], names: Sequence[str], level: np.ndarray, den
 
 def _grid(rows: Sequence[Sequence[DetectedPicture]], columns: int) -> np.ndarray:
     """Axes (rows, columns), each row as high as the tallest of its pictures."""
-    width = 3.6  # inches of a panel
     tallest = [max(picture.size[0] / picture.size[1] for picture in row) for row in rows]
-    heights = [width * min(max(height, 0.3), 1.6) + 0.45 for height in tallest]
-    size = 1.15 * width * columns, sum(heights)
+    heights = [WIDTH / columns * min(max(height, 0.3), 1.6) + 0.6 for height in tallest]
+    size = WIDTH, sum(heights)
     return plt.subplots(
-        len(rows), columns, figsize=size, height_ratios=heights, layout="constrained", squeeze=False
+        len(rows), columns, figsize=size, height_ratios=heights, layout="compressed", squeeze=False
     )[1]
 
 
-def _arrow(start: Axes, a: tuple[float, float], end: Axes, b: tuple[float, float]) -> None:
-    """An arrow between two panels, from and to shares of their width and height."""
-    arrow = ConnectionPatch(a, b, start.transAxes, end.transAxes, arrowstyle="-|>", color="dimgray", lw=1.2)
-    arrow.set_in_layout(False)
-    end.figure.get_figure(root=True).add_artist(arrow)
+def _arrow(
+    start: Axes, a: tuple[float, float], end: Axes, b: tuple[float, float], *, rise: float = 0
+) -> None:
+    """An arrow between two panels, from and to shares of their width and height; `rise` points above."""
+    figure = end.figure.get_figure(root=True)
+    above = end.transAxes + ScaledTranslation(0, rise / 72, figure.dpi_scale_trans)
+    arrow = ConnectionPatch(a, b, start.transAxes, above, arrowstyle="-|>", color="dimgray", lw=0.8)
+    arrow.set(in_layout=False, mutation_scale=6)
+    figure.add_artist(arrow)
 
 
 def _node(panel: Axes, at: tuple[float, float], text: str) -> None:
     """An operator in a circle."""
-    circle = {"boxstyle": "circle,pad=0.25", "facecolor": "white", "edgecolor": "black"}
-    panel.text(*at, text, transform=panel.transAxes, ha="center", va="center", fontsize=12, bbox=circle)
+    circle = Line2D([at[0]], [at[1]], marker="o", markersize=11, color="white", markeredgecolor="black")
+    circle.set(transform=panel.transAxes, clip_on=False)
+    panel.add_artist(circle)
+    panel.text(*at, text, transform=panel.transAxes, ha="center", va="center_baseline")

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import matplotlib.pyplot as plt
 
-from .. import checks
+from .. import checks, plot
 from ..checks import InputError
 from ..detection import Detector
 from ..detectors import MissingWeights, load_detector
@@ -159,7 +159,7 @@ def _make(inputs: FigureInputs, number: int, settings: Record) -> Record:
                 (inputs.folder / name).unlink(missing_ok=True)
                 continue
             with atomic_write(inputs.folder / name) as unfinished:
-                figure.savefig(unfinished, format=name[-3:], dpi=150)
+                plot.save(figure, unfinished, format=name[-3:])
     plt.close(figure)
     return {
         "title": title,

@@ -1,15 +1,20 @@
 """The ten figures on a toy picture that shows every case: the right panels, of the right maps."""
 
+import re
 from dataclasses import replace
+from itertools import combinations
 
 import matplotlib.pyplot as plt
 import numpy as np
 import pytest
+from matplotlib.text import Text
 from PIL import Image
 from toys import Lamps
 
 import dclose_nb as dc
+from dclose_nb import plot
 from dclose_nb.fusion import cascade, min_max
+from dclose_nb.masks import SEGMENTS, superpixels
 from dclose_nb.paper.cases import FigureInputs, MissingCase, Picture, PictureSource, planted_scenes
 from dclose_nb.paper.figures import FIGURES
 from dclose_nb.studies.conditions import CONDITIONS, MAPPED_AT
@@ -87,20 +92,23 @@ def test_there_are_ten():
 def test_1_the_procedure(inputs):
     figure, caption = draw(1, inputs)
     named = titles(figure)
-    assert sum("superpixels" in one for one in named) == sum(one == "one mask of many" for one in named) == 5
+    assert sum(one == "one mask" for one in named) == 5
+    canvas = Street().prepare(picture().load())
+    made = {n: superpixels(canvas.content_image, n).max() + 1 for n in SEGMENTS}
+    assert {f"{n} superpixels\nasked, {count} made" for n, count in made.items()} <= set(named)
+    assert figure.subfigs[1].get_suptitle() == f"one level: {made[150]} superpixels"
     explanation = dc.explain(Street(), picture().load(), n_masks=40, progress=False)
     k = explanation.detections.names.index("c")  # the surest that is right
     fused = every(figure)[named.index("fused: the map")]
     assert np.allclose(shown(fused), min_max(explanation.saliency[k]), atol=1e-5)
-    assert np.allclose(
-        shown(every(figure)[named.index("$S_1$, from all masks")]), min_max(explanation.levels[0, k])
-    )
-    weights = [float(one.rsplit(" ", 1)[1]) for one in named if one.startswith("what is found")]
+    assert np.allclose(shown(every(figure)[named.index("$S_1$")]), min_max(explanation.levels[0, k]))
+    weights = [float(one.rsplit(" ", 1)[1]) for one in named if one.startswith("found, weight")]
     assert weights[0] > weights[1] and "the c (0." in caption and "street" in caption
 
 
 def test_2_the_sum_over_the_density_is_the_level(inputs):
     figure, _ = draw(2, inputs)
+    assert titles(figure)[::3] == [f"weighted sum, about {n} superpixels" for n in (2400, 150)]
     explanation = dc.explain(Street(), picture().load(), n_masks=40, progress=False)
     k = explanation.detections.names.index("c")
     for row, level in zip(np.reshape(every(figure), (2, 3)), (0, 4)):
@@ -120,9 +128,13 @@ def test_3_the_cascade_ends_in_the_map(inputs):
     assert nodes.count("N") == 5 and nodes.count("+") == nodes.count(r"$\times$") == 4
 
 
-def test_4_the_weights_are_altered(tmp_path):
+@pytest.fixture
+def scenes():
     scenes = planted_scenes(dc.load_detector("planted"))
-    scenes = replace(scenes, pictures=scenes.pictures[:2])
+    return replace(scenes, pictures=scenes.pictures[:2])
+
+
+def test_4_the_weights_are_altered(scenes, tmp_path):
     inputs = FigureInputs([scenes], tmp_path, n_masks=40, progress=False)
     figure, caption = draw(4, inputs)
     assert titles(figure) == ["(a) ground truth", "(b) weights as trained", "(c) weights shuffled"]
@@ -211,6 +223,29 @@ def test_10_rows_are_sizes(inputs):
     assert [one.split(" 0.")[0] for one in titles(figure)] == ["small: a", "middle: c"]
     assert inputs.notes == ["No large object was found in the street."]
     assert "0.030, 0.060, 0.500" in caption
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", FIGURES)
+def test_a_figure_is_for_print(number, scenes, maps, tmp_path):
+    """As wide as a page's text, no text smaller than 7 points, no Type 3 font, no title on another."""
+    names = dict(zip("abc", ("aeroplane", "hair drier", "dining table")))
+    boxes, labels = picture().truth.boxes, [names[label] for label in picture().truth.labels]
+    marked = picture()._replace(truth=dc.Targets(boxes, labels))
+    street = replace(source(Street(tuple(names.values()))), pictures=[marked])
+    figure, _ = draw(
+        number, FigureInputs([scenes if number == 4 else street], maps, n_masks=40, progress=False)
+    )
+    plot.save(figure, tmp_path / "figure.pdf", dpi=50)
+    content = (tmp_path / "figure.pdf").read_bytes()
+    _, _, width, height = map(float, re.search(rb"/MediaBox \[(.+?)\]", content)[1].split())
+    assert width <= 7 * 72 and height <= 9 * 72  # points
+    assert b"/CIDFontType2" in content and b"/Type3" not in content
+    texts = [text for text in figure.findobj(Text) if text.get_text() and text.get_visible()]
+    for text in texts:  # an index has 0.7 of the size
+        assert text.get_fontsize() >= (10 if "_" in text.get_text() else 7), text
+    boxes = [panel.title.get_window_extent() for panel in every(figure)]
+    assert not [one for one, other in combinations(boxes, 2) if one.overlaps(other)]
 
 
 def test_a_later_source_stands_in_and_a_note_says_so(maps):
