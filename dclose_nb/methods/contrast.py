@@ -36,13 +36,10 @@ class Contrast(Pyramid):
         See `Pyramid`.
     """
 
+    cascade_order = slice(None)
     least: ClassVar[int] = 2  # a mask that keeps a pixel and one that hides it
 
     n_masks: int = 400
-
-    @property
-    def cascade_order(self) -> slice:
-        return slice(None)  # finest first
 
     @property
     def counts(self) -> list[int]:
@@ -57,4 +54,4 @@ class Contrast(Pyramid):
         means = coarsest_first[::-1] / np.arange(len(levels), 0, -1)[:, None, None, None]
         fused = np.where(means < 0, LEAK * means, means).astype(np.float32)
         density = np.stack([level.density.astype(np.float32) for level in levels])  # (L, h, w)
-        return Maps(cascade(fused[self.cascade_order]), fused, density)
+        return Maps(cascade(fused), fused, density)

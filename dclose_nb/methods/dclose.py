@@ -111,9 +111,8 @@ class Dclose(Pyramid):
 
     @property
     def cascade_order(self) -> slice | None:
-        if self.fusion == "mean":
-            return None
-        return slice(None, None, 1 if self.order == "fine_to_coarse" else -1)
+        step = 1 if self.order == "fine_to_coarse" else -1
+        return slice(None, None, step) if self.fusion == "cascade" else None
 
     def plan(self, canvas: Canvas, seed: int) -> Plan:
         samplers = self.samplers(canvas, seed, crops_per_draw=self.crops_per_draw)

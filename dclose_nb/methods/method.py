@@ -26,7 +26,7 @@ class Method(ABC):
 
     @property
     def cascade_order(self) -> slice | None:
-        """Order in which levels that are finest first enter the cascade; None where there is no cascade."""
+        """Order in which levels, finest first, enter the cascade. None where there is no cascade."""
         return None
 
     @abstractmethod
