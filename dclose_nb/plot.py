@@ -420,10 +420,10 @@ def _draw_overlay(
 
 
 def _title(panel: Axes, text: str) -> None:
-    """Write a title in as many lines as its panel is narrow; a $ in it starts no formula."""
+    """Write a title, of which a line that is wider than its panel takes two; a $ in it starts no formula."""
     points = 72 * 1.15 * panel.get_position().width * panel.figure.bbox.width / panel.figure.dpi  # laid out
     letters = int(points / (0.55 * float(panel.title.get_fontsize())))
-    lines = [fill(line, max(letters, 1)) for line in text.split("\n")]
+    lines = [fill(line, max(letters, 3), max_lines=2, placeholder="…") for line in text.split("\n")]
     panel.set_title("\n".join(lines), parse_math=False)
 
 
