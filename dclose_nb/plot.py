@@ -33,7 +33,7 @@ from .planted.scene import Scene
 CMAP = "inferno"  # perceptually even, and it prints in grey
 DIVERGING = "PiYG_r"  # white in the middle; green and pink are told apart by all
 OPACITY = 0.75  # of an overlay's highest value
-TRUTH, PREDICTION = "#00a000", "red"  # boxes in the paper's Fig. 5
+TRUTH, PREDICTION = "#00b400", "red"  # boxes in the paper's Fig. 5
 ROLE_COLOURS = {"class": "tab:red", "body": "tab:blue", "edge": "gold", "inert": "tab:gray"}
 LARGEST = 1600  # pixels of a drawn image's longer side; more cannot be seen
 PADDING = 0.2  # around the text of a box's label, as a share of the font's size
