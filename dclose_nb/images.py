@@ -162,21 +162,17 @@ def load_example(name: str) -> Example:
     """
     situation = _SITUATIONS[checks.choice("name", name, _SITUATIONS)]
     if situation.photo is not None and _has_weights("a drawn scene"):
-        return _photo_example(situation.photo, situation.wanted)
+        detector, image, wanted = load_detector("yolox_nano"), load_photo(situation.photo), situation.wanted
+        if isinstance(wanted, Targets):
+            return Example(detector, image, wanted)
+        found = detector.detect(image)
+        return Example(detector, image, found[[found.names.index(label) for label in wanted]])
     detector = load_detector("planted")
     drawn = scene(situation.seed, n_objects=situation.n_objects, layout=situation.layout)
     if situation.missed is None:
         return Example(detector, drawn.image, detector.detect(drawn.image))
     missed = Targets(drawn.boxes[[situation.missed]], drawn.labels[[situation.missed]].tolist())
     return Example(detector, drawn.image, missed)
-
-
-def _photo_example(photo: str, wanted: tuple[str, ...] | Targets) -> Example:
-    detector, image = load_detector("yolox_nano"), load_photo(photo)
-    if isinstance(wanted, Targets):
-        return Example(detector, image, wanted)
-    found = detector.detect(image)
-    return Example(detector, image, found[[found.names.index(label) for label in wanted]])
 
 
 class Annotated(NamedTuple):

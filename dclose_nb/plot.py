@@ -33,7 +33,7 @@ from .planted.scene import Scene
 CMAP = "inferno"  # perceptually even, and it prints in grey
 DIVERGING = "PiYG_r"  # white in the middle; green and pink are told apart by all
 OPACITY = 0.75  # of an overlay's highest value
-TRUTH, PREDICTION = "#00a000", "red"  # boxes in the paper's Fig. 5
+TRUTH, PREDICTION = "#00b400", "red"  # boxes in the paper's Fig. 5
 ROLE_COLOURS = {"class": "tab:red", "body": "tab:blue", "edge": "gold", "inert": "tab:gray"}
 LARGEST = 1600  # pixels of a drawn image's longer side; more cannot be seen
 PADDING = 0.2  # around the text of a box's label, as a share of the font's size
@@ -420,10 +420,10 @@ def _draw_overlay(
 
 
 def _title(panel: Axes, text: str) -> None:
-    """Write a title in as many lines as its panel is narrow; a $ in it starts no formula."""
+    """Write a title, of which a line that is wider than its panel takes two; a $ in it starts no formula."""
     points = 72 * 1.15 * panel.get_position().width * panel.figure.bbox.width / panel.figure.dpi  # laid out
     letters = int(points / (0.55 * float(panel.title.get_fontsize())))
-    lines = [fill(line, max(letters, 1)) for line in text.split("\n")]
+    lines = [fill(line, max(letters, 3), max_lines=2, placeholder="…") for line in text.split("\n")]
     panel.set_title("\n".join(lines), parse_math=False)
 
 
