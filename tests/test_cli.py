@@ -1,6 +1,7 @@
 """The command, as a person types it."""
 
 import json
+import re
 import signal
 import subprocess
 import sys
@@ -62,12 +63,26 @@ def test_a_photo_is_explained(photo, capsys):
         assert part in printed
 
 
-def test_html_is_written_where_it_is_asked_for(photo, capsys):
+def test_a_page_is_written_unless_it_is_left_out(photo, capsys):
     page = Path("out", "report.html")
-    for arguments, there in (((), False), (("--html",), True)):
-        assert explain(photo, "--out", "out", *arguments) == 0
+    for arguments, there in (((), True), (("--no-html",), False)):
+        assert explain(photo, "--out", "out", "--top", "1", *arguments) == 0
         assert page.is_file() == there == ("report.html" in capsys.readouterr().out)
-    assert "home.png: 2 objects explained" in page.read_text(encoding="utf-8")
+        assert Path("out", "sheet.png").is_file()
+
+
+def test_what_is_explained_can_be_chosen(photo, capsys):
+    def explained(*arguments):
+        assert explain(photo, "--out", "out", "--no-html", *arguments) == 0
+        objects = json.loads(Path("out", "manifest.json").read_text())["objects"]
+        return [(entry["label"], entry["score"]) for entry in objects]
+
+    (house, high), (person, low) = explained("--device", "cpu")
+    assert explained("--classes", "person,tree") == [(person, low)]
+    assert explained("--score", str((high + low) / 2)) == [(house, high)]
+    capsys.readouterr()
+    assert explained("--classes", "tree", "--score", "0.5") == []
+    assert "no object was found (score 0.5 or more, classes tree)" in capsys.readouterr().out
 
 
 def test_top_explains_the_best_only(photo, capsys):
@@ -98,6 +113,11 @@ def test_a_photo_without_objects_is_no_error(tmp_path, capsys):
         (["home.png", "--method", "gradcam", "--n-masks", "30"], "'gradcam' has no option 'n_masks'"),
         (["home.png", "--seed", "-1"], "seed"),
         (["home.png", "--top", "0"], "--top"),
+        (["home.png", "--score", "1.1"], "--score must be a number in [0, 1]"),
+        (["home.png", "--score", "nan"], "--score must be a number in [0, 1]"),
+        (["home.png", "--classes", "person,unicorn"], "has no class 'unicorn'; it has: person,"),
+        (["home.png", "--classes", ""], "has no class ''"),
+        (["home.png", "--device", "toaster"], "device 'toaster' cannot be used"),
         (["home.png", "--detector", "yolo_v99"], "detector must be one of"),
         (["home.png", "--out", "home.png"], "cannot write"),
     ],
@@ -151,9 +171,46 @@ def test_weights_are_fetched_ahead(tmp_path, monkeypatch, capsys):
     assert main(["fetch", "yolox_huge"]) == 2
 
 
+def run(*arguments, **options):
+    """The command as a process of its own."""
+    command = [sys.executable, "-m", "dclose_nb", *arguments]
+    return subprocess.run(command, capture_output=True, text=True, **options)
+
+
+OPTIONS = {
+    "explain": "--detector --device --n-masks --seed --method --score --classes --top --no-html --out",
+    "demo": "--out",
+    "evaluate": "--detector --device --n-masks --seed --coco --methods --steps --limit --workers "
+    "--skip-missing --out",
+    "tables": "",
+    "figures": "--detector --device --n-masks --seed --coco --photo --only --out",
+    "fetch": "",
+}
+
+
+@pytest.mark.parametrize("command", OPTIONS)
+def test_help_says_what_each_option_is(command, capsys):
+    with pytest.raises(SystemExit) as stopped:
+        main([command, "--help"])
+    printed = " ".join(capsys.readouterr().out.split())
+    assert stopped.value.code == 0
+    usage, _, described = printed.partition("options: -h, --help show this help message and exit")
+    for option in OPTIONS[command].split():
+        assert option in usage
+        text = described.split(f" {option} ", 1)[1].split(" --")[0]
+        assert len(text.split()) > 2, text
+    assert sorted(OPTIONS[command].split()) == sorted(set(re.findall(r"--[a-z-]+", usage)))
+    example = described.split(f"Example: dclose-nb {command}")[1].split()
+    assert all(word in OPTIONS[command] for word in example if word.startswith("--"))
+
+
+def test_help_names_the_fast_method_and_the_defaults(capsys):
+    with pytest.raises(SystemExit):
+        main(["explain", "--help"])
+    printed = " ".join(capsys.readouterr().out.split())
+    for words in ("dclose, the paper's (default); contrast, the fast one", "seed of the masks; default: 0"):
+        assert words in printed
+
+
 def test_the_command_is_installed():
-    printed = subprocess.run(
-        [sys.executable, "-m", "dclose_nb", "explain", "--help"], capture_output=True, text=True, check=True
-    ).stdout
-    for option in ("PHOTO", "--detector", "--method", "--n-masks", "--seed", "--top", "--html", "--out"):
-        assert option in printed
+    assert run("--version", check=True).stdout == f"dclose-nb {dc.__version__}\n"

@@ -142,4 +142,4 @@ def test_a_command_prints_what_it_found_or_what_is_wrong(capsys):
         assert study_command("look", lambda error=error: fails(error)) == 2
         assert capsys.readouterr() == ("", "look: no such folder\n")
     assert study_command("look", lambda: fails(KeyboardInterrupt())) == 130
-    assert capsys.readouterr() == ("", "\nstopped; the same command goes on from there\n")
+    assert capsys.readouterr() == ("", "\nlook: stopped; the same command goes on from there\n")
