@@ -309,7 +309,7 @@ class Detector(ABC):
     thread_safe: ClassVar[bool] = False  # whether several threads may call `predict` at once
 
     def __post_init__(self) -> None:
-        self.class_names = tuple(self.class_names)
+        self.class_names = checks.class_names(self.class_names)
         self.device = torch.device(self.device)
 
     @property
@@ -369,6 +369,8 @@ class Detector(ABC):
     def detect_on(self, canvas: Canvas, **thresholds: Any) -> Detections:
         """`detect` on an image that is prepared already; same thresholds."""
         proposals = self.predict(canvas.pixels[None])
+        if not all(part.isfinite().all() for part in proposals):
+            raise InputError(f"{self.name} proposed NaN or infinity: look at its weights, mean and deviation")
         keep = suppress(proposals, **thresholds)[0]
         boxes, objectness, probs = (part[0][keep].float() for part in proposals)
         return Detections(
