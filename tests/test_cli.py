@@ -1,11 +1,11 @@
 """The command, as a person types it."""
 
 import json
+import os
 import re
 import signal
 import subprocess
 import sys
-import time
 import warnings
 from functools import partial
 from pathlib import Path
@@ -13,10 +13,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
-from toys import NO_WEIGHTS, weights_at_hand
 
 import dclose_nb as dc
 from dclose_nb.cli import main
+from dclose_nb.files import shipped
 
 NOBODY = "http://127.0.0.1:9"  # nobody listens on the discard port
 
@@ -129,20 +129,55 @@ def test_bad_input_is_one_line_and_leaves_nothing(photo, tmp_path, capsys, argum
     assert [path.name for path in tmp_path.iterdir()] == ["home.png"]
 
 
-@pytest.mark.skipif(not weights_at_hand(), reason=NO_WEIGHTS)
-def test_ctrl_c_leaves_nothing_behind(tmp_path):
-    command = [sys.executable, "-m", "dclose_nb", "explain", "coffee", "--out", str(tmp_path / "out")]
-    heed = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)  # what a shell starts with & ignores it
+@pytest.mark.slow
+@pytest.mark.skipif(os.name != "posix", reason="Windows has no such signals")
+@pytest.mark.parametrize("name", ["SIGINT", "SIGTERM", "SIGHUP"])
+def test_a_stop_leaves_nothing_behind(tmp_path, name):
+    number = getattr(signal, name)
+    command = [sys.executable, "-m", "dclose_nb", "explain", "scene_7", "--detector", "planted"]
+    command += ["--n-masks", "100000", "--out", str(tmp_path / "out")]
+    heed = partial(signal.signal, number, signal.SIG_DFL)  # what a shell starts with & ignores Ctrl-C
     with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, preexec_fn=heed) as process:
         for line in iter(lambda: process.stderr.read(40), ""):
             if "mask" in line or "%" in line:  # the bar has begun to move
                 break
-        time.sleep(1)
-        process.send_signal(signal.SIGINT)
+        process.send_signal(number)
         rest = process.stderr.read()
         assert process.wait(30) == 130
-    assert "stopped; nothing was written" in rest
+    assert "dclose-nb: stopped; nothing was written" in rest and "Traceback" not in rest
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.skipif(os.name != "posix", reason="Windows has no such limit")
+def test_a_disk_that_fills_is_one_line(tmp_path):
+    """A limit on the size of files stands in for it."""
+    resource = pytest.importorskip("resource")
+    limited = partial(resource.setrlimit, resource.RLIMIT_FSIZE, (30_000, 30_000))
+    out = str(tmp_path / "out")
+    arguments = ["explain", "scene_7", "--detector", "planted", "--n-masks", "20", "--top", "1", "--out", out]
+    done = run(*arguments, preexec_fn=limited)
+    assert done.returncode == 2 and "Traceback" not in done.stderr
+    assert done.stderr.splitlines()[-1] == f"dclose-nb: cannot write to the folder '{out}': File too large"
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="this system has no /dev/full")
+def test_output_that_nobody_takes(tmp_path):
+    """The tables are on the disk; a reader that left, as head does, is no matter for words."""
+    records = tmp_path / "records.jsonl"
+    records.write_bytes((shipped("results") / "yolox_nano_coco" / "records.jsonl").read_bytes())
+    command = f"'{sys.executable}' -m dclose_nb tables '{tmp_path}'"
+    for redirected, status, word in (
+        (f"{command} > /dev/full", 2, "dclose-nb: No space left on device\n"),
+        (f"({command}; echo $? >&2) | true", 0, "141\n"),
+        (f"{command} >&-", 0, ""),
+        (f"{command} 2>&-", 0, ""),
+        (f"{command} > /dev/full 2> /dev/full", 2, ""),
+    ):
+        done = subprocess.run(redirected, shell=True, capture_output=True, text=True)
+        assert (done.returncode, done.stderr) == (status, word), redirected
+        assert (tmp_path / "tables.md").stat().st_size > 1000
 
 
 def test_the_demo_needs_no_weights(tmp_path, monkeypatch, capsys):
