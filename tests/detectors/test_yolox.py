@@ -4,6 +4,8 @@ import contextlib
 import io
 import json
 import os
+import subprocess
+import sys
 
 import cv2
 import numpy as np
@@ -160,3 +162,14 @@ def test_a_file_that_is_not_the_official_one_is_loaded_with_a_remark(yolox):
 def test_annotations_are_those_of_the_photographs(coco):
     truth = json.loads((coco / "annotations" / "instances_val2017.json").read_text())
     assert {entry["file_name"] for entry in truth["images"]} <= set(os.listdir(coco / "val2017"))
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(getattr(os, "getuid", int)() != 0 or os.name != "posix", reason="needs root")
+def test_an_account_without_a_home_is_no_obstacle(tmp_path):
+    code = "import os; os.setuid(54321); import dclose_nb as dc; print(dc.load_detector('planted').name); "
+    code += "print(os.environ.get('HOME')); dc.detectors.weights.path_of('yolox_nano')"
+    environment = {name: value for name, value in os.environ.items() if name not in ("HOME", "YOLOX_HOME")}
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment)
+    assert done.stdout.split() == ["planted", "None"]
+    assert "InputError: '~/.cache/yolox' cannot be used as a path" in done.stderr
