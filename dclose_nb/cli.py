@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from .explanation import Explanation
     from .images import Example
 
+MANY = 50  # objects to explain
 RESUMES = "evaluate", "figures"  # go on where they were stopped
 
 
@@ -201,7 +202,12 @@ def _explain(args: argparse.Namespace) -> int:
         if args.classes is not None:
             wanted = one_hot(args.classes.split(","), detector.class_names).max(0) > 0
             found = found[wanted[found.labels]]
-        return Example(detector, image, found[: args.top])
+        found = found[: args.top]
+        if len(found) > MANY:
+            checks.warn(
+                f"{len(found)} objects take long and much memory: choose with --top, --score, --classes"
+            )
+        return Example(detector, image, found)
 
     out = args.out or Path("explanations") / f"{Path(args.photo).stem}_{args.method}"
     options = {"method": args.method, "n_masks": args.n_masks, "seed": args.seed}

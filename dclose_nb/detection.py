@@ -25,6 +25,8 @@ except (ImportError, RuntimeError, OSError) as error:
 
 __all__ = ["Canvas", "Detections", "Detector", "Proposals", "Targets", "box_iou", "match", "suppress"]
 
+MOST_BOXES = 30_000  # of an image, which suppression takes seconds for
+
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Detections:
@@ -262,7 +264,8 @@ def suppress(
 
     A proposal survives if its score (objectness times highest class probability) reaches
     `confidence` and if non-maximum suppression at `iou` keeps it. Boxes suppress others of their
-    class, or with `class_agnostic` all others.
+    class, or with `class_agnostic` all others. Of more than `MOST_BOXES` the best are looked at, with
+    a warning: each is compared with each.
     """
     top, labels = proposals.class_probs.max(dim=-1)
     scores = proposals.objectness * top
@@ -270,6 +273,9 @@ def suppress(
     for boxes, score, label in zip(proposals.boxes, scores, labels):
         real = (score > 0) & (boxes[:, 2:] > boxes[:, :2]).all(1)  # not padding
         index = torch.nonzero(real & (score >= confidence))[:, 0]
+        if len(index) > MOST_BOXES:
+            checks.warn(f"{len(index)} boxes reach the confidence {confidence}: the best {MOST_BOXES} count")
+            index = index[score[index].topk(MOST_BOXES).indices]
         candidates = boxes[index].float(), score[index].float()
         keep = nms(*candidates, iou) if class_agnostic else batched_nms(*candidates, label[index], iou)
         kept.append(index[keep])

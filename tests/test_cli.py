@@ -15,6 +15,7 @@ import pytest
 from PIL import Image
 
 import dclose_nb as dc
+from dclose_nb import cli
 from dclose_nb.cli import main
 from dclose_nb.files import shipped
 
@@ -89,6 +90,12 @@ def test_top_explains_the_best_only(photo, capsys):
     assert explain(photo, "--out", "out", "--top", "1", "--method", "drise") == 0
     assert [path.name for path in Path("out").glob("overlay_*.png")] == ["overlay_01_house.png"]
     assert "drise" in capsys.readouterr().out
+
+
+def test_many_objects_are_warned_of(photo, capsys, monkeypatch):
+    monkeypatch.setattr(cli, "MANY", 1)
+    assert explain(photo, "--out", "out", "--no-html") == 0
+    assert "note: 2 objects take long and much memory: choose with --top" in capsys.readouterr().err
 
 
 def test_the_default_folder_is_named_after_the_photo(photo):
