@@ -8,12 +8,12 @@ import os
 import platform
 import signal
 import warnings
-from collections.abc import Callable, Generator, Iterable
+from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import BrokenExecutor, Executor, ProcessPoolExecutor, as_completed
-from contextlib import closing, suppress
+from contextlib import closing, contextmanager, suppress
 from datetime import UTC, datetime
 from functools import lru_cache
-from multiprocessing import get_context
+from multiprocessing import active_children, get_context
 from multiprocessing.connection import Connection
 from pathlib import Path
 from threading import Thread
@@ -131,18 +131,21 @@ def _by_processes(workers: int, work: Callable[..., Record], tasks: Iterable[Tas
     context = get_context("spawn")
     deaths = 0
     while left:
-        before = len(left)
+        before, others = len(left), set(active_children())
         ours, theirs = context.Pipe()
         try:
             with ProcessPoolExecutor(
                 workers, context, initializer=_begin_worker, initargs=(threads, theirs)
             ) as pool:
                 try:
-                    for task, found in _by_executor(pool, work, left.values()):
-                        yield task, found
-                        del left[id(task)]
-                except BaseException:  # nobody waits for what they have in hand
-                    ours.close()
+                    with _ctrl_c_blocked():
+                        futures = {pool.submit(work, *task.arguments): task for task in left.values()}
+                    for future in as_completed(futures):
+                        yield futures[future], future.result()
+                        del left[id(futures[future])]
+                except BaseException:  # nobody waits for what workers have in hand
+                    for process in set(active_children()) - others:
+                        process.terminate()
                     raise
         except BrokenExecutor as error:
             deaths = 1 if len(left) < before else deaths + 1
@@ -154,6 +157,20 @@ def _by_processes(workers: int, work: Callable[..., Record], tasks: Iterable[Tas
             warnings.warn(f"a worker process died; {len(left)} images are left and go on", stacklevel=4)
         finally:
             ours.close()
+            theirs.close()
+
+
+@contextmanager
+def _ctrl_c_blocked() -> Iterator[None]:
+    """Hold Ctrl-C back; processes that begin meanwhile never heed it, since their parent ends them."""
+    if not hasattr(signal, "pthread_sigmask"):  # Windows
+        yield
+        return
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _begin_worker(threads: int, parent: Connection) -> None:
@@ -165,7 +182,7 @@ def _begin_worker(threads: int, parent: Connection) -> None:
         os._exit(1)
 
     torch.set_num_threads(threads)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches all processes of a terminal
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # where it could not be blocked
     Thread(target=leave, daemon=True).start()
 
 

@@ -156,20 +156,25 @@ def lives(pid):
 @pytest.mark.skipif(not os.path.exists("/proc/self/stat"), reason="this system has no /proc")
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL, signal.SIGINT])
 def test_workers_end_with_their_parent(tmp_path, number):
-    """Whoever stops it, and although the signal reaches the parent alone."""
+    """Whoever stops it: Ctrl-C reaches all processes of a terminal, other signals the parent alone."""
     (tmp_path / "main.py").write_text(LINGERING)
     path = os.pathsep.join([str(Path(__file__).parent), os.environ.get("PYTHONPATH", "")])
     command = [sys.executable, str(tmp_path / "main.py"), str(tmp_path)]
     heed = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)  # what a shell starts with & ignores it
     with subprocess.Popen(
-        command, stderr=subprocess.PIPE, text=True, env=os.environ | {"PYTHONPATH": path}, preexec_fn=heed
+        command,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=os.environ | {"PYTHONPATH": path},
+        preexec_fn=heed,
+        start_new_session=True,
     ) as parent:
         while len(workers := [*tmp_path.glob("*.worker")]) < 2:
             assert parent.poll() is None
             time.sleep(0.05)
         with pytest.raises(dc.InputError, match="another run is writing"):
             study(tmp_path / "out")
-        parent.send_signal(number)
+        (os.killpg if number == signal.SIGINT else os.kill)(parent.pid, number)
         said = parent.stderr.read()
         assert parent.wait(30) == (-9 if number == signal.SIGKILL else 130)
     if number != signal.SIGKILL:
