@@ -83,11 +83,7 @@ def _parser() -> argparse.ArgumentParser:
         "gradcam or sodex",
     )
     add(
-        "--score",
-        type=float,
-        default=0.25,
-        metavar="P",
-        help="only detections of at least this score, in [0, 1]; default: %(default)s",
+        "--score", type=float, default=0.25, metavar="P", help="lowest score, in [0, 1]; default: %(default)s"
     )
     add("--classes", metavar="A,B", help="only detections of these classes, as in person,dog; default: all")
     add("--top", type=int, metavar="K", help="only the K best detections; default: all")
@@ -101,13 +97,7 @@ def _parser() -> argparse.ArgumentParser:
         help="explain a photo that ships, or a drawn scene where no weights can be had",
         description="As explain, with a photo that ships, or with a scene where weights are missing.",
     )
-    add(
-        "--out",
-        type=Path,
-        metavar="DIR",
-        default=Path("demo"),
-        help="folder to write to; default: %(default)s",
-    )
+    add("--out", type=Path, metavar="DIR", default="demo", help="folder to write to; default: %(default)s")
 
     add = command(
         "evaluate",
@@ -124,20 +114,10 @@ def _parser() -> argparse.ArgumentParser:
         help="of dclose, contrast, drise, mfpp, gradcam, sodex, segments+density, segments+fusion; "
         "default: the paper's, %(default)s",
     )
-    add(
-        "--steps",
-        type=int,
-        default=205,
-        metavar="N",
-        help="images of each deletion and insertion curve; default: %(default)s",
-    )
+    add("--steps", type=int, default=205, metavar="N", help="of deletion and insertion; default: %(default)s")
     add("--limit", type=int, metavar="N", help="only the first N images, in random order; default: all")
     add("--workers", type=int, default=1, metavar="K", help="processes side by side; default: %(default)s")
-    add(
-        "--skip-missing",
-        action="store_true",
-        help="go on without images that are missing; default: stop before the work",
-    )
+    add("--skip-missing", action="store_true", help="go on without images that are missing; default: stop")
     add("--out", type=Path, metavar="DIR", required=True, help="folder for records and tables")
 
     add = command(
@@ -289,18 +269,9 @@ def _show_warnings() -> None:
 
 
 def _write(
-    out: Path,
-    situation: Callable[[], Example],
-    photo: str,
-    limits: str,
-    *,
-    html: bool = True,
-    **options: Any,
+    out: Path, situation: Callable[[], Example], photo: str, limits: str, *, html: bool = True, **options: Any
 ) -> int:
-    """Explain what `situation` gives, into a folder that is known to be writable before.
-
-    `limits` say what is explained, for where that is nothing.
-    """
+    """Explain what `situation` gives within `limits`, into a folder that is known to be writable before."""
     import matplotlib
 
     matplotlib.use("agg")

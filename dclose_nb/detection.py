@@ -264,8 +264,7 @@ def suppress(
 
     A proposal survives if its score (objectness times highest class probability) reaches
     `confidence` and if non-maximum suppression at `iou` keeps it. Boxes suppress others of their
-    class, or with `class_agnostic` all others. Of more than `MOST_BOXES` the best are looked at, with
-    a warning: each is compared with each.
+    class, or with `class_agnostic` all others. Of more than `MOST_BOXES` the best count, with a warning.
     """
     top, labels = proposals.class_probs.max(dim=-1)
     scores = proposals.objectness * top

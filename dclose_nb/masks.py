@@ -51,7 +51,6 @@ class MaskSampler:
     A mask is made in three steps. Each cell of a pattern is kept with probability `p`. The pattern
     is enlarged bilinearly. A window of the wanted size is cut from it at a random offset; only the
     window is ever computed. Make a sampler with `superpixel_masks` or `grid_masks`.
-
     """
 
     cells: torch.Tensor  # (a, b) int, the cell of each pixel of the pattern

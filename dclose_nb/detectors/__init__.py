@@ -123,7 +123,7 @@ def pick_device(device: Any) -> torch.device:
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
         device = torch.device(device)
-        torch.empty(0, device=device)
+        torch.ones(1, device=device).cpu()
     except (RuntimeError, AssertionError, TypeError) as error:
         raise InputError(f"device {str(device)!r} cannot be used: {str(error).splitlines()[0]}") from error
     return device

@@ -169,7 +169,7 @@ def test_a_network_of_the_user_s_with_such_a_weight_is_refused(value, word):
 def test_unknown_detectors_and_devices_are_refused(lamps):
     with pytest.raises(dc.InputError, match="must be one of 'yolox_nano', 'yolox_tiny'"):
         dc.load_detector("yolo_v99")
-    for device in ("gpu7", 3.5):
+    for device in ("gpu7", "meta", 3.5):
         with pytest.raises(dc.InputError, match="device"):
             dc.load_detector("yolox_nano", device=device)
     with pytest.raises(dc.InputError, match="detector must be"):
