@@ -83,7 +83,7 @@ def _parser() -> argparse.ArgumentParser:
         "gradcam or sodex",
     )
     add(
-        "--score", type=float, default=0.25, metavar="P", help="lowest score, in [0, 1]; default: %(default)s"
+        "--score", type=float, default=0.25, metavar="P", help="lowest score, of [0, 1]; default: %(default)s"
     )
     add("--classes", metavar="A,B", help="only detections of these classes, as in person,dog; default: all")
     add("--top", type=int, metavar="K", help="only the K best detections; default: all")
