@@ -96,7 +96,7 @@ def choice(name: str, value: Any, known: Iterable[str]) -> str:
 
 def class_names(value: Any) -> tuple[str, ...]:
     """Return `value` as a tuple if it is a list of names that can be written down."""
-    names = tuple(value) if isinstance(value, Iterable) and not isinstance(value, str) else ()
+    names = tuple(value) if isinstance(value, Iterable) and not isinstance(value, str | set) else ()
     if not names or not all(isinstance(name, str) for name in names):
         raise InputError(f"class_names must be a list of names, got {value!r}")
     for name in names:

@@ -144,7 +144,7 @@ def test_a_function_needs_names_and_takes_no_device():
         dc.load_detector(lamp, class_names=NAMES, device="cuda")
     with pytest.raises(dc.InputError, match="a function takes no colours"):
         dc.load_detector(lamp, class_names=NAMES, colours="bgr")
-    for names in (5, "cat", [], [1], None):
+    for names in (5, "cat", {"cat", "dog"}, [], [1], None):
         with pytest.raises(dc.InputError, match="class_names"):
             dc.load_detector(lamp, class_names=names)
     with pytest.raises(dc.InputError, match=r"the class name '\\ud800' is not Unicode"):
