@@ -162,11 +162,18 @@ def _boxes_and_labels(marked: list[Record], names: dict[int, str]) -> tuple[np.n
 
 def _filled(outline: Any, shape: tuple[int, int]) -> np.ndarray:
     """Polygons [[x1, y1, x2, y2, ...], ...], or run lengths as numbers or packed, as (H, W)."""
-    if isinstance(outline, list):
-        outline = rle.merge(rle.frPyObjects(outline, *shape))
-    elif isinstance(outline["counts"], list):
-        outline = rle.frPyObjects(outline, *shape)
-    return rle.decode(outline)
+    try:
+        if isinstance(outline, list):
+            outline = rle.merge(rle.frPyObjects(outline, *shape))
+        elif isinstance(outline["counts"], list):
+            if sum(outline["counts"]) != shape[0] * shape[1]:  # what is lacking would be chance
+                raise ValueError("its run lengths do not fill the image")
+            outline = rle.frPyObjects(outline, *shape)
+        if tuple(outline["size"]) != shape:
+            raise ValueError(f"it is of {outline['size']}")
+        return rle.decode(outline)
+    except Exception as error:  # pycocotools raises that very class
+        raise InputError(f"an outline of an image of {shape} is damaged: {error}") from error
 
 
 def box_areas(boxes: np.ndarray) -> np.ndarray:

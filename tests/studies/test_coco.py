@@ -11,7 +11,7 @@ from sklearn.cluster import KMeans
 from toys import Street, brightness
 
 import dclose_nb as dc
-from dclose_nb.studies.coco import box_areas, drawn, matched, read_coco, study_photos
+from dclose_nb.studies.coco import Truth, box_areas, drawn, matched, read_coco, study_photos
 
 
 @pytest.fixture(scope="module")
@@ -173,6 +173,25 @@ def test_outlines_of_every_kind(data):
     expected[6, 8] = True
     assert np.array_equal(polygons, expected)
     assert truth._replace(boxes=boxes[:0], outlines=[]).masks((8, 10)).shape == (0, 8, 10)
+
+
+@pytest.mark.parametrize(
+    "outline",
+    [
+        {"counts": [1, 2], "size": [10, 12]},  # pycocotools fills the rest with chance
+        {"counts": [-1, 121], "size": [10, 12]},
+        {"counts": "52", "size": [1000, 1000]},
+        {"size": [10, 12]},
+        [[1, 2, 3]],
+        [5],
+        "outline",
+    ],
+    ids=str,
+)
+def test_a_damaged_outline_is_named(outline):
+    truth = Truth(1, "", np.array([[1.0, 2, 5, 6]]), ["a"], [outline])
+    with pytest.raises(dc.InputError, match=r"an outline of an image of \(10, 12\) is damaged: "):
+        truth.masks((10, 12))
 
 
 def test_what_is_matched_has_its_share_of_the_image(data):
