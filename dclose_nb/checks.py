@@ -65,13 +65,17 @@ def probability(name: str, value: Any) -> float:
     return float(value)
 
 
-def at_least(name: str, value: Any, smallest: float, *, integer: bool = True) -> Any:
-    """Return `value` if it is a number (an integer, unless told otherwise) of at least `smallest`."""
+def at_least(
+    name: str, value: Any, smallest: float, *, largest: float = sys.float_info.max, integer: bool = True
+) -> Any:
+    """Return `value` if it is a number (an integer, unless told otherwise) from `smallest` to `largest`."""
     kinds = (int, np.integer) if integer else (int, float, np.integer, np.floating)
-    if not isinstance(value, kinds) or isinstance(value, bool) or not smallest <= value < np.inf:
-        raise InputError(
-            f"{name} must be {'an integer' if integer else 'a number'} of at least {smallest}, got {value!r}"
-        )
+    if not isinstance(value, kinds) or isinstance(value, bool) or not smallest <= value <= largest:
+        kind = "an integer" if integer else "a number"
+        limits = f"of at least {smallest}"
+        if largest < sys.float_info.max:
+            limits = f"from {smallest} to {largest}"
+        raise InputError(f"{name} must be {kind} {limits}, got {value!r}")
     return int(value) if integer else float(value)
 
 
@@ -88,6 +92,17 @@ def choice(name: str, value: Any, known: Iterable[str]) -> str:
     if not isinstance(value, str) or value not in known:
         raise InputError(f"{name} must be one of {', '.join(map(repr, known))}, got {value!r}")
     return value
+
+
+def class_names(value: Any) -> tuple[str, ...]:
+    """Return `value` as a tuple if it is a list of names that can be written down."""
+    names = tuple(value) if isinstance(value, Iterable) and not isinstance(value, str | set) else ()
+    if not names or not all(isinstance(name, str) for name in names):
+        raise InputError(f"class_names must be a list of names, got {value!r}")
+    for name in names:
+        if name.encode(errors="ignore").decode() != name:
+            raise InputError(f"the class name {name!r} is not Unicode: give it without its lone surrogates")
+    return names
 
 
 def path(value: Any) -> Path:

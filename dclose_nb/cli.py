@@ -13,37 +13,33 @@ from typing import TYPE_CHECKING, Any
 
 import dclose_nb as dc  # each name is imported when it is first used: `--help` answers at once
 
+from .commands import run_command
+
 if TYPE_CHECKING:
+    from .detection import Detector
     from .explanation import Explanation
     from .images import Example
 
-RESUMES = "the same command goes on from there"
+MANY = 50  # objects to explain
+RESUMES = "evaluate", "figures"  # go on where they were stopped
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command; returns its exit status: 0, 2 for bad input, 130 for Ctrl-C.
-
-    What a user can mend is said in one line. Anything else keeps its traceback.
-    """
+    """Run the command; returns its exit status, see `commands.run_command`."""
     args = _parser().parse_args(arguments)
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")  # a path may hold what a terminal cannot show
-    try:
-        return args.run(args)
-    except KeyboardInterrupt:
-        print(f"\ndclose-nb: stopped; {args.left}", file=sys.stderr)
-        return 130
-    except ImportError as error:
-        print(f"dclose-nb: {error}", file=sys.stderr)
-        return 2
-    except (dc.InputError, dc.WeightsError) as error:
-        print(f"dclose-nb: {error}", file=sys.stderr)
-        return 2
+    return run_command("dclose-nb", lambda: args.run(args), left=args.left)
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="dclose-nb", description="Explain what an object detector saw.")
+    parser = argparse.ArgumentParser(
+        prog="dclose-nb",
+        description="Explain what an object detector saw.",
+        epilog="Example: dclose-nb explain photo.jpg --method contrast --out maps/",
+    )
+    parser.add_argument("--version", action="version", version=f"%(prog)s {dc.__version__}")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
 
     shared = argparse.ArgumentParser(add_help=False)
@@ -54,77 +50,107 @@ def _parser() -> argparse.ArgumentParser:
         help="yolox_nano (default) to yolox_x, or a YOLOX export FILE.onnx; planted or planted_two_stage "
         "for scenes",
     )
-    add("--n-masks", type=int, metavar="N", help="masked images for a map; default: each method's own")
-    add("--seed", type=int, default=0, metavar="S", help="default: %(default)s")
+    add("--device", metavar="D", help="cpu, cuda or cuda:1; default: the first GPU, else the CPU")
+    add(
+        "--n-masks",
+        type=int,
+        metavar="N",
+        help="masked images for a map; default: each method's own, 4000 for dclose and 400 for contrast",
+    )
+    add("--seed", type=int, default=0, metavar="S", help="seed of the masks; default: %(default)s")
 
-    explain = commands.add_parser(
+    def command(name: str, run: Callable[..., int], example: str, **texts: Any) -> Callable[..., Any]:
+        """A subcommand, to which options are added; what it leaves of an interrupted run is said."""
+        left = "the same command goes on from there" if name in RESUMES else "nothing was written"
+        added = commands.add_parser(name, epilog=f"Example: dclose-nb {name} {example}", **texts)
+        added.set_defaults(run=run, left=left)
+        return added.add_argument
+
+    add = command(
         "explain",
+        _explain,
+        "photo.jpg --method contrast --out maps/",
         parents=[shared],
         help="explain the detections in a photo",
-        description="Write an overlay for each detection, a sheet with all, the maps and a manifest.",
+        description="Write an overlay for each detection, a sheet and a page with all of them, the maps and "
+        "a manifest.",
     )
-    add = explain.add_argument
     add("photo", metavar="PHOTO", help="an image file, a photo that ships (coffee, ...), or scene_7, ...")
-    add("--method", default="dclose", help="dclose (default), contrast, drise, mfpp, gradcam or sodex")
-    add("--top", type=int, metavar="K", help="only the K best detections")
-    add("--html", action="store_true", help="write report.html too, a page with switchable layers")
-    add("--out", type=Path, metavar="DIR", help="default: explanations/PHOTO_METHOD")
+    add(
+        "--method",
+        default="dclose",
+        help="dclose, the paper's (default); contrast, the fast one: a tenth of the masks; drise, mfpp, "
+        "gradcam or sodex",
+    )
+    add(
+        "--score", type=float, default=0.25, metavar="P", help="lowest score, of [0, 1]; default: %(default)s"
+    )
+    add("--classes", metavar="A,B", help="only detections of these classes, as in person,dog; default: all")
+    add("--top", type=int, metavar="K", help="only the K best detections; default: all")
+    add("--no-html", action="store_false", dest="html", help="leave out report.html, the page for a browser")
+    add("--out", type=Path, metavar="DIR", help="folder to write to; default: explanations/PHOTO_METHOD")
 
-    demo = commands.add_parser(
+    add = command(
         "demo",
+        _demo,
+        "--out demo/",
         help="explain a photo that ships, or a drawn scene where no weights can be had",
         description="As explain, with a photo that ships, or with a scene where weights are missing.",
     )
-    demo.add_argument("--out", type=Path, metavar="DIR", default=Path("demo"), help="default: %(default)s")
+    add("--out", type=Path, metavar="DIR", default="demo", help="folder to write to; default: %(default)s")
 
-    evaluate = commands.add_parser(
+    add = command(
         "evaluate",
+        _evaluate,
+        "--coco DIR --limit 20 --workers 2 --out scores/",
         parents=[shared],
         help="score methods on a data set in COCO format",
         description="Score methods on a data set; a run that was stopped goes on with the same command.",
     )
-    add = evaluate.add_argument
     add("--coco", type=Path, metavar="DIR", required=True, help="holds val2017/ and annotations/")
     add(
         "--methods",
         default="dclose,drise,gradcam",
-        help="of dclose, drise, mfpp, gradcam, sodex, segments+density, segments+fusion (%(default)s)",
+        help="of dclose, contrast, drise, mfpp, gradcam, sodex, segments+density, segments+fusion; "
+        "default: the paper's, %(default)s",
     )
     add("--steps", type=int, default=205, metavar="N", help="of deletion and insertion; default: %(default)s")
-    add("--limit", type=int, metavar="N", help="only the first N images, in random order")
-    add("--workers", type=int, default=1, metavar="K", help="processes; default: %(default)s")
-    add("--skip-missing", action="store_true", help="go on without images that are missing")
-    add("--out", type=Path, metavar="DIR", required=True, help="records and tables")
+    add("--limit", type=int, metavar="N", help="only the first N images, in random order; default: all")
+    add("--workers", type=int, default=1, metavar="K", help="processes side by side; default: %(default)s")
+    add("--skip-missing", action="store_true", help="go on without images that are missing; default: stop")
+    add("--out", type=Path, metavar="DIR", required=True, help="folder for records and tables")
 
-    tables = commands.add_parser("tables", help="print and write the tables of an evaluation")
-    tables.add_argument("folder", type=Path, metavar="DIR", help="what evaluate wrote to")
+    add = command(
+        "tables",
+        _tables,
+        "scores/",
+        help="print and write the tables of an evaluation",
+        description="Print and write the paper's Tables 1 to 3 from the records of an evaluation.",
+    )
+    add("folder", type=Path, metavar="DIR", help="what evaluate wrote to")
 
-    figures = commands.add_parser(
+    add = command(
         "figures",
+        _figures,
+        "--only 2 7 --n-masks 400 --out figures/",
         parents=[shared],
         help="make the paper's figures",
         description="Make the paper's Figures 1 to 10 as PDF and PNG, and a page that shows them. "
         "A run that was stopped goes on with the same command.",
     )
-    add = figures.add_argument
-    add("--coco", type=Path, metavar="DIR", help="look for cases in a folder of COCO")
+    add("--coco", type=Path, metavar="DIR", help="look for cases in a folder of COCO; default: do not")
     add("--photo", nargs="+", default=[], metavar="PHOTO", help="use these; default: photos that ship")
-    add("--only", type=int, nargs="+", metavar="K", help="only these figures")
-    add("--out", type=Path, metavar="DIR", required=True)
+    add("--only", type=int, nargs="+", metavar="K", help="only these figures; default: all")
+    add("--out", type=Path, metavar="DIR", required=True, help="folder to write to")
 
-    fetch = commands.add_parser("fetch", help="fetch a detector's weights, for use without a network")
-    fetch.add_argument("detector", metavar="NAME", help="yolox_nano to yolox_x")
-
-    for command, run in (
-        (explain, _explain),
-        (demo, _demo),
-        (evaluate, _evaluate),
-        (tables, _tables),
-        (figures, _figures),
-        (fetch, _fetch),
-    ):
-        resumes = command in (evaluate, figures)
-        command.set_defaults(run=run, left=RESUMES if resumes else "nothing was written")
+    add = command(
+        "fetch",
+        _fetch,
+        "yolox_nano",
+        help="fetch a detector's weights, for use without a network",
+        description="Fetch a detector's weights to $YOLOX_HOME/weights, for use without a network.",
+    )
+    add("detector", metavar="NAME", help="yolox_nano to yolox_x")
     return parser
 
 
@@ -140,26 +166,38 @@ def _fetch(args: argparse.Namespace) -> int:
 
 def _explain(args: argparse.Namespace) -> int:
     from . import checks, methods
+    from .detection import one_hot
     from .images import Example
 
     if args.top is not None:
         checks.at_least("--top", args.top, 1)
+    checks.fraction("--score", args.score)
     checks.at_least("seed", args.seed, 0)
     methods.make(args.method, n_masks=args.n_masks)
     image = dc.load_photo(args.photo)
 
     def situation() -> Example:
-        detector = dc.load_detector(args.detector)
-        return Example(detector, image, detector.detect(image)[: args.top])
+        detector = dc.load_detector(args.detector, device=args.device)
+        found = detector.detect(image, confidence=args.score)
+        if args.classes is not None:
+            wanted = one_hot(args.classes.split(","), detector.class_names).max(0) > 0
+            found = found[wanted[found.labels]]
+        found = found[: args.top]
+        if len(found) > MANY:
+            checks.warn(
+                f"{len(found)} objects take long and much memory: choose with --top, --score, --classes"
+            )
+        return Example(detector, image, found)
 
     out = args.out or Path("explanations") / f"{Path(args.photo).stem}_{args.method}"
     options = {"method": args.method, "n_masks": args.n_masks, "seed": args.seed}
-    return _write(out, situation, args.photo, html=args.html, **options)
+    limits = f"score {args.score:g} or more{f', classes {args.classes}' if args.classes else ''}"
+    return _write(out, situation, args.photo, limits, html=args.html, **options)
 
 
 def _demo(args: argparse.Namespace) -> int:
     photo = "the example 'overlap'"
-    return _write(args.out, lambda: dc.load_example("overlap"), photo, html=True, n_masks=1000)
+    return _write(args.out, lambda: dc.load_example("overlap"), photo, "score 0.25 or more", n_masks=1000)
 
 
 def _evaluate(args: argparse.Namespace) -> int:
@@ -170,7 +208,7 @@ def _evaluate(args: argparse.Namespace) -> int:
     if data.missing:
         print(f"{len(data.missing)} images are missing and left out", file=sys.stderr)
     evaluation.evaluate(
-        args.detector,
+        _detector(args),
         data,
         args.out,
         methods=args.methods.split(","),
@@ -196,19 +234,22 @@ def _figures(args: argparse.Namespace) -> int:
     import matplotlib
 
     matplotlib.use("agg")
+    from . import checks
+    from .files import owned
     from .paper import gallery
 
     _show_warnings()
     numbers = list(gallery.FIGURES) if args.only is None else args.only
-    records = gallery.make(
-        args.out,
-        detector=args.detector,
-        coco=args.coco,
-        photos=args.photo,
-        n_masks=args.n_masks,
-        seed=args.seed,
-        only=numbers,
-    )
+    with owned(checks.path(args.out)):
+        records = gallery.make(
+            args.out,
+            detector=_detector(args),
+            coco=args.coco,
+            photos=args.photo,
+            n_masks=args.n_masks,
+            seed=args.seed,
+            only=numbers,
+        )
     for number in sorted(set(numbers)):
         record = records[number]
         print(f"figure {number}: {', '.join(record['files']) or 'missing'}")
@@ -218,12 +259,19 @@ def _figures(args: argparse.Namespace) -> int:
     return 0
 
 
+def _detector(args: argparse.Namespace) -> str | Detector:
+    """The detector by name, for each process to load; loaded here where a device is asked for."""
+    return args.detector if args.device is None else dc.load_detector(args.detector, device=args.device)
+
+
 def _show_warnings() -> None:
     warnings.showwarning = lambda message, *_: print(f"note: {message}", file=sys.stderr)
 
 
-def _write(out: Path, situation: Callable[[], Example], photo: str, *, html: bool, **options: Any) -> int:
-    """Explain what `situation` gives, into a folder that is known to be writable before."""
+def _write(
+    out: Path, situation: Callable[[], Example], photo: str, limits: str, *, html: bool = True, **options: Any
+) -> int:
+    """Explain what `situation` gives within `limits`, into a folder that is known to be writable before."""
     import matplotlib
 
     matplotlib.use("agg")
@@ -237,7 +285,7 @@ def _write(out: Path, situation: Callable[[], Example], photo: str, *, html: boo
         reports.write(stage, explanation, photo=photo, html=html)
     _print_table(explanation, [reports.overlay_name(explanation, k) for k in range(len(explanation))])
     if not len(explanation):
-        print("no object was found (confidence 0.25 or more), so there is nothing to explain")
+        print(f"no object was found ({limits}), so there is nothing to explain")
     print(f"\n{out}/  sheet.png, overlays, {'report.html, ' * html}maps.npz, manifest.json")
     return 0
 

@@ -25,6 +25,8 @@ except (ImportError, RuntimeError, OSError) as error:
 
 __all__ = ["Canvas", "Detections", "Detector", "Proposals", "Targets", "box_iou", "match", "suppress"]
 
+MOST_BOXES = 30_000  # of an image, which suppression takes seconds for
+
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Detections:
@@ -262,7 +264,7 @@ def suppress(
 
     A proposal survives if its score (objectness times highest class probability) reaches
     `confidence` and if non-maximum suppression at `iou` keeps it. Boxes suppress others of their
-    class, or with `class_agnostic` all others.
+    class, or with `class_agnostic` all others. Of more than `MOST_BOXES` the best count, with a warning.
     """
     top, labels = proposals.class_probs.max(dim=-1)
     scores = proposals.objectness * top
@@ -270,6 +272,9 @@ def suppress(
     for boxes, score, label in zip(proposals.boxes, scores, labels):
         real = (score > 0) & (boxes[:, 2:] > boxes[:, :2]).all(1)  # not padding
         index = torch.nonzero(real & (score >= confidence))[:, 0]
+        if len(index) > MOST_BOXES:
+            checks.warn(f"{len(index)} boxes reach the confidence {confidence}: the best {MOST_BOXES} count")
+            index = index[score[index].topk(MOST_BOXES).indices]
         candidates = boxes[index].float(), score[index].float()
         keep = nms(*candidates, iou) if class_agnostic else batched_nms(*candidates, label[index], iou)
         kept.append(index[keep])
@@ -309,7 +314,7 @@ class Detector(ABC):
     thread_safe: ClassVar[bool] = False  # whether several threads may call `predict` at once
 
     def __post_init__(self) -> None:
-        self.class_names = tuple(self.class_names)
+        self.class_names = checks.class_names(self.class_names)
         self.device = torch.device(self.device)
 
     @property
@@ -369,6 +374,8 @@ class Detector(ABC):
     def detect_on(self, canvas: Canvas, **thresholds: Any) -> Detections:
         """`detect` on an image that is prepared already; same thresholds."""
         proposals = self.predict(canvas.pixels[None])
+        if not all(part.isfinite().all() for part in proposals):
+            raise InputError(f"{self.name} proposed NaN or infinity: look at its weights, mean and deviation")
         keep = suppress(proposals, **thresholds)[0]
         boxes, objectness, probs = (part[0][keep].float() for part in proposals)
         return Detections(

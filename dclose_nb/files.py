@@ -10,11 +10,19 @@ import tempfile
 from collections.abc import Collection, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import IO, Any
 
 from . import checks
 from .checks import InputError
 
+try:
+    import fcntl
+except ImportError:  # Windows has none
+    fcntl = None  # type: ignore[assignment]
+
 MANIFEST = "manifest.json"
+LOCK = ".dclose_nb-lock"
+UNFINISHED = ".dclose_nb-unfinished-"
 
 
 @contextmanager
@@ -37,14 +45,79 @@ def write_errors(folder: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
+        if error.errno is None:  # not the system's: weights that are missing, for instance
+            raise
         raise InputError(f"cannot write to the folder {str(folder)!r}: {error.strerror or error}") from error
+
+
+def read_json(path: Path) -> Any:
+    """What a file of JSON holds; one that is none raises ValueError, however deep its brackets nest."""
+    return from_json(path.read_bytes())
+
+
+def from_json(text: str | bytes) -> Any:
+    """As `read_json`, from text."""
+    try:
+        return json.loads(text)
+    except RecursionError as error:
+        raise ValueError("brackets nest too deeply") from error
 
 
 def refuse_foreign(folder: Path, names: Iterable[str], owner: str) -> None:
     """Refuse a folder that holds files of these names, which are not `owner`: they would be lost."""
-    foreign = sorted(name for name in names if (folder / name).exists())
+    foreign = sorted(name for name in names if os.path.lexists(folder / name))
     if foreign:
         raise InputError(f"{str(folder / foreign[0])!r} is {owner} and would be lost: choose another folder")
+
+
+@contextmanager
+def owned(folder: Path) -> Iterator[bool]:
+    """Be the only writer of a folder, which is made where it does not exist.
+
+    A second writer is refused at once with `InputError`; a process that died holds nothing. A folder
+    that was made and stays empty is removed. Gives whether the system has locks: without them (Windows,
+    some network drives) nobody is refused.
+    """
+    made = [part for part in (folder, *folder.parents) if not part.exists()]  # innermost first
+    try:
+        with write_errors(folder):
+            folder.mkdir(parents=True, exist_ok=True)
+            lock = _lock(folder)
+        try:
+            yield lock is not None
+        finally:
+            if lock is not None:
+                (folder / LOCK).unlink(missing_ok=True)
+                lock.close()
+    finally:
+        for part in made:
+            with suppress(OSError):  # not empty, or never made
+                part.rmdir()
+
+
+def _lock(folder: Path) -> IO[str] | None:
+    """A file in a folder that nobody else can lock until it is closed; None where the system has no locks."""
+    if fcntl is None:
+        return None
+    while True:
+        file = (folder / LOCK).open("a")
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if os.path.samestat(os.fstat(file.fileno()), (folder / LOCK).stat()):
+                return file
+            file.close()  # a run that has just ended removed it
+        except FileNotFoundError:
+            file.close()
+        except BlockingIOError:
+            file.close()
+            raise InputError(
+                f"another run is writing to the folder {str(folder)!r}: wait for its end, or choose "
+                "another folder"
+            ) from None
+        except OSError as error:
+            file.close()
+            checks.warn(f"{str(folder)!r} cannot be locked ({error.strerror}): let no other run write there")
+            return None
 
 
 @contextmanager
@@ -52,13 +125,14 @@ def staged(folder: str | Path, own: re.Pattern[str], expected: Collection[str], 
     """Give a hidden folder to write in; what it holds moves to `folder` when all went well.
 
     Entered before long work, it shows at once whether `folder` can be written. Left by an error
-    or Ctrl-C, it leaves nothing behind. The old manifest goes first and the new one comes last, so
-    that a folder with a manifest is whole. Files that only the old one named are removed.
+    or Ctrl-C, it leaves nothing behind; what a killed process left is removed by the next one. The old
+    manifest goes first and the new one comes last, so that a folder with a manifest is whole. Files
+    that only the old one named are removed.
 
     Parameters
     ----------
     folder : path
-        Made where it does not exist.
+        See `owned`.
     own : pattern
         Names of files that may belong to us. Those that the folder's manifest names do.
     expected : collection of str
@@ -69,45 +143,46 @@ def staged(folder: str | Path, own: re.Pattern[str], expected: Collection[str], 
     Raises
     ------
     InputError
-        `folder` cannot be made or written, or holds somebody else's files of these names.
+        `folder` cannot be made or written, another run writes to it, or it holds somebody else's files
+        of these names.
     """
     folder = checks.path(folder)
-    made = [part for part in (folder, *folder.parents) if not part.exists()]  # innermost first
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        stage = Path(tempfile.mkdtemp(prefix=".unfinished-", dir=folder))
-    except OSError as error:
-        _remove_empty(made)
-        raise InputError(f"cannot write to the folder {str(folder)!r}: {error.strerror or error}") from error
-    try:
-        old = _named_by_manifest(folder, own)
+    with owned(folder) as alone, write_errors(folder):
+        left = [*folder.glob(f"{UNFINISHED}*")] if alone else []  # by processes that were killed
+        old = _named_by_manifest(folder, own).union(*(_named_by_manifest(stage, own) for stage in left))
+        old = {name for name in old if not (folder / name).is_dir()}
         refuse_foreign(folder, set(expected) - old, f"not {owner}")
-        yield stage
-        new = {file.name for file in stage.iterdir()}
-        refuse_foreign(folder, new - old, f"not {owner}")
-        (folder / MANIFEST).unlink(missing_ok=True)
-        for name in sorted(new, key=lambda name: name == MANIFEST):
-            os.replace(stage / name, folder / name)
-        for name in old - new:
+        stage = Path(tempfile.mkdtemp(prefix=UNFINISHED, dir=folder))
+        try:
+            yield stage
+            new = {file.name for file in stage.iterdir()}
+            refuse_foreign(folder, new - old, f"not {owner}")
+            try:
+                _replace(folder, stage, old - new)
+            except BaseException:  # a stop must not leave a folder that is half old and half new
+                _replace(folder, stage, old - new)
+                raise
+            for other in left:
+                shutil.rmtree(other, ignore_errors=True)
+        finally:
+            shutil.rmtree(stage, ignore_errors=True)
+
+
+def _replace(folder: Path, stage: Path, stale: Iterable[str]) -> None:
+    """Remove what is stale and move what a stage holds; what is done already is not done again."""
+    if (stage / MANIFEST).exists():
+        for name in (MANIFEST, *stale):
             (folder / name).unlink(missing_ok=True)
-    finally:
-        shutil.rmtree(stage, ignore_errors=True)
-        _remove_empty(made)
+    for path in sorted(stage.iterdir(), key=lambda path: path.name == MANIFEST):
+        os.replace(path, folder / path.name)
 
 
 def _named_by_manifest(folder: Path, own: re.Pattern[str]) -> set[str]:
     """Files that the folder's manifest names and that can be ours."""
     try:
-        named = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))["files"]
-        return {name for name in named if own.fullmatch(name)}
+        return {name for name in read_json(folder / MANIFEST)["files"] if own.fullmatch(name)}
     except (OSError, ValueError, KeyError, TypeError):
         return set()
-
-
-def _remove_empty(folders: list[Path]) -> None:
-    for folder in folders:
-        with suppress(OSError):  # not empty, or never made
-            folder.rmdir()
 
 
 def shipped(name: str) -> Path:

@@ -15,6 +15,7 @@ from . import checks
 from .checks import InputError
 
 SEGMENTS = (150, 300, 600, 1200, 2400)  # section 4.2
+MOST = 1000  # cells of a side, and how far masks may be enlarged: memory does not suffice for much more
 
 # Streams of random numbers that a mask draws from; see MaskSampler.
 _PATTERN, _CROP = 0, 1
@@ -137,7 +138,7 @@ def superpixel_masks(
     p : float
         In (0, 1).
     r : float
-        Resize offset, 0 or more. With 0 the masks keep the superpixels' edges.
+        Resize offset, 0 to 1000. With 0 the masks keep the superpixels' edges.
     seed, level : int
         0 or more; levels of one seed draw different masks.
     crops_per_draw : int
@@ -146,7 +147,7 @@ def superpixel_masks(
     labels = np.asarray(labels)
     if labels.ndim != 2 or labels.size == 0 or labels.min() < 0:
         raise InputError(f"labels must be (h, w) integers from 0, got shape {labels.shape}")
-    checks.at_least("r", r, 0, integer=False)
+    checks.at_least("r", r, 0, largest=MOST, integer=False)
     h, w = labels.shape
     enlarged = math.floor((r + 1) * h), math.floor((r + 1) * w)
     return MaskSampler(
@@ -176,7 +177,7 @@ def grid_masks(
     cell more than the masks' `shape` (h, w), and cut at offsets from 0 to one cell, both included. A
     cell is ``ceil(h / rows)`` by ``ceil(w / columns)`` pixels, so that the enlarged grid covers the image.
     """
-    rows, columns = (checks.at_least("grid", cells, 1) for cells in grid)
+    rows, columns = (checks.at_least("grid", cells, 1, largest=MOST) for cells in grid)
     cell = math.ceil(shape[0] / rows), math.ceil(shape[1] / columns)
     return MaskSampler(
         cells=torch.arange(rows * columns, device=device).reshape(rows, columns),

@@ -1,10 +1,11 @@
 """The command, as a person types it."""
 
 import json
+import os
+import re
 import signal
 import subprocess
 import sys
-import time
 import warnings
 from functools import partial
 from pathlib import Path
@@ -12,10 +13,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
-from toys import NO_WEIGHTS, weights_at_hand
 
 import dclose_nb as dc
+from dclose_nb import cli
 from dclose_nb.cli import main
+from dclose_nb.files import shipped
 
 NOBODY = "http://127.0.0.1:9"  # nobody listens on the discard port
 
@@ -62,18 +64,38 @@ def test_a_photo_is_explained(photo, capsys):
         assert part in printed
 
 
-def test_html_is_written_where_it_is_asked_for(photo, capsys):
+def test_a_page_is_written_unless_it_is_left_out(photo, capsys):
     page = Path("out", "report.html")
-    for arguments, there in (((), False), (("--html",), True)):
-        assert explain(photo, "--out", "out", *arguments) == 0
+    for arguments, there in (((), True), (("--no-html",), False)):
+        assert explain(photo, "--out", "out", "--top", "1", *arguments) == 0
         assert page.is_file() == there == ("report.html" in capsys.readouterr().out)
-    assert "home.png: 2 objects explained" in page.read_text(encoding="utf-8")
+        assert Path("out", "sheet.png").is_file()
+
+
+def test_what_is_explained_can_be_chosen(photo, capsys):
+    def explained(*arguments):
+        assert explain(photo, "--out", "out", "--no-html", *arguments) == 0
+        objects = json.loads(Path("out", "manifest.json").read_text())["objects"]
+        return [(entry["label"], entry["score"]) for entry in objects]
+
+    (house, high), (person, low) = explained("--device", "cpu")
+    assert explained("--classes", "person,tree") == [(person, low)]
+    assert explained("--score", str((high + low) / 2)) == [(house, high)]
+    capsys.readouterr()
+    assert explained("--classes", "tree", "--score", "0.5") == []
+    assert "no object was found (score 0.5 or more, classes tree)" in capsys.readouterr().out
 
 
 def test_top_explains_the_best_only(photo, capsys):
     assert explain(photo, "--out", "out", "--top", "1", "--method", "drise") == 0
     assert [path.name for path in Path("out").glob("overlay_*.png")] == ["overlay_01_house.png"]
     assert "drise" in capsys.readouterr().out
+
+
+def test_many_objects_are_warned_of(photo, capsys, monkeypatch):
+    monkeypatch.setattr(cli, "MANY", 1)
+    assert explain(photo, "--out", "out", "--no-html") == 0
+    assert "note: 2 objects take long and much memory: choose with --top" in capsys.readouterr().err
 
 
 def test_the_default_folder_is_named_after_the_photo(photo):
@@ -98,6 +120,11 @@ def test_a_photo_without_objects_is_no_error(tmp_path, capsys):
         (["home.png", "--method", "gradcam", "--n-masks", "30"], "'gradcam' has no option 'n_masks'"),
         (["home.png", "--seed", "-1"], "seed"),
         (["home.png", "--top", "0"], "--top"),
+        (["home.png", "--score", "1.1"], "--score must be a number in [0, 1]"),
+        (["home.png", "--score", "nan"], "--score must be a number in [0, 1]"),
+        (["home.png", "--classes", "person,unicorn"], "has no class 'unicorn'; it has: "),
+        (["home.png", "--classes", ""], "has no class ''"),
+        (["home.png", "--device", "toaster"], "device 'toaster' cannot be used"),
         (["home.png", "--detector", "yolo_v99"], "detector must be one of"),
         (["home.png", "--out", "home.png"], "cannot write"),
     ],
@@ -109,20 +136,55 @@ def test_bad_input_is_one_line_and_leaves_nothing(photo, tmp_path, capsys, argum
     assert [path.name for path in tmp_path.iterdir()] == ["home.png"]
 
 
-@pytest.mark.skipif(not weights_at_hand(), reason=NO_WEIGHTS)
-def test_ctrl_c_leaves_nothing_behind(tmp_path):
-    command = [sys.executable, "-m", "dclose_nb", "explain", "coffee", "--out", str(tmp_path / "out")]
-    heed = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)  # what a shell starts with & ignores it
+@pytest.mark.slow
+@pytest.mark.skipif(os.name != "posix", reason="Windows has no such signals")
+@pytest.mark.parametrize("name", ["SIGINT", "SIGTERM", "SIGHUP"])
+def test_a_stop_leaves_nothing_behind(tmp_path, name):
+    number = getattr(signal, name)
+    command = [sys.executable, "-m", "dclose_nb", "explain", "scene_7", "--detector", "planted"]
+    command += ["--n-masks", "100000", "--out", str(tmp_path / "out")]
+    heed = partial(signal.signal, number, signal.SIG_DFL)  # what a shell starts with & ignores Ctrl-C
     with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, preexec_fn=heed) as process:
         for line in iter(lambda: process.stderr.read(40), ""):
             if "mask" in line or "%" in line:  # the bar has begun to move
                 break
-        time.sleep(1)
-        process.send_signal(signal.SIGINT)
+        process.send_signal(number)
         rest = process.stderr.read()
         assert process.wait(30) == 130
-    assert "stopped; nothing was written" in rest
+    assert "dclose-nb: stopped; nothing was written" in rest and "Traceback" not in rest
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.skipif(os.name != "posix", reason="Windows has no such limit")
+def test_a_disk_that_fills_is_one_line(tmp_path):
+    """A limit on the size of files stands in for it."""
+    resource = pytest.importorskip("resource")
+    limited = partial(resource.setrlimit, resource.RLIMIT_FSIZE, (30_000, 30_000))
+    out = str(tmp_path / "out")
+    arguments = ["explain", "scene_7", "--detector", "planted", "--n-masks", "20", "--top", "1", "--out", out]
+    done = run(*arguments, preexec_fn=limited)
+    assert done.returncode == 2 and "Traceback" not in done.stderr
+    assert done.stderr.splitlines()[-1] == f"dclose-nb: cannot write to the folder '{out}': File too large"
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="this system has no /dev/full")
+def test_output_that_nobody_takes(tmp_path):
+    """The tables are on the disk; a reader that left, as head does, is no matter for words."""
+    records = tmp_path / "records.jsonl"
+    records.write_bytes((shipped("results") / "yolox_nano_coco" / "records.jsonl").read_bytes())
+    command = f"'{sys.executable}' -m dclose_nb tables '{tmp_path}'"
+    for redirected, status, word in (
+        (f"{command} > /dev/full", 2, "dclose-nb: No space left on device\n"),
+        (f"({command}; echo $? >&2) | true", 0, "141\n"),
+        (f"{command} >&-", 0, ""),
+        (f"{command} 2>&-", 0, ""),
+        (f"{command} > /dev/full 2> /dev/full", 2, ""),
+    ):
+        done = subprocess.run(redirected, shell=True, capture_output=True, text=True)
+        assert (done.returncode, done.stderr) == (status, word), redirected
+        assert (tmp_path / "tables.md").stat().st_size > 1000
 
 
 def test_the_demo_needs_no_weights(tmp_path, monkeypatch, capsys):
@@ -151,9 +213,46 @@ def test_weights_are_fetched_ahead(tmp_path, monkeypatch, capsys):
     assert main(["fetch", "yolox_huge"]) == 2
 
 
+def run(*arguments, **options):
+    """The command as a process of its own."""
+    command = [sys.executable, "-m", "dclose_nb", *arguments]
+    return subprocess.run(command, capture_output=True, text=True, **options)
+
+
+OPTIONS = {
+    "explain": "--detector --device --n-masks --seed --method --score --classes --top --no-html --out",
+    "demo": "--out",
+    "evaluate": "--detector --device --n-masks --seed --coco --methods --steps --limit --workers "
+    "--skip-missing --out",
+    "tables": "",
+    "figures": "--detector --device --n-masks --seed --coco --photo --only --out",
+    "fetch": "",
+}
+
+
+@pytest.mark.parametrize("command", OPTIONS)
+def test_help_says_what_each_option_is(command, capsys):
+    with pytest.raises(SystemExit) as stopped:
+        main([command, "--help"])
+    printed = " ".join(capsys.readouterr().out.split())
+    assert stopped.value.code == 0
+    usage, _, described = printed.partition("options: -h, --help show this help message and exit")
+    for option in OPTIONS[command].split():
+        assert option in usage
+        text = described.split(f" {option} ", 1)[1].split(" --")[0]
+        assert len(text.split()) > 2, text
+    assert sorted(OPTIONS[command].split()) == sorted(set(re.findall(r"--[a-z-]+", usage)))
+    example = described.split(f"Example: dclose-nb {command}")[1].split()
+    assert all(word in OPTIONS[command] for word in example if word.startswith("--"))
+
+
+def test_help_names_the_fast_method_and_the_defaults(capsys):
+    with pytest.raises(SystemExit):
+        main(["explain", "--help"])
+    printed = " ".join(capsys.readouterr().out.split())
+    for words in ("dclose, the paper's (default); contrast, the fast one", "seed of the masks; default: 0"):
+        assert words in printed
+
+
 def test_the_command_is_installed():
-    printed = subprocess.run(
-        [sys.executable, "-m", "dclose_nb", "explain", "--help"], capture_output=True, text=True, check=True
-    ).stdout
-    for option in ("PHOTO", "--detector", "--method", "--n-masks", "--seed", "--top", "--html", "--out"):
-        assert option in printed
+    assert run("--version", check=True).stdout == f"dclose-nb {dc.__version__}\n"

@@ -207,3 +207,29 @@ def test_the_best_detection_chooses_first_and_each_truth_is_used_once():
     assert match(found, truths, ["cat"] * 4) == [(0, 0), (1, 1)]
     assert match(found, truths, ["cat", "cat", "dog", "cat"]) == [(0, 0), (1, 1), (3, 2)]
     assert match(found, truths[:0], []) == [] and match(found[:0], truths, ["cat"] * 4) == []
+
+
+@pytest.mark.parametrize("part", ["boxes", "class_probs"])
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_a_detector_that_proposes_no_numbers_is_said_to(lamps, lit, part, value):
+    """It would detect nothing and not say why."""
+    getattr(lamps, part)[0] = value
+    lamps.predict = lambda pixels: dc.Proposals(
+        lamps.boxes[None], torch.ones(1, 2), lamps.class_probs[None]
+    )  # lamps look at the pixels of their boxes
+    with pytest.raises(dc.InputError, match="lamps proposed NaN or infinity: look at its weights"):
+        lamps.detect(lit)
+
+
+@pytest.mark.parametrize("class_agnostic", [False, True])
+def test_of_very_many_boxes_the_best_count(class_agnostic):
+    """Suppression compares each with each, so that 100,000 took minutes."""
+    corners = torch.cartesian_prod(torch.arange(320.0), torch.arange(320.0))
+    scores = torch.rand(len(corners), generator=torch.manual_seed(0)) / 2 + 0.5
+    boxes = torch.cat([corners, corners + 1], 1)
+    probs = torch.ones(len(corners), 1)
+    with pytest.warns(UserWarning, match=r"102400 boxes reach the confidence 0.25: the best 30000 count"):
+        (kept,) = suppress(
+            dc.Proposals(boxes[None], scores[None], probs[None]), class_agnostic=class_agnostic
+        )
+    assert torch.equal(scores[kept], scores.sort(descending=True).values[:30_000])

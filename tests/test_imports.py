@@ -8,7 +8,7 @@ from pathlib import Path
 ROOT = Path(__file__).parent.parent
 FLOORS = [  # from the ground up; a file stands where its package does, if it has no floor of its own
     "checks",
-    "files",
+    "files commands",
     "detection masks density fusion",
     "similarity threads",
     "sampling",

@@ -154,3 +154,14 @@ def test_bad_grids_and_labels_are_refused():
         superpixel_masks(np.zeros((0, 3), int))
     with pytest.raises(InputError, match="n_segments"):
         superpixels(np.zeros((4, 4, 3), np.uint8), 0)
+
+
+@pytest.mark.parametrize("r", [1001, 1e9, float("inf")])
+def test_masks_are_not_enlarged_beyond_memory(r):
+    with pytest.raises(InputError, match=r"r must be a number from 0 to 1000, got"):
+        superpixel_masks(np.zeros((4, 4), int), r=r)
+
+
+def test_a_grid_has_no_more_cells_than_memory_takes():
+    with pytest.raises(InputError, match="grid must be an integer from 1 to 1000, got 100000"):
+        grid_masks((20, 20), grid=(100_000, 100_000))

@@ -127,14 +127,15 @@ def test_a_file_of_the_user_s_is_never_replaced(found, tmp_path, name):
     assert (tmp_path / name).read_text() == "precious"
 
 
-def test_a_mixed_folder_has_no_manifest(found, tmp_path):
-    """Where the files stop moving half way, the new ones are not passed off under the old manifest."""
+def test_a_folder_where_a_file_should_be_is_refused(found, tmp_path):
+    """It is refused before anything is replaced, even where the manifest names it."""
     dc.report(found, tmp_path)
+    before = (tmp_path / "manifest.json").read_bytes()
     (tmp_path / "report.html").unlink()
     (tmp_path / "report.html").mkdir()  # no file takes the place of a folder
-    with pytest.raises((IsADirectoryError, PermissionError)):
+    with pytest.raises(dc.InputError, match="is not an explanation's and would be lost"):
         dc.report(found, tmp_path)
-    assert names(tmp_path) == [name for name in FILES if name != "manifest.json"]
+    assert names(tmp_path) == FILES and (tmp_path / "manifest.json").read_bytes() == before
 
 
 def test_strange_names_are_no_obstacle(lit, tmp_path):

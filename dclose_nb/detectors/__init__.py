@@ -109,15 +109,12 @@ def _refuse_unused(facts: dict[str, Any], what: str, allowed: Sequence[str] = ()
 
 
 def _names(class_names: Any) -> tuple[str, ...]:
-    """Class names, if they are such."""
+    """Class names, if there are any and they are such."""
     if class_names is None:
         raise InputError(
             'a detector that does not say what its classes are called needs class_names=["cat", ...]'
         )
-    names = () if isinstance(class_names, str) else tuple(class_names)
-    if not names or not all(isinstance(name, str) for name in names):
-        raise InputError(f"class_names must be a list of names, got {class_names!r}")
-    return names
+    return checks.class_names(class_names)
 
 
 def pick_device(device: Any) -> torch.device:
@@ -126,7 +123,7 @@ def pick_device(device: Any) -> torch.device:
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
         device = torch.device(device)
-        torch.empty(0, device=device)
+        torch.ones(1, device=device).cpu()
     except (RuntimeError, AssertionError, TypeError) as error:
         raise InputError(f"device {str(device)!r} cannot be used: {str(error).splitlines()[0]}") from error
     return device

@@ -13,6 +13,7 @@ from .. import checks
 from ..checks import InputError
 from ..detection import Canvas, Detector, Proposals, float_array, one_hot
 
+FARTHEST = 1e9  # pixels; areas of much larger boxes overflow
 PARTS = {"boxes", "labels", "scores"}, {"boxes", "class_probs"}, {"boxes", "class_probs", "objectness"}
 
 
@@ -91,8 +92,8 @@ class FunctionDetector(Detector):
                 f"{self.name} must return one of each for a box, got {len(boxes)} boxes, "
                 f"{len(objectness)} scores and {len(probs)} classes"
             )
-        if not np.isfinite(boxes).all():
-            raise InputError(f"{self.name} returned boxes that are not finite")
+        if not (np.abs(boxes) <= FARTHEST).all():
+            raise InputError(f"{self.name} returned boxes that are not finite or beyond {FARTHEST:g} pixels")
         for name, part in (("scores", objectness), ("class_probs", probs)):
             if not ((part >= 0) & (part <= 1)).all():
                 raise InputError(

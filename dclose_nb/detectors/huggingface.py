@@ -46,6 +46,7 @@ class HuggingFaceDetector(Detector):
                 f"{kind} needs its image processor: load_detector(model, "
                 f"processor=AutoImageProcessor.from_pretrained(...)), got {processor!r}"
             )
+        weights.refuse_no_numbers(kind, module.state_dict())
         names = module.config.id2label
         model = module.config.name_or_path or kind
         provenance = {"model": model, "weights_sha256": weights.digest(module)}

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 
 from ..detection import Detector, Proposals
+from . import weights
 
 
 class ModuleDetector(Detector):
@@ -35,6 +36,7 @@ class ModuleDetector(Detector):
         device: torch.device,
         provenance: dict[str, Any],
     ) -> None:
+        weights.refuse_no_numbers(name, module.state_dict())
         super().__init__(name, tuple(class_names), device, provenance)
         self.module = module.eval().requires_grad_(False).to(device).to(memory_format=torch.channels_last)
 

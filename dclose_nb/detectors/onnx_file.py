@@ -198,6 +198,9 @@ class OnnxDetector(Detector):
 
 def _channels(name: str, values: Sequence[float]) -> torch.Tensor:
     try:
-        return torch.tensor(values, dtype=torch.float32).reshape(3, 1, 1)
-    except (TypeError, ValueError, RuntimeError) as error:
-        raise InputError(f"{name} must be three numbers, one a channel, got {values!r}") from error
+        channels = torch.tensor(values, dtype=torch.float32).reshape(3, 1, 1)
+        if channels.isfinite().all():
+            return channels
+    except (TypeError, ValueError, RuntimeError):
+        pass
+    raise InputError(f"{name} must be three numbers, one a channel, got {values!r}")

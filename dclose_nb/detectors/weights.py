@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -14,7 +14,7 @@ import safetensors.torch
 import torch
 
 from .. import checks
-from ..files import shipped
+from ..files import read_json, shipped
 
 RELEASE = "https://github.com/Megvii-BaseDetection/YOLOX/releases/download/0.1.1rc0"
 
@@ -120,9 +120,18 @@ def _first_line(error: Exception) -> str:
     return (str(error).splitlines() or [""])[0] or type(error).__name__
 
 
+def refuse_no_numbers(name: str, state: Mapping[str, Any]) -> None:
+    """Refuse weights that are complex or NaN: a network with one such weight detects nothing."""
+    for part, value in state.items():
+        if isinstance(value, torch.Tensor) and (value.is_complex() or bool(value.isnan().any())):
+            what = "complex" if value.is_complex() else "NaN"
+            raise WeightsError(f"{name} has a weight that is {what}, in {part!r}: its file is damaged")
+
+
 def fit(module: torch.nn.Module, state: dict[str, Any], path: Path) -> None:
     """Load a state dict; weights of another network are refused in one line."""
     try:
+        refuse_no_numbers(path.name, state)
         module.load_state_dict(state)
     except (RuntimeError, TypeError, AttributeError) as error:
         raise WeightsError(f"{path} does not hold the weights of {path.stem}") from error
@@ -139,11 +148,14 @@ def load_shipped(path: Path) -> Weights:
     A file or manifest that is missing, and a file with another sum, raise `WeightsError`.
     """
     try:
-        expected = json.loads(path.with_suffix(".json").read_text(encoding="utf-8"))["sha256"]
+        expected = read_json(path.with_suffix(".json"))["sha256"]
         content = path.read_bytes()
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise WeightsError(f"{path} or its manifest cannot be read: {_first_line(error)}") from error
     found = hashlib.sha256(content).hexdigest()
     if found != expected:
         raise WeightsError(f"{path} is wrong or damaged: its sha256 is {found}, expected {expected}")
-    return Weights(safetensors.torch.load(content), found, official=True)
+    try:
+        return Weights(safetensors.torch.load(content), found, official=True)
+    except Exception as error:  # its own type, and others for what lies in a damaged header
+        raise WeightsError(f"{path} cannot be read as weights: {_first_line(error)}") from error

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import importlib
+import os
 from collections.abc import Callable
 from typing import Any
 
@@ -15,6 +17,13 @@ from ..detection import Canvas, Proposals
 from . import onnx, weights
 from .canvases import letterbox
 from .modules import ModuleDetector
+
+try:
+    importlib.import_module("yolox.models")
+except RuntimeError:  # it asks for a home folder, which some accounts lack
+    os.environ["HOME"] = os.sep
+    importlib.import_module("yolox.models")
+    del os.environ["HOME"]
 
 LARGEST = 1e6  # pixels of a side; sizes are exponentials, which overflow where weights are shuffled
 WORTH_COMPILING = 100  # passes; fewer are done before a network is compiled

@@ -28,10 +28,11 @@ from tqdm.auto import tqdm
 
 from .. import checks
 from ..checks import InputError
+from ..commands import run_command
 from ..detectors import pick_device
 from ..detectors.planted import NETWORKS, load
 from ..explanation import versions
-from ..files import atomic_write
+from ..files import atomic_write, owned
 from .dataset import average_precision
 from .scene import scene
 
@@ -241,17 +242,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--steps", type=int, help="default: those of the network that ships")
     args = parser.parse_args(arguments)
     settings = SETTINGS[args.network]
-    try:
-        if args.steps is not None:
-            settings = replace(settings, steps=checks.at_least("--steps", args.steps, 1))
-        print(export(args.folder, train(args.folder, settings), settings, n_scenes=HELD_OUT))
-    except KeyboardInterrupt:
-        print("\nstopped; the same command goes on from the last checkpoint", file=sys.stderr)
-        return 130
-    except InputError as error:
-        print(f"training: {error}", file=sys.stderr)
-        return 2
-    return 0
+
+    def work() -> int:
+        steps = settings.steps if args.steps is None else checks.at_least("--steps", args.steps, 1)
+        asked = replace(settings, steps=steps)
+        with owned(checks.path(args.folder)):
+            print(export(args.folder, train(args.folder, asked), asked, n_scenes=HELD_OUT))
+        return 0
+
+    return run_command("training", work, left="the same command goes on from the last checkpoint")
 
 
 if __name__ == "__main__":

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import io
+import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -17,6 +18,7 @@ from sklearn.cluster import KMeans
 from .. import checks
 from ..checks import InputError
 from ..detection import Detections, Detector, Targets, match
+from ..files import from_json
 from ..images import load_photo
 from ..planted.dataset import write_coco
 from .records import Record, Records
@@ -81,8 +83,11 @@ def read_coco(folder: str | Path, *, split: str = "val2017", missing: str = "sto
     except OSError as error:
         raise InputError(f"{str(path)!r} cannot be read: {error.strerror or error}") from error
     try:
+        coco = COCO()
+        coco.dataset = from_json(content)
+        _refuse_wild_numbers(path, coco.dataset)
         with contextlib.redirect_stdout(io.StringIO()):  # pycocotools reports to the terminal
-            coco = COCO(str(path))
+            coco.createIndex()
         names = {category["id"]: str(category["name"]) for category in coco.loadCats(coco.getCatIds())}
         truths, absent, ratios = [], [], []
         for entry in sorted(coco.loadImgs(coco.getImgIds()), key=lambda entry: entry["id"]):
@@ -95,8 +100,12 @@ def read_coco(folder: str | Path, *, split: str = "val2017", missing: str = "sto
             boxes, labels = _boxes_and_labels(objects, names)
             crowds = Targets(*_boxes_and_labels([mark for mark in marked if mark.get("iscrowd")], names))
             outlines = [mark.get("segmentation") for mark in objects]
-            truths.append(Truth(int(entry["id"]), str(file), boxes, labels, outlines, crowds))
+            truths.append(Truth(entry["id"], str(file), boxes, labels, outlines, crowds))
             ratios += (box_areas(boxes) / (entry["width"] * entry["height"])).tolist()
+    except InputError:
+        raise
+    except OSError as error:
+        raise InputError(f"{str(path)!r} names a file that cannot be: {error.strerror}") from error
     except (ValueError, KeyError, TypeError, IndexError, AttributeError, AssertionError) as error:
         raise InputError(f"{str(path)!r} is damaged or not in COCO's format: {error!r}") from error
     if absent and missing == "stop":
@@ -112,6 +121,38 @@ def read_coco(folder: str | Path, *, split: str = "val2017", missing: str = "sto
     return DataSet(truths, absent, centres, hashlib.sha256(content).hexdigest())
 
 
+def _refuse_wild_numbers(path: Path, content: Any) -> None:
+    """Refuse ids that are no integers or there twice, and sides and boxes that an image cannot have.
+
+    A box without area is none, and may be anywhere.
+    """
+
+    def refuse(what: str) -> None:
+        raise InputError(f"{str(path)!r} has {what}")
+
+    sizes = {}
+    for entry in content["images"]:
+        image, sides = entry["id"], (entry["width"], entry["height"])
+        if not isinstance(image, int):
+            refuse(f"an image id that is no integer: {image!r}")
+        if image in sizes:
+            refuse(f"two images with the id {image}")
+        if not all(isinstance(side, int | float) and 0 < side < math.inf for side in sides):
+            refuse(f"an image of {sides[0]!r} x {sides[1]!r} pixels, id {image}")
+        sizes[image] = sides
+    for mark in content["annotations"]:
+        image = mark["image_id"]
+        if not isinstance(image, int):
+            refuse(f"an annotation of the image {image!r}: ids are integers")
+        if image not in sizes:
+            continue
+        box = x, y, w, h = mark["bbox"]
+        width, height = sizes[image]
+        inside = w <= width + 1 and h <= height + 1 and max(x, 0) < width and max(y, 0) < height
+        if not all(map(math.isfinite, box)) or (min(w, h) > 0 and not (inside and min(x + w, y + h) > 0)):
+            refuse(f"a box {list(box)} that image {image} of {width} x {height} pixels cannot hold")
+
+
 def _boxes_and_labels(marked: list[Record], names: dict[int, str]) -> tuple[np.ndarray, list[str]]:
     """Boxes (n, 4) by their edges, where COCO has x, y, width, height; and n class names."""
     boxes = np.array([mark["bbox"] for mark in marked], dtype=np.float32).reshape(-1, 4)
@@ -121,11 +162,18 @@ def _boxes_and_labels(marked: list[Record], names: dict[int, str]) -> tuple[np.n
 
 def _filled(outline: Any, shape: tuple[int, int]) -> np.ndarray:
     """Polygons [[x1, y1, x2, y2, ...], ...], or run lengths as numbers or packed, as (H, W)."""
-    if isinstance(outline, list):
-        outline = rle.merge(rle.frPyObjects(outline, *shape))
-    elif isinstance(outline["counts"], list):
-        outline = rle.frPyObjects(outline, *shape)
-    return rle.decode(outline)
+    try:
+        if isinstance(outline, list):
+            outline = rle.merge(rle.frPyObjects(outline, *shape))
+        elif isinstance(outline["counts"], list):
+            if sum(outline["counts"]) != shape[0] * shape[1]:  # what is lacking would be chance
+                raise ValueError("its run lengths do not fill the image")
+            outline = rle.frPyObjects(outline, *shape)
+        if tuple(outline["size"]) != shape:
+            raise ValueError(f"it is of {outline['size']}")
+        return rle.decode(outline)
+    except Exception as error:  # pycocotools raises that very class
+        raise InputError(f"an outline of an image of {shape} is damaged: {error}") from error
 
 
 def box_areas(boxes: np.ndarray) -> np.ndarray:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 import os
-import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from .. import checks
 from ..checks import InputError
+from ..files import from_json
 
 Record = dict[str, Any]
 
@@ -18,43 +20,86 @@ class Records:
     """A file of records: a line of settings, then a line for each finished piece of work.
 
     A line is on the disk before `append` returns, so that a run that is killed loses at most what
-    it had in hand. A last line that was cut off is removed, with a warning.
+    it had in hand. A warning says if the last line was cut off.
 
     Parameters
     ----------
     path : path
         Read where it exists, else begun; its folder is made.
     settings : dict, optional
-        What decides the records. They must be those of the file. Without them a file that is there
-        is read as it is.
+        What decides the records. They must be those of the file. A last line that was cut off moves
+        to the end of a file beside it, ``records.jsonl.cut-off``. Without settings, a file that is
+        there is read and never changed.
 
     Raises
     ------
     InputError
-        A file that is damaged, has other settings (the message says which) or cannot be written.
+        A file that is damaged or holds no records, has other settings (the message says which), or
+        cannot be written.
     """
 
     def __init__(self, path: str | Path, settings: Record | None = None) -> None:
         self.path = checks.path(path)
         self.lines: list[Record] = []
         self.settings: Record = json.loads(json.dumps(settings or {}))  # as they will be read again
-        if settings is None or self.path.exists():
-            self._read(any_settings=settings is None)
-        else:
-            self._write({"settings": self.settings}, "x")
+        header = json.dumps({"settings": self.settings})
+        content = b"" if settings is not None and not self.path.exists() else self._content()
+        if settings is not None and header.encode().startswith(content):  # nothing, or a part of the header
+            self._write(header, "w")
+            return
+        whole = content[: content.rfind(b"\n") + 1]
+        found, *self.lines = self._parsed(whole)
+        if settings is None:
+            self.settings = found
+        elif found != self.settings:
+            self._refuse(found)
+        if whole != content:
+            done = "is left out" if settings is None else "is done again"
+            checks.warn(f"the last line of {self.path} was cut off and {done}")
+            if settings is not None:
+                self._cut_off(content[len(whole) :])
 
     def append(self, line: Record) -> None:
         """Keep one finished piece of work."""
-        self._write(line, "a")
+        self._write(json.dumps(line), "a")
         self.lines.append(line)
 
-    def _write(self, line: Record, mode: str) -> None:
-        try:
+    def count_once(self, names: Sequence[str]) -> None:
+        """Keep the first of the lines that have the same values of these names, and warn of the others.
+
+        A line that lacks one of them raises `InputError`.
+        """
+        first: dict[tuple[Any, ...], Record] = {}
+        twice: dict[str, None] = {}
+        for number, line in enumerate(self.lines, 2):  # the settings are line 1
+            if lacks := [name for name in names if not isinstance(line.get(name), str | int | float)]:
+                raise InputError(f"line {number} of {str(self.path)!r} has no {lacks[0]!r}: remove the line")
+            if first.setdefault(tuple(line[name] for name in names), line) is not line:
+                twice[", ".join(f"{name} {line[name]!r}" for name in names)] = None
+        if twice:
+            some = "; ".join([*twice][:3]) + (f" and {len(twice) - 3} more" if len(twice) > 3 else "")
+            checks.warn(f"{self.path} has more than one line of {some}: the first counts")
+        self.lines = list(first.values())
+
+    def _write(self, line: str, mode: str) -> None:
+        with self._write_errors():
             self.path.parent.mkdir(parents=True, exist_ok=True)
             with self.path.open(mode, encoding="utf-8") as file:
-                file.write(json.dumps(line) + "\n")
+                file.write(line + "\n")
                 file.flush()
                 os.fsync(file.fileno())
+
+    def _cut_off(self, rest: bytes) -> None:
+        """Move the end of the file to the file for such ends."""
+        with self._write_errors():
+            with self.path.with_name(f"{self.path.name}.cut-off").open("ab") as kept:
+                kept.write(rest + b"\n")
+            os.truncate(self.path, self.path.stat().st_size - len(rest))
+
+    @contextmanager
+    def _write_errors(self) -> Iterator[None]:
+        try:
+            yield
         except OSError as error:
             reason = error.strerror or error
             raise InputError(
@@ -62,27 +107,32 @@ class Records:
                 "command goes on from there"
             ) from error
 
-    def _read(self, *, any_settings: bool) -> None:
+    def _content(self) -> bytes:
         try:
-            content = self.path.read_bytes()
-            whole = content[: content.rfind(b"\n") + 1]
-            if whole != content:
-                warnings.warn(f"the last line of {self.path} was cut off and is done again", stacklevel=4)
-                with self.path.open("r+b") as file:
-                    file.truncate(len(whole))
-            header, *self.lines = [json.loads(line) for line in whole.splitlines()] or [None]
-            if header is None:
-                self._write({"settings": self.settings}, "a")
-                return
-            found = header["settings"]
+            return self.path.read_bytes()
         except OSError as error:
             raise InputError(f"{str(self.path)!r} cannot be read: {error.strerror or error}") from error
-        except (ValueError, KeyError, TypeError) as error:
-            raise InputError(f"{str(self.path)!r} is damaged: move it away to begin anew") from error
-        if any_settings:
-            self.settings = found
-        if found != self.settings:
-            wanted = self.settings
-            names = sorted(name for name in found | wanted if found.get(name) != wanted.get(name))
-            other = ", ".join(f"{name} {found.get(name)!r}, not {wanted.get(name)!r}" for name in names)
-            raise InputError(f"{str(self.path)!r} was made with {other}: choose another folder")
+
+    def _parsed(self, content: bytes) -> list[Record]:
+        """The settings, and the record of each further line."""
+        values = []
+        for number, line in enumerate(content.splitlines() or [b""], 1):
+            try:
+                value = from_json(line)
+                value = value["settings"] if number == 1 else value
+            except (ValueError, KeyError, TypeError):
+                value = None
+            if not isinstance(value, dict):
+                what = "" if number == 1 else f"line {number} of "
+                raise InputError(
+                    f"{what}{str(self.path)!r} holds no record or is damaged: move it away to begin anew"
+                )
+            values.append(value)
+        return values
+
+    def _refuse(self, found: Record) -> None:
+        """Refuse the settings of the file, which are others."""
+        wanted = self.settings
+        names = sorted(name for name in found | wanted if found.get(name) != wanted.get(name))
+        other = ", ".join(f"{name} {found.get(name)!r}, not {wanted.get(name)!r}" for name in names)
+        raise InputError(f"{str(self.path)!r} was made with {other}: choose another folder")

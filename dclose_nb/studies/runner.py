@@ -6,15 +6,17 @@ import argparse
 import json
 import os
 import platform
-import sys
+import signal
 import warnings
-from collections.abc import Callable, Generator, Iterable
+from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import BrokenExecutor, Executor, ProcessPoolExecutor, as_completed
-from contextlib import closing
+from contextlib import closing, contextmanager, suppress
 from datetime import UTC, datetime
 from functools import lru_cache
-from multiprocessing import get_context
+from multiprocessing import active_children, get_context
+from multiprocessing.connection import Connection
 from pathlib import Path
+from threading import Thread
 from typing import Any, NamedTuple
 
 import torch
@@ -22,10 +24,11 @@ from tqdm.auto import tqdm
 
 from .. import checks
 from ..checks import InputError
+from ..commands import run_command
 from ..detection import Detector
-from ..detectors import WeightsError, load_detector
+from ..detectors import load_detector
 from ..explanation import versions
-from ..files import atomic_write, write_errors
+from ..files import atomic_write, owned, read_json, write_errors
 from .records import Record, Records
 
 ATTEMPTS = 3  # times in a row that workers may die before the study gives up
@@ -76,24 +79,28 @@ def run_study(
     progress : bool
     """
     checks.at_least("workers", workers, 1)
-    records = Records(checks.path(out) / "records.jsonl", settings)
-    tasks = list(tasks)
+    out, tasks = checks.path(out), list(tasks)
     names = list(tasks[0].key) if tasks else []
-    done = {tuple(line[name] for name in names) for line in records.lines}
-    todo = [task for task in tasks if tuple(task.key.values()) not in done]
-    of_which_done = len(tasks) - len(todo)
-    _add_to_manifest(records, {"images": len(tasks), "of_which_done": of_which_done, "workers": workers})
-    if executor is not None:
-        results = _by_executor(executor, work, todo)
-    elif workers > 1:
-        results = _by_processes(workers, work, todo)
-    else:
-        results = ((task, work(*task.arguments)) for task in todo)
-    bar = tqdm(total=len(tasks), initial=of_which_done, unit="image", disable=not progress)
-    with bar, closing(results):
-        for task, found in results:
-            records.append(task.key | found)
-            bar.update()
+    with owned(out):
+        runs = _runs_before(out)
+        records = Records(out / "records.jsonl", settings)
+        records.count_once(names)
+        done = {tuple(line[name] for name in names) for line in records.lines}
+        todo = [task for task in tasks if tuple(task.key.values()) not in done]
+        of_which_done = len(tasks) - len(todo)
+        run = {"images": len(tasks), "of_which_done": of_which_done, "workers": workers}
+        _write_manifest(records, [*runs, run])
+        if executor is not None:
+            results = _by_executor(executor, work, todo)
+        elif workers > 1:
+            results = _by_processes(workers, work, todo)
+        else:
+            results = ((task, work(*task.arguments)) for task in todo)
+        bar = tqdm(total=len(tasks), initial=of_which_done, unit="image", disable=not progress)
+        with bar, closing(results):
+            for task, found in results:
+                records.append(task.key | found)
+                bar.update()
     _loaded.cache_clear()  # networks are large
     return records
 
@@ -118,19 +125,28 @@ def _by_executor(executor: Executor, work: Callable[..., Record], tasks: Iterabl
 
 
 def _by_processes(workers: int, work: Callable[..., Record], tasks: Iterable[Task]) -> Results:
-    """Tasks done by own processes; where one dies, new processes do what is left."""
+    """Tasks done by own processes, which end with this one; where one dies, new ones do what is left."""
     left = {id(task): task for task in tasks}
     threads = max((os.cpu_count() or 1) // workers, 1)
+    context = get_context("spawn")
     deaths = 0
     while left:
-        before = len(left)
+        before, others = len(left), set(active_children())
+        ours, theirs = context.Pipe()
         try:
             with ProcessPoolExecutor(
-                workers, get_context("spawn"), initializer=torch.set_num_threads, initargs=(threads,)
+                workers, context, initializer=_begin_worker, initargs=(threads, theirs)
             ) as pool:
-                for task, found in _by_executor(pool, work, left.values()):
-                    yield task, found
-                    del left[id(task)]
+                try:
+                    with _ctrl_c_blocked():
+                        futures = {pool.submit(work, *task.arguments): task for task in left.values()}
+                    for future in as_completed(futures):
+                        yield futures[future], future.result()
+                        del left[id(futures[future])]
+                except BaseException:  # nobody waits for what workers have in hand
+                    for process in set(active_children()) - others:
+                        process.terminate()
+                    raise
         except BrokenExecutor as error:
             deaths = 1 if len(left) < before else deaths + 1
             if deaths == ATTEMPTS:
@@ -139,18 +155,52 @@ def _by_processes(workers: int, work: Callable[..., Record], tasks: Iterable[Tas
                     f"memory for {workers}? What was done is kept."
                 ) from error
             warnings.warn(f"a worker process died; {len(left)} images are left and go on", stacklevel=4)
+        finally:
+            ours.close()
+            theirs.close()
 
 
-def _add_to_manifest(records: Records, run: Record) -> None:
-    """Note the settings, and this run with its machine, in ``manifest.json``."""
-    path = records.path.with_name("manifest.json")
-    run |= {"started": datetime.now(UTC).isoformat(timespec="seconds")}
-    run |= {"machine": platform.platform(), "cores": os.cpu_count(), "versions": versions()}
+@contextmanager
+def _ctrl_c_blocked() -> Iterator[None]:
+    """Hold Ctrl-C back; processes that begin meanwhile never heed it, since their parent ends them."""
+    if not hasattr(signal, "pthread_sigmask"):  # Windows
+        yield
+        return
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
-        runs = json.loads(path.read_text(encoding="utf-8"))["runs"] if path.exists() else []
-        content = {"settings": records.settings, "runs": [*runs, run]}
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def _begin_worker(threads: int, parent: Connection) -> None:
+    """Make a process a worker that leaves when the other end of a pipe closes, be it by kill -9."""
+
+    def leave() -> None:
+        with suppress(EOFError, OSError):
+            parent.recv()
+        os._exit(1)
+
+    torch.set_num_threads(threads)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # where it could not be blocked
+    Thread(target=leave, daemon=True).start()
+
+
+def _runs_before(folder: Path) -> list[Record]:
+    """The runs that a folder's ``manifest.json`` names."""
+    path = folder / "manifest.json"
+    try:
+        return [*read_json(path)["runs"]] if path.exists() else []
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise InputError(f"{str(path)!r} is damaged: move it away to begin anew") from error
+
+
+def _write_manifest(records: Records, runs: list[Record]) -> None:
+    """Write the settings and the runs, the last with its machine, to ``manifest.json``."""
+    path = records.path.with_name("manifest.json")
+    runs[-1] |= {"started": datetime.now(UTC).isoformat(timespec="seconds")}
+    runs[-1] |= {"machine": platform.platform(), "cores": os.cpu_count(), "versions": versions()}
+    content = {"settings": records.settings, "runs": runs}
     with write_errors(path.parent), atomic_write(path) as unfinished:
         unfinished.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
 
@@ -165,12 +215,9 @@ def study_parser(name: str, description: str) -> argparse.ArgumentParser:
 
 def study_command(name: str, work: Callable[[], object]) -> int:
     """Do what a study's command does: print what `work` gives, and return the exit status."""
-    try:
+
+    def printed() -> int:
         print(work())
-    except KeyboardInterrupt:
-        print("\nstopped; the same command goes on from there", file=sys.stderr)
-        return 130
-    except (InputError, WeightsError) as error:
-        print(f"{name}: {error}", file=sys.stderr)
-        return 2
-    return 0
+        return 0
+
+    return run_command(name, printed, left="the same command goes on from there")

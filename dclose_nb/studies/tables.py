@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from .. import checks
+from ..checks import InputError
 from ..files import atomic_write, write_errors
 from . import inference
 from .records import Record, Records
@@ -89,6 +90,36 @@ class Table(NamedTuple):
         begin = rf"\begin{{tabular}}{{l{'r' * (len(self.columns) - 1)}}}"
         lines = [begin, r"\toprule", columns, r"\midrule", *rows, r"\bottomrule", r"\end{tabular}"]
         return f"% {self.title}\n" + "\n".join(lines).translate(LATEX) + "\n"
+
+
+def _refuse_incomplete(records: Records) -> None:
+    """Refuse records that are no evaluation's, or that lack what tables are made of."""
+    methods, centres = (records.settings.get(name) for name in ("methods", "size_centres"))
+    if not isinstance(methods, dict) or not isinstance(centres, list) or not _are_numbers(centres, 3):
+        raise InputError(f"{str(records.path)!r} holds no evaluation: its settings have no methods and sizes")
+    for number, line in enumerate(records.lines, 2):  # the settings are line 1
+        try:
+            whole = "error" in line or _are_numbers(_numbers(line, methods))
+        except (KeyError, TypeError, AttributeError):
+            whole = False
+        if not whole:
+            raise InputError(f"line {number} of {str(records.path)!r} is no whole record: remove the line")
+
+
+def _numbers(line: Record, methods: Iterable[str]) -> list[Any]:
+    """All numbers of an image's record that tables are made of."""
+    values = [line["found"]]
+    for record in line["objects"]:
+        values.append(record["area"])
+        values += [record["methods"][method][metric] for method in methods for metric in METRICS]
+        hash(record["label"])
+    if line["objects"]:
+        values += [line[cost][method] for cost in ("seconds", "n_forward") for method in methods]
+    return values
+
+
+def _are_numbers(values: list[Any], count: int | None = None) -> bool:
+    return count in (None, len(values)) and all(isinstance(value, int | float) for value in values)
 
 
 def objects(records: Records) -> list[Record]:
@@ -200,11 +231,14 @@ def cost(records: Records) -> Table:
 def write(folder: str | Path) -> str:
     """Write ``tables.md``, ``tables.tex`` and ``table_1.csv`` to ``table_3.csv`` beside a folder's records.
 
-    Gives the Markdown. A table has no row where its methods were not evaluated. A folder without
-    records, or that cannot be written, raises `InputError`.
+    Gives the Markdown. A table has no row where its methods were not evaluated. An image that has two
+    records counts once, with a warning. A folder without records of an evaluation, or that cannot be
+    written, raises `InputError`.
     """
     folder = checks.path(folder)
     records = Records(folder / "records.jsonl")
+    _refuse_incomplete(records)
+    records.count_once(["image"])
     tables = [ablation(records), by_size(records), cost(records)]
     markdown = "\n".join([summary(records) + "\n", *(table.markdown() for table in tables)])
     files = {"tables.md": markdown, "tables.tex": "\n".join(table.latex() for table in tables)}

@@ -121,6 +121,7 @@ BOX = {"boxes": [[1, 2, 9, 8]]}
         ({"boxes": [[50, 20, 30, 40]], "labels": [0], "scores": [1]}, "are these x, y, width, height"),
         ({"boxes": [[1, 2, 3]], "labels": [0], "scores": [1]}, r"boxes must have the shape \(n, 4\)"),
         ({"boxes": [[1, 2, np.nan, 8]], "labels": [0], "scores": [1]}, "boxes that are not finite"),
+        ({"boxes": [[1, 2, 1e30, 8]], "labels": [0], "scores": [1]}, r"not finite or beyond 1e\+09 pixels"),
         (BOX | {"labels": ["fox"], "scores": [1]}, "no class 'fox'; it has: cat, dog, cow"),
         (BOX | {"labels": [3], "scores": [1]}, "index from 0 to 2, got 3"),
         (BOX | {"labels": [0, 1], "scores": [1]}, "got 1 boxes, 1 scores and 2 classes"),
@@ -143,6 +144,11 @@ def test_a_function_needs_names_and_takes_no_device():
         dc.load_detector(lamp, class_names=NAMES, device="cuda")
     with pytest.raises(dc.InputError, match="a function takes no colours"):
         dc.load_detector(lamp, class_names=NAMES, colours="bgr")
+    for names in (5, "cat", {"cat", "dog"}, [], [1], None):
+        with pytest.raises(dc.InputError, match="class_names"):
+            dc.load_detector(lamp, class_names=names)
+    with pytest.raises(dc.InputError, match=r"the class name '\\ud800' is not Unicode"):
+        dc.load_detector(lamp, class_names=["cat", "\ud800"])
     assert load(BOX, name="mine", device="cpu").name == "mine"
 
 

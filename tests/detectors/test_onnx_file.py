@@ -209,6 +209,8 @@ def test_it_can_be_sent_to_other_processes(one):
         ({"colours": "hsv"}, "colours must be one of 'rgb', 'bgr'"),
         ({"resize": "crop"}, "resize must be one of 'letterbox', 'stretch'"),
         ({"mean": (1, 2)}, "mean must be three numbers"),
+        ({"mean": (np.nan, 0, 0)}, "mean must be three numbers"),
+        ({"std": (np.inf, 1, 1)}, "std must be three numbers"),
         ({"std": "grey"}, "std must be three numbers"),
         ({"std": (1, 0, 1)}, "std must not be 0"),
         ({"input_size": (8, 8)}, "sees images of 8 x 12, not input_size=\\(8, 8\\)"),

@@ -2,17 +2,20 @@
 
 import hashlib
 import http.server
+import json
 import pickle
 import threading
 import time
 from collections import Counter
 
 import pytest
+import safetensors.torch
 import torch
 
 import dclose_nb as dc
 from dclose_nb.detectors import planted as networks
 from dclose_nb.detectors import weights
+from dclose_nb.planted import CLASS_NAMES
 
 
 @pytest.fixture
@@ -137,10 +140,36 @@ def test_weights_of_another_network_are_named(empty_home, tmp_path):
         dc.load_detector("yolox_nano")
 
 
+@pytest.mark.parametrize(("value", "word"), [(float("nan"), "NaN"), (1j, "complex")])
+def test_a_weight_that_is_no_number_is_named(tmp_path, value, word):
+    """A network with one such weight would detect nothing."""
+    source = safetensors.torch.load_file(weights.shipped_path("planted_two_stage"))
+    state = {name: value.float() if value.is_floating_point() else value for name, value in source.items()}
+    name = "rpn.head.cls_logits.bias"
+    state[name] = state[name].to(torch.complex64) if word == "complex" else state[name]
+    state[name][0] = value
+    content = safetensors.torch.save(state)
+    (tmp_path / "planted_two_stage.safetensors").write_bytes(content)
+    manifest = json.dumps({"sha256": hashlib.sha256(content).hexdigest()})
+    (tmp_path / "planted_two_stage.json").write_text(manifest)
+    with pytest.raises(dc.WeightsError, match=f"weight that is {word}, in 'rpn.head.cls_logits.bias'"):
+        networks.load("planted_two_stage", device=torch.device("cpu"), folder=tmp_path)
+
+
+@pytest.mark.parametrize(("value", "word"), [(float("nan"), "NaN"), (1j, "complex")])
+def test_a_network_of_the_user_s_with_such_a_weight_is_refused(value, word):
+    module = networks.NETWORKS["planted_two_stage"].build()
+    layer = module.roi_heads.box_predictor.cls_score
+    bias = torch.full_like(layer.bias, value, dtype=torch.complex64 if word == "complex" else torch.float32)
+    layer.bias = torch.nn.Parameter(bias)
+    with pytest.raises(dc.WeightsError, match=f"weight that is {word}, in 'roi_heads"):
+        dc.load_detector(module, class_names=CLASS_NAMES, device="cpu")
+
+
 def test_unknown_detectors_and_devices_are_refused(lamps):
     with pytest.raises(dc.InputError, match="must be one of 'yolox_nano', 'yolox_tiny'"):
         dc.load_detector("yolo_v99")
-    for device in ("gpu7", 3.5):
+    for device in ("gpu7", "meta", 3.5):
         with pytest.raises(dc.InputError, match="device"):
             dc.load_detector("yolox_nano", device=device)
     with pytest.raises(dc.InputError, match="detector must be"):
@@ -178,7 +207,12 @@ def test_damaged_weights_are_named_with_both_sums(tmp_path):
     with pytest.raises(dc.WeightsError, match=f"its sha256 is {found}, expected {wanted}") as caught:
         networks.load("planted", device=torch.device("cpu"), folder=tmp_path)
     assert "\n" not in str(caught.value)
-    for manifest in ("{}", "no json", "[]"):
+    path.write_bytes(source.read_bytes()[:1000])
+    cut = hashlib.sha256(path.read_bytes()).hexdigest()
+    path.with_suffix(".json").write_text(f'{{"sha256": "{cut}"}}')
+    with pytest.raises(dc.WeightsError, match="cannot be read as weights"):
+        weights.load_shipped(path)
+    for manifest in ("{}", "no json", "[]", "[" * 100_000):
         path.with_suffix(".json").write_text(manifest)
         with pytest.raises(dc.WeightsError, match="cannot be read"):
             weights.load_shipped(path)

@@ -4,6 +4,8 @@ import contextlib
 import io
 import json
 import os
+import subprocess
+import sys
 
 import cv2
 import numpy as np
@@ -160,3 +162,24 @@ def test_a_file_that_is_not_the_official_one_is_loaded_with_a_remark(yolox):
 def test_annotations_are_those_of_the_photographs(coco):
     truth = json.loads((coco / "annotations" / "instances_val2017.json").read_text())
     assert {entry["file_name"] for entry in truth["images"]} <= set(os.listdir(coco / "val2017"))
+
+
+HOMELESS = """
+import os, pwd
+def getpwuid(uid):
+    raise KeyError(uid)
+pwd.getpwuid = getpwuid
+import dclose_nb as dc
+print(dc.load_detector("planted").name, os.environ.get("HOME"))
+dc.load_detector("yolox_nano")
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(os.name != "posix", reason="a home folder is found otherwise")
+def test_an_account_without_a_home_is_no_obstacle():
+    environment = {name: value for name, value in os.environ.items() if name not in ("HOME", "YOLOX_HOME")}
+    command = [sys.executable, "-c", HOMELESS]
+    done = subprocess.run(command, capture_output=True, text=True, env=environment)
+    assert done.stdout.split() == ["planted", "None"]
+    assert "InputError: '~/.cache/yolox' cannot be used as a path" in done.stderr.splitlines()[-1]

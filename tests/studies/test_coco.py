@@ -11,7 +11,7 @@ from sklearn.cluster import KMeans
 from toys import Street, brightness
 
 import dclose_nb as dc
-from dclose_nb.studies.coco import box_areas, drawn, matched, read_coco, study_photos
+from dclose_nb.studies.coco import Truth, box_areas, drawn, matched, read_coco, study_photos
 
 
 @pytest.fixture(scope="module")
@@ -79,7 +79,9 @@ def test_missing_images_are_counted_and_left_out_when_told_to(folder, tmp_path):
     assert len(data.truths) == 4 and data.missing == ["000000000004.png", "000000000005.png"]
 
 
-@pytest.mark.parametrize("content", ["", "{", "[]", '{"images": 3}', '{"images": [], "annotations": [{}]}'])
+@pytest.mark.parametrize(
+    "content", ["", "{", "[]", "[" * 100_000, '{"images": 3}', '{"images": [], "annotations": [{}]}']
+)
 def test_a_damaged_annotation_file_is_named(tmp_path, content):
     (tmp_path / "annotations").mkdir()
     (tmp_path / "annotations" / "instances_val2017.json").write_text(content)
@@ -87,13 +89,62 @@ def test_a_damaged_annotation_file_is_named(tmp_path, content):
         read_coco(tmp_path)
 
 
-def test_a_file_name_cannot_leave_the_folder(folder, tmp_path):
+def edited(folder, tmp_path, edit):
+    """A copy of a data set whose annotations are edited."""
     content = json.loads((folder / "annotations" / "instances_val2017.json").read_text())
-    content["images"][0]["file_name"] = "../../secret.png"
+    edit(content)
     (tmp_path / "annotations").mkdir()
     (tmp_path / "annotations" / "instances_val2017.json").write_text(json.dumps(content))
     (tmp_path / "val2017").symlink_to(folder / "val2017")
-    assert read_coco(tmp_path, missing="skip").missing == ["secret.png"]
+    return tmp_path
+
+
+@pytest.mark.parametrize(
+    ("group", "name", "value", "word"),
+    [
+        ("images", "width", 0, "an image of 0 x 320 pixels, id 0"),
+        ("images", "height", -320, "an image of 320 x -320 pixels, id 0"),
+        ("images", "width", float("nan"), "an image of nan x 320 pixels, id 0"),
+        ("images", "width", float("inf"), "an image of inf x 320 pixels, id 0"),
+        ("images", "width", "320", "an image of '320' x 320 pixels, id 0"),
+        ("images", "height", 5, "a box .* that image 0 of 320 x 5 pixels cannot hold"),
+        ("images", "id", 1.5, "an image id that is no integer: 1.5"),
+        ("images", "id", "0", "an image id that is no integer: '0'"),
+        ("images", "id", 1, "two images with the id 1"),
+        ("images", "file_name", "x" * 5000, "names a file that cannot be: File name too long$"),
+        ("annotations", "image_id", 0.5, "an annotation of the image 0.5: ids are integers"),
+        ("annotations", "bbox", [1, 2, float("inf"), 8], "a box .* that image 0 of 320 x 320 pixels cannot"),
+        ("annotations", "bbox", [1e300, 2, 8, 8], "a box .* that image 0 of 320 x 320 pixels cannot"),
+        ("annotations", "bbox", [1, 2, 8, 1e300], "a box .* that image 0 of 320 x 320 pixels cannot"),
+        ("annotations", "bbox", [1, float("nan"), 8, 8], "a box .* that image 0 of 320 x 320 pixels cannot"),
+        ("annotations", "bbox", [-20, 2, 8, 8], "a box .* that image 0 of 320 x 320 pixels cannot"),
+        ("annotations", "bbox", [1, 2, 8], "is damaged or not in COCO's format"),
+        ("annotations", "bbox", [1, 2, "8", 8], "is damaged or not in COCO's format"),
+        ("annotations", "bbox", 5, "is damaged or not in COCO's format"),
+    ],
+)
+def test_wild_numbers_are_named(folder, tmp_path, group, name, value, word):
+    wild = edited(folder, tmp_path, lambda content: content[group][0].update({name: value}))
+    with pytest.raises(dc.InputError, match=word) as said:
+        read_coco(wild, missing="skip")
+    assert "\n" not in str(said.value) and "instances_val2017.json'" in str(said.value)
+    assert len(str(said.value)) < 400
+
+
+def test_a_box_may_end_on_the_edge_and_have_no_area(folder, data, tmp_path):
+    def edit(content):
+        content["annotations"][0]["bbox"] = [0, 0.5, 320.4, 319.5]
+        content["annotations"].append(content["annotations"][1] | {"bbox": [1, 1, 0, 9], "id": 10_000})
+
+    changed = read_coco(edited(folder, tmp_path, edit))
+    assert len(changed.truths[0].boxes) == len(data.truths[0].boxes)
+
+
+def test_a_file_name_cannot_leave_the_folder(folder, tmp_path):
+    def edit(content):
+        content["images"][0]["file_name"] = "../../secret.png"
+
+    assert read_coco(edited(folder, tmp_path, edit), missing="skip").missing == ["secret.png"]
 
 
 def test_no_data_set(tmp_path):
@@ -122,6 +173,25 @@ def test_outlines_of_every_kind(data):
     expected[6, 8] = True
     assert np.array_equal(polygons, expected)
     assert truth._replace(boxes=boxes[:0], outlines=[]).masks((8, 10)).shape == (0, 8, 10)
+
+
+@pytest.mark.parametrize(
+    "outline",
+    [
+        {"counts": [1, 2], "size": [10, 12]},  # pycocotools fills the rest with chance
+        {"counts": [-1, 121], "size": [10, 12]},
+        {"counts": "52", "size": [1000, 1000]},
+        {"size": [10, 12]},
+        [[1, 2, 3]],
+        [5],
+        "outline",
+    ],
+    ids=str,
+)
+def test_a_damaged_outline_is_named(outline):
+    truth = Truth(1, "", np.array([[1.0, 2, 5, 6]]), ["a"], [outline])
+    with pytest.raises(dc.InputError, match=r"an outline of an image of \(10, 12\) is damaged: "):
+        truth.masks((10, 12))
 
 
 def test_what_is_matched_has_its_share_of_the_image(data):

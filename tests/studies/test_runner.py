@@ -2,7 +2,13 @@
 
 import json
 import os
+import signal
+import subprocess
+import sys
+import time
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from pathlib import Path
 
 import pytest
 
@@ -27,6 +33,12 @@ def write_down_or_die(name, k, folder):
 
 def die(name, k):
     os._exit(1)
+
+
+def linger(name, k, folder):
+    """Say which process works, and work for long."""
+    (folder / f"{os.getpid()}.worker").touch()
+    time.sleep(60)
 
 
 def study(out, tasks=TASKS, work=write_down, **options):
@@ -121,6 +133,61 @@ def test_a_detector_is_loaded_once(lamps):
     assert detector_of("planted").name == "planted"
 
 
+LINGERING = """
+import sys
+from pathlib import Path
+from test_runner import TASKS, Task, linger, study, study_command
+if __name__ == "__main__":
+    folder = Path(sys.argv[1])
+    tasks = [Task(task.key, (*task.arguments, folder)) for task in TASKS]
+    work = lambda: study(folder / "out", tasks, linger, workers=2)
+    sys.exit(study_command("study", work))
+"""
+
+
+def lives(pid):
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not os.path.exists("/proc/self/stat"), reason="this system has no /proc")
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL, signal.SIGINT])
+def test_workers_end_with_their_parent(tmp_path, number):
+    """Whoever stops it: Ctrl-C reaches all processes of a terminal, other signals the parent alone."""
+    (tmp_path / "main.py").write_text(LINGERING)
+    path = os.pathsep.join([str(Path(__file__).parent), os.environ.get("PYTHONPATH", "")])
+    command = [sys.executable, str(tmp_path / "main.py"), str(tmp_path)]
+    heed = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)  # what a shell starts with & ignores it
+    with subprocess.Popen(
+        command,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=os.environ | {"PYTHONPATH": path},
+        preexec_fn=heed,
+        start_new_session=True,
+    ) as parent:
+        while len(workers := [*tmp_path.glob("*.worker")]) < 2:
+            assert parent.poll() is None
+            time.sleep(0.05)
+        with pytest.raises(dc.InputError, match="another run is writing"):
+            study(tmp_path / "out")
+        (os.killpg if number == signal.SIGINT else os.kill)(parent.pid, number)
+        said = parent.stderr.read()
+        assert parent.wait(30) == (-9 if number == signal.SIGKILL else 130)
+    if number != signal.SIGKILL:
+        assert said == "\nstudy: stopped; the same command goes on from there\n"
+    for _ in range(100):
+        if not any(lives(worker.stem) for worker in workers):
+            break
+        time.sleep(0.1)
+    else:
+        pytest.fail("a worker lives on")
+    assert len(study(tmp_path / "out").lines) == len(TASKS)
+
+
 # -- a study's command
 
 
@@ -142,4 +209,4 @@ def test_a_command_prints_what_it_found_or_what_is_wrong(capsys):
         assert study_command("look", lambda error=error: fails(error)) == 2
         assert capsys.readouterr() == ("", "look: no such folder\n")
     assert study_command("look", lambda: fails(KeyboardInterrupt())) == 130
-    assert capsys.readouterr() == ("", "\nstopped; the same command goes on from there\n")
+    assert capsys.readouterr() == ("", "\nlook: stopped; the same command goes on from there\n")

@@ -2,6 +2,8 @@
 
 import csv
 import io
+import json
+import warnings
 
 import pytest
 
@@ -143,3 +145,63 @@ def test_an_evaluation_without_objects_has_empty_tables(tmp_path):
 def test_no_records(tmp_path):
     with pytest.raises(dc.InputError, match="cannot be read: No such file"):
         tables.write(tmp_path)
+
+
+def test_tables_change_no_record_and_count_an_image_once(records, capsys):
+    path = records.path
+    before = tables.write(path.parent)
+    lines = path.read_text().splitlines(keepends=True)
+    path.write_text("".join([*lines, lines[1], lines[3], lines[5], '{"image": 8, "fou']))
+    torn = path.read_bytes()
+    with warnings.catch_warnings():  # the command says them its own way
+        assert main(["tables", str(path.parent)]) == 0
+    printed = capsys.readouterr()
+    assert before in printed.out and path.read_bytes() == torn
+    assert "the last line of" in printed.err and "was cut off and is left out" in printed.err
+    assert "more than one line of image 7; image 4; image 6: the first counts" in printed.err
+
+
+WHOLE = {"image": 9, "found": 1, "objects": [item("cup", 0.02, 0.2)]}
+WHOLE |= {"seconds": {"dclose": 1.0, "mfpp": 1.0}, "n_forward": {"dclose": 4, "mfpp": 4}}
+INCOMPLETE = [
+    {name: value for name, value in WHOLE.items() if name != "found"},
+    {name: value for name, value in WHOLE.items() if name != "seconds"},
+    WHOLE | {"objects": None},
+    WHOLE | {"objects": [5]},
+    WHOLE | {"objects": [{"label": "cup"}]},
+    WHOLE | {"objects": [WHOLE["objects"][0] | {"area": "much"}]},
+    WHOLE | {"objects": [WHOLE["objects"][0] | {"label": ["cup"]}]},
+    WHOLE | {"objects": [WHOLE["objects"][0] | {"methods": {"dclose": {"ebpg": 1}}}]},
+    WHOLE | {"seconds": {"dclose": None, "mfpp": 1}},
+]
+
+
+@pytest.mark.parametrize("line", INCOMPLETE, ids=range(len(INCOMPLETE)))
+def test_an_incomplete_record_is_named(records, line, capsys):
+    records.append(WHOLE)
+    tables.write(records.path.parent)
+    records.append(line)
+    with pytest.raises(dc.InputError, match=r"line 8 of .*records.jsonl' is no whole record"):
+        tables.write(records.path.parent)
+
+
+@pytest.mark.parametrize("image", [None, [1], {}])
+def test_a_record_without_an_image_is_named(records, image):
+    records.append(WHOLE | {"image": image})
+    with pytest.raises(dc.InputError, match=r"line 7 of .*records.jsonl' has no 'image'"):
+        tables.write(records.path.parent)
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [{}, [], None, {"methods": {}}, {"methods": ["dclose"], "size_centres": CENTRES}]
+    + [{"methods": {"dclose": {}}, "size_centres": centres} for centres in (None, [], ["a", "b", "c"], 3)],
+    ids=str,
+)
+def test_records_of_something_else_are_refused_and_left_alone(tmp_path, settings):
+    path = tmp_path / "records.jsonl"
+    path.write_text(json.dumps({"settings": settings}) + "\n")
+    before = path.read_bytes()
+    with pytest.raises(dc.InputError, match=r"holds no (evaluation|record)"):
+        tables.write(tmp_path)
+    assert path.read_bytes() == before and [*tmp_path.iterdir()] == [path]
