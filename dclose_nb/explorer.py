@@ -109,6 +109,10 @@ class Run:
     def target(self) -> Detections:
         return self.photo.detections[self.k]
 
+    @property
+    def caption(self) -> str:
+        return _caption(self.photo, self.k)
+
     def asks_like(self, other: Run) -> bool:
         return self.photo is other.photo and (self.k, self.plans) == (other.k, other.plans)
 
@@ -132,7 +136,6 @@ class Explorer(widgets.VBox):
         self.detector = detector
         self._run: Run | None = None  # what is shown belongs to it; `_begin` alone replaces it
         self._usual = _defaults(METHOD)["n_masks"]  # what stands in the field unless a person typed
-        self._adapting = False
         self._explainer, self._artist = _Worker(), _Worker()
         self._lock = threading.RLock()
         self._build()
@@ -203,7 +206,7 @@ class Explorer(widgets.VBox):
         words = "The code of the map will stand here."
         self.code = widgets.Textarea(description="code", placeholder=words, **style)
 
-        self._answer((*self.options.values(), *self.segments.values()), self._follow_controls)
+        self._answer((*self.options.values(), *self.segments.values()), self._follow)
         self._answer((self.list,), self._start)
         self._answer((self.opacity, self.threshold), self._restyle)
         self._answer((self.steps,), self._draw_step)
@@ -264,27 +267,24 @@ class Explorer(widgets.VBox):
         """Show a photo and what the detector finds in it. Where that fails, nothing changes."""
         image = checks.image(image)
         self.photo = Photo(image, self.detector.detect(image), name, source)
-        self._begin(None)
         height, width = image.shape[:2]
-        for column in self.pictures.children:
-            column.layout.width = f"min(100%, {SHARE}vh * {width / height:.4f})"
-        ground = widgets.Button(tooltip="no box here", tabbable=False)
-        ground.add_class("dclose-ground")
-        ground.on_click(lambda _: self._say("There is no box here: click one, or choose it from the list."))
         shares = (self.detections.boxes / [width, height, width, height]).clip(0, 1)  # (n, 4)
         colours = [to_hex(get_cmap("tab10")(k % 10)) for k in range(len(shares))]
         self.boxes = [self._button(k, *one) for k, one in enumerate(zip(shares.tolist(), colours))]
         areas = np.prod(shares[:, 2:] - shares[:, :2], axis=1)
         on_top_last = [self.boxes[k] for k in np.argsort(-areas)]  # a small box is never behind a large one
+        ground = widgets.Button(tooltip="no box here", tabbable=False)
+        ground.add_class("dclose-ground")
+        words = "There is no box here: click one, or choose it from the list."
+        self._answer((ground,), partial(self._say, words))
         numbers = widgets.HTML(_numbers(shares, colours, width / height))
         numbers.add_class("dclose-numbers")
         photo = widgets.Image(value=_jpeg(plot.fit(image, PICTURE)), format="jpeg")
         self.picture.children = [photo, ground, *on_top_last, numbers]
         captions = [(_caption(self.photo, k), k) for k in range(len(self.boxes))]
-        n = len(captions)
-        self.list.options = [("choose one" if n else "none found", None), *captions]
+        self.list.options = [("choose one" if captions else "none found", None), *captions]
         self.list.index = 0  # not one of the boxes: it would be explained unasked
-        self._say(f"{n} {'box' if n == 1 else 'boxes'} found: click one." if n else "No object was found.")
+        self._begin(None)
 
     def _button(self, k: int, edges: list[float], colour: str) -> widgets.Button:
         """The k-th detection's box on the photo, of which `edges` are shares."""
@@ -324,29 +324,20 @@ class Explorer(widgets.VBox):
 
     # The run
 
-    def _follow_controls(self) -> None:
-        """A control was moved, by a person or by `_adapt`."""
-        if self._adapting:
-            return
-        self._adapting = True
-        try:
-            self._adapt()
-        finally:
-            self._adapting = False
-        self._start()
-
-    def _adapt(self) -> None:
-        """Let the masks and what can be chosen follow the methods."""
+    def _follow(self) -> None:
+        """Let the masks, and what can be chosen, follow the controls; then explain as they say."""
         plans, masks = self._plans(), self.options["n_masks"]
-        usual = _defaults(plans[0][0]).get("n_masks")
-        if usual and masks.value == self._usual:
-            masks.value = self._usual = usual
         masks.min = max(_fewest(method, options) for method, options in plans)
+        usual = _defaults(plans[0][0]).get("n_masks", self._usual)
+        if masks.value == self._usual:
+            masks.value = usual
+        self._usual = usual
         used = {name for _, options in plans for name in options}
         for name in ("n_masks", "p", "r", "seed"):
             self.options[name].disabled = name not in used
         for box in self.segments.values():
             box.disabled = "segments" not in used
+        self._start()
 
     def _plans(self) -> list[tuple[str, dict[str, Any]]]:
         """The methods that are chosen, and the controls' values, of what each has a use for."""
@@ -377,22 +368,29 @@ class Explorer(widgets.VBox):
         """Show this run from now on, or none. The one before is retired, and nothing of it is shown again."""
         self._stop()
         self._run = run
-        faint = _jpeg(_drawn(self.photo.image, np.zeros(self.photo.image.shape[:2], np.float32)))
-        n = 1 + len(self._plans())
+        image, n = self.photo.image, 1 + len(self._plans())  # pictures side by side
+        faint = _jpeg(_drawn(image, np.zeros(image.shape[:2], np.float32)))
         for place, panel in enumerate(self.panels, 1):
             panel.image.value, panel.caption.value = faint, ""
             panel.layout.display = None if place < n else "none"
-        height, width = self.photo.image.shape[:2]
-        self.pictures.layout.max_width = f"calc({n} * {SHARE}vh * {width / height:.4f} + {n - 1} * 8px)"
+        widest = f"{SHARE}vh * {image.shape[1] / image.shape[0]:.4f}"  # of a picture
+        for column in self.pictures.children:
+            column.layout.width = f"min(100%, {widest})"
+        self.pictures.layout.max_width = f"calc({n} * {widest} + {n - 1} * 8px)"
         for k, button in enumerate(self.boxes):
             (button.add_class if run and run.k == k else button.remove_class)("dclose-chosen")
-        self.label.value = "" if run is None else f"<b>{html.escape(_caption(run.photo, run.k))}</b>"
         self.stop.disabled = self.save.disabled = run is None
-        self.saved.value = self.saved_text = ""
+        self._say_saved("")
         self._write_code()
         self._draw_step()
-        if run is not None:
-            self._say(f"{_caption(run.photo, run.k)}: looking ...")
+        if run is None:
+            found = len(self.boxes)
+            words = f"{found} {'box' if found == 1 else 'boxes'} found: click one."
+            self._say(words if found else "No object was found.")
+            self.label.value = ""
+        else:
+            self._say(f"{run.caption}: looking ...")
+            self.label.value = f"<b>{html.escape(run.caption)}</b>"
             self._explainer.todo.put(partial(self._explain, run))
 
     def _stop(self) -> None:
@@ -401,56 +399,45 @@ class Explorer(widgets.VBox):
             self._run.stop.set()
 
     def _explain(self, run: Run) -> None:
-        """Explain by each method in turn; in a thread of its own."""
-        for place in range(len(run.plans)):
-            try:
-                if not run.stop.is_set():
-                    self._explain_by(run, place)
-            except Exception as error:  # whatever a person's own detector raises must reach that person
-                self._tell(run, partial(self._fail, run, place, error))
-        for place, explanation in tuple(run.maps.items()):
-            try:
-                if not run.stop.is_set():
-                    saliency, steps = explanation.saliency[0], STEPS_OF_CURVES
-                    curves = metrics.over_all(
-                        self.detector, run.photo.image, run.target, saliency, steps=steps
-                    )
-                    numbers = _scores(explanation, curves.score)
-                    self._tell(run, partial(self._say_below, place, numbers))
-            except Exception as error:  # as above
-                self._tell(run, partial(self._say, _words(error)))
+        """Explain by each method in turn, then score the maps; in a thread of its own."""
+        for work in (self._explain_by, self._score):
+            for place in range(len(run.plans)):
+                try:
+                    if not run.stop.is_set():
+                        work(run, place)
+                except Exception as error:  # whatever a person's own detector raises must reach that person
+                    self._tell(run, partial(self._fail, run, place, error))
         self._tell(run, partial(self._finish, run))
 
-    def _over_all(self, run: Run, explanation: Explanation) -> float:
-        saliency, image = explanation.saliency[0], run.photo.image
-        return metrics.over_all(self.detector, image, run.target, saliency, steps=STEPS_OF_CURVES).score
-
     def _explain_by(self, run: Run, place: int) -> None:
+        """Explain by one of the methods."""
         method, options = run.plans[place]
+        total = options.get("n_masks", 0)
+
+        def watch(so_far: Explanation) -> bool:
+            self._show(run, place, so_far, f"{so_far.n_forward} of {total} masks")
+            return run.stop.is_set()
+
         key = run.k, method, tuple(options.items())
         explanation = run.photo.finished.get(key)
         if explanation is None:
+            image, target = run.photo.image, run.target
             explanation = explain(
-                self.detector,
-                run.photo.image,
-                run.target,
-                method=method,
-                watch=lambda so_far: self._watch(run, place, so_far),
-                progress=False,
-                **options,
+                self.detector, image, target, method=method, watch=watch, progress=False, **options
             )
             if not run.stop.is_set():
                 newest = list(run.photo.finished.items())[-KEPT + 1 :]
                 run.photo.finished = dict(newest) | {key: explanation}
         how = "stopped after" if run.stop.is_set() else "done:"
-        masks, total = explanation.n_forward, options.get("n_masks", 0)
-        made = f"{masks} masks" if total else "1 forward pass"
-        self._show(run, place, explanation, f"{how} {made}, {explanation.seconds:.1f} s", masks, total)
+        made = f"{explanation.n_forward} masks" if total else "1 forward pass"
+        self._show(run, place, explanation, f"{how} {made}, {explanation.seconds:.1f} s")
 
-    def _watch(self, run: Run, place: int, so_far: Explanation) -> bool:
-        masks, total = so_far.n_forward, run.plans[place][1]["n_masks"]
-        self._show(run, place, so_far, f"{masks} of {total} masks", masks, total)
-        return run.stop.is_set()
+    def _score(self, run: Run, place: int) -> None:
+        """Score the map of one of the methods, if there is one."""
+        if explanation := run.maps.get(place):
+            saliency, steps = explanation.saliency[0], STEPS_OF_CURVES
+            curves = metrics.over_all(self.detector, run.photo.image, run.target, saliency, steps=steps)
+            self._tell(run, partial(self._say_below, place, _scores(explanation, curves.score)))
 
     def _tell(self, run: Run, change: Callable[[], None]) -> None:
         """Change the page if this run is still the one that is shown."""
@@ -458,12 +445,13 @@ class Explorer(widgets.VBox):
             if run is self._run:
                 change()
 
-    def _show(self, run: Run, place: int, explanation: Explanation, text: str, *count: int) -> None:
+    def _show(self, run: Run, place: int, explanation: Explanation, text: str) -> None:
         def show() -> None:
             run.maps[place] = explanation
             self._redraw(place)
             self._say_below(place, _scores(explanation))
-            self._say(f"{_caption(run.photo, run.k)}, {explanation.method}: {text}", *count)
+            total = explanation.params.get("n_masks", 0)
+            self._say(f"{run.caption}, {explanation.method}: {text}", explanation.n_forward, total)
 
         self._tell(run, show)
 
@@ -551,7 +539,7 @@ class Explorer(widgets.VBox):
             lines.append("image = explorer.image  # Save writes it to a file, which is then read here")
         else:
             lines.append(f"image = dc.load_photo({run.photo.source!r})")
-        lines.append(f"target = detector.detect(image)[{run.k}]  # {_caption(run.photo, run.k)}")
+        lines.append(f"target = detector.detect(image)[{run.k}]  # {run.caption}")
         for name, (method, options) in zip(("explanation", "beside"), run.plans):
             usual = _defaults(method)
             given = {"method": method} | {key: v for key, v in options.items() if v != usual[key]}
@@ -596,7 +584,6 @@ class _Panel(widgets.VBox):
     def __init__(self) -> None:
         self.image, self.caption = widgets.Image(format="jpeg"), widgets.HTML()
         super().__init__([self.image, self.caption])
-        self.add_class("dclose-panel")
 
 
 class _Worker:
@@ -634,8 +621,8 @@ def _fewest(method: str, options: dict[str, Any]) -> int:
 
 
 def _caption(photo: Photo, k: int) -> str:
-    """Number, label and score of a box."""
-    return f"{k + 1}: {photo.detections.names[k]} {photo.detections.scores[k]:.2f}"
+    """Number, label and score of a box, in one line."""
+    return " ".join(f"{k + 1}: {photo.detections.names[k]} {photo.detections.scores[k]:.2f}".split())
 
 
 def _scores(explanation: Explanation, over_all: float | None = None) -> str:
@@ -672,23 +659,24 @@ def _untaken(path: Path) -> Path:
 
 
 def _numbers(boxes: np.ndarray, colours: list[str], aspect: float) -> str:
-    """Numbers of boxes on the photo, as HTML: each at the corner of its box, or near it if that is taken.
+    """Numbers of boxes on the photo, as HTML: in the corner of a box, or above one that it would hide.
 
-    `boxes` (n, 4) are shares of the photo, `aspect` is its width over its height.
+    Where another number is, it moves to the nearest place. `boxes` (n, 4) are shares of the photo,
+    `aspect` is its width over its height.
     """
     width = min(NARROWEST[0], NARROWEST[1] * aspect)
-    size = np.array([TAG[0] / width, TAG[1] / (width / aspect)])  # of a tag, as shares
-    grid = np.meshgrid(*(np.arange(0, max(1 - share, share / 2), share / 2) for share in size))
-    places = np.stack(grid, axis=-1).reshape(-1, 2)  # (m, 2), left and top
-    taken = np.empty((0, 2))
-    tags = ""
+    size = np.array([TAG[0] / width, TAG[1] * aspect / width])  # of a number, as shares
+    steps = (np.arange(0, max(1 - share, 0) + 1e-9, share / 2) for share in size)
+    grid = np.stack(np.meshgrid(*steps), axis=-1).reshape(-1, 2)  # (m, 2), left and top
+    taken, tags = np.empty((0, 2)), ""
     for k, (box, colour) in enumerate(zip(boxes, colours)):
-        corner = np.minimum(box[:2], np.maximum(1 - size, 0))
-        choices = np.concatenate([corner[None], places])
-        free = np.all(np.any(np.abs(choices[:, None] - taken) >= size * 0.999, axis=2), axis=1)  # (m + 1,)
-        outside = ((choices < box[:2] - 1e-9) | (choices + size > box[2:])).any(1)
-        cost = np.abs(choices - corner).sum(1) + outside * (np.arange(len(choices)) > 0) + 9 * ~free
-        left, top = choices[cost.argmin()]
+        hidden = np.any(box[2:] - box[:2] < 2 * size)
+        corner = np.clip(box[:2] - hidden * size * [0, 1], 0, np.maximum(1 - size, 0))
+        places = np.concatenate([corner[None], grid])  # (m + 1, 2)
+        shared = np.minimum(places + size, box[2:]) - np.maximum(places, box[:2])  # with the box
+        astray = np.all(shared > 0, axis=1) if hidden else np.any(shared < size * 0.999, axis=1)
+        free = np.all(np.any(np.abs(places[:, None] - taken) >= size * 0.999, axis=2), axis=1)
+        left, top = places[(np.abs(places - corner).sum(1) + astray + 9 * ~free).argmin()]
         taken = np.concatenate([taken, [[left, top]]])
         tags += f'<span style="left:{left:.2%};top:{top:.2%};background:{colour}">{k + 1}</span>'
     return f'<div aria-hidden="true">{tags}</div>'

@@ -24,7 +24,7 @@ from PIL import Image
 from toys import weights_at_hand
 
 import dclose_nb as dc
-from dclose_nb.explorer import STEPS
+from dclose_nb.explorer import LABELS, STEPS
 from dclose_nb.methods import METHODS
 
 playwright = pytest.importorskip("playwright.sync_api", reason="pip install playwright")
@@ -180,14 +180,14 @@ def says(page, text, part="status"):
     return page.locator(f".dclose-{part} [role=status]").first.inner_text()
 
 
-def masks(page, number):
-    field = page.get_by_label("masks", exact=True).first
+def masks(within, number):
+    field = within.get_by_label("masks", exact=True).first
     field.fill(str(number))
     field.press("Enter")
 
 
 def choose(page, label, option):
-    page.get_by_label(label, exact=True).first.select_option(option)
+    page.get_by_label(label, exact=True).first.select_option(LABELS.get(option, option))
 
 
 def press(page, name):
@@ -286,8 +286,9 @@ def test_the_chosen_box_stands_out_with_and_without_the_focus(page):
 
 @pytest.mark.parametrize("method", METHODS)
 def test_every_method_answers(page, method):
-    masks(page, 30)
     choose(page, "method", method)
+    if method != "gradcam":  # which masks nothing
+        masks(page, 30)
     assert "Error" not in says(
         page, f"{method}: done: {'1 forward pass' if method == 'gradcam' else '30 masks'}"
     )
@@ -297,7 +298,7 @@ def test_two_methods_stand_beside_each_other_at_every_size(page):
     choose(page, "method", "contrast")
     masks(page, 100_000)
     choose(page, "beside it", "drise")
-    says(page, "contrast: ")
+    says(page, "of 100000 masks")
     ARTIFACTS.mkdir(exist_ok=True)
     try:
         for name, (width, height) in SIZES.items():
@@ -341,7 +342,9 @@ def test_tab_reaches_every_step_and_each_is_drawn(page):
         drawn = page.locator(".dclose-steps .widget-html", has_text=step.title)
         drawn.wait_for()
         page.wait_for_function("document.querySelector('.dclose-steps img').naturalWidth > 300")
+    page.set_viewport_size({"width": 1280, "height": 1400})
     page.locator(".dclose-explorer").screenshot(path=ARTIFACTS / "explorer_whole.png")
+    page.set_viewport_size(dict(zip(("width", "height"), SIZES["1280"])))
 
 
 def test_sliders_and_fields_have_names(page):
@@ -352,7 +355,7 @@ def test_sliders_and_fields_have_names(page):
     page.wait_for_function("document.querySelector('.dclose-code textarea').value.includes('1200, 2400')")
     page.get_by_label("600", exact=True).check()
     press(page, "More options")
-    assert not page.get_by_role("slider", name="p, kept").is_visible()
+    page.get_by_role("slider", name="p, kept").wait_for(state="hidden")
 
 
 def test_another_photo_while_masks_run_takes_the_place_of_all(page, tmp_path):
@@ -384,7 +387,7 @@ def test_another_photo_while_masks_run_takes_the_place_of_all(page, tmp_path):
 def test_an_array_and_the_code_of_it(page):
     run_code(page, ARRAY_CELL.format(EXAMPLE[1])).locator("button.dclose-box").first.wait_for()
     array = page.locator(".dclose-explorer").last
-    array.get_by_label("masks", exact=True).fill("40")
+    masks(array, 40)
     array.get_by_label("box", exact=True).select_option(index=1)
     array.get_by_text("done: 40 masks").wait_for()
     code = array.locator("textarea").input_value()

@@ -396,13 +396,11 @@ def in_a_fresh_process(folder, code):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("saved", [False, True])
 @pytest.mark.parametrize("kind", ["name", "array", "upload"])
-def test_the_code_makes_the_same_map_in_a_fresh_process(kind, saved, tmp_path, monkeypatch):
-    """Without Save it needs the explorer's cell, and an upload cannot be had from that."""
+def test_the_code_makes_the_same_map_in_a_fresh_process(kind, tmp_path, monkeypatch):
+    """An array comes from the cell of the explorer, an upload from the file that Save wrote."""
     monkeypatch.chdir(tmp_path)
-    argument = "'scene_3'" if kind == "name" else "dc.load_photo('scene_3')"
-    cell = f"dc.explore('planted', {argument})"
+    cell = "dc.explore('planted', {})".format("'scene_3'" if kind == "name" else "dc.load_photo('scene_3')")
     explorer = eval(cell)
     if kind == "upload":
         upload(explorer, png(dc.load_photo("scene_4")), "mine.png")
@@ -411,15 +409,11 @@ def test_the_code_makes_the_same_map_in_a_fresh_process(kind, saved, tmp_path, m
         explorer.segments[n].value = False
     explorer.boxes[0].click()
     wanted = explorer.wait().explanation
-    if saved:
+    assert ("explorer.image  # Save writes it to a file" in explorer.code.value) == (kind != "name")
+    before = f"import dclose_nb as dc\nexplorer = {cell}\n" if kind == "array" else ""
+    if kind == "upload":
         explorer.save.click()
-    code = explorer.code.value
-    if kind == "upload" and not saved:
-        assert "explorer.image  # Save writes it to a file" in code
-        return
-    if not saved:
-        code = f"import dclose_nb as dc\nexplorer = {cell}\n{code}"
-    got = in_a_fresh_process(tmp_path, code)
+    got = in_a_fresh_process(tmp_path, before + explorer.code.value)
     assert np.allclose(got, wanted.saliency, rtol=1e-5, atol=1e-7)
 
 
