@@ -371,7 +371,7 @@ class Explorer(widgets.VBox):
         image, n = self.photo.image, 1 + len(self._plans())  # pictures side by side
         faint = _jpeg(_drawn(image, np.zeros(image.shape[:2], np.float32)))
         for place, panel in enumerate(self.panels, 1):
-            panel.image.value, panel.caption.value = faint, ""
+            panel.image.value, panel.caption.value = faint if place < n else b"", ""
             panel.layout.display = None if place < n else "none"
         widest = f"{SHARE}vh * {image.shape[1] / image.shape[0]:.4f}"  # of a picture
         for column in self.pictures.children:
@@ -571,8 +571,8 @@ class Explorer(widgets.VBox):
         except InputError as error:
             self._say_saved(str(error))
             return
-        self._say_saved(f"Saved in {' and '.join(saved)}")
         self._write_code()
+        self._say_saved(f"Saved in {' and '.join(saved)}")
 
     def _say_saved(self, text: str) -> None:
         self.saved_text, self.saved.value = text, _spoken(text)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 from collections.abc import Callable
 from dataclasses import replace
+from functools import lru_cache
 from typing import NamedTuple
 
 import cv2
@@ -59,12 +60,14 @@ def _panels(
     return figure, list(figure.subplots(rows, n, squeeze=False).ravel())
 
 
+@lru_cache(maxsize=1)  # several steps of an explanation are looked at in a row
 def _planned(detector: Detector, explanation: Explanation) -> tuple[Canvas, Plan]:
     """The image as the network sees it, and what was sampled."""
     canvas = detector.prepare(explanation.image)
     return canvas, make(explanation.method, **explanation.params).plan(canvas, explanation.seed)
 
 
+@lru_cache(maxsize=1)
 def _sampled(detector: Detector, explanation: Explanation) -> tuple[Canvas, Plan, list[np.ndarray]]:
     """The image, and the weights of the first masks of each level, (SAMPLE,) each."""
     canvas, plan = _planned(detector, explanation)

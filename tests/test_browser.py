@@ -28,6 +28,7 @@ from dclose_nb.explorer import LABELS, STEPS
 from dclose_nb.methods import METHODS
 
 playwright = pytest.importorskip("playwright.sync_api", reason="pip install playwright")
+expect = playwright.expect
 ARTIFACTS = Path(__file__).parent.parent / "test-artifacts"
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 EXAMPLE = ("yolox_nano", "motorcycle") if weights_at_hand() else ("planted", "scene_3")
@@ -246,18 +247,20 @@ def test_a_control_answers_while_masks_run(page):
     """By keys alone: the map is drawn anew, and the code, which comes after it, says so."""
     page.get_by_role("slider", name="opacity").focus()
     answers = []
-    for key, opacity in (("Home", "0"), ("ArrowRight", "0.05"), ("ArrowRight", "0.1"), ("End", "1")):
+    for key, opacity in (("Home", "0"), ("ArrowRight", "0.05"), ("End", "1"), ("ArrowLeft", "0.95")):
         start = page.evaluate("performance.now()")
         page.keyboard.press(key)
         answers.append(page.evaluate(SAID, f"opacity={opacity})") - start)
     assert "of 100000 masks" in status(page)
+    for _ in range(4):
+        page.keyboard.press("ArrowLeft")  # back to where it was
     note(control_ms=[round(one) for one in answers])
 
 
 def test_stop_keeps_the_map_so_far(page):
     press(page, "Stop")
     assert re.search(r"stopped after \d+ masks", says(page, "stopped after"))
-    assert page.get_by_role("button", name="Stop").is_disabled()
+    expect(page.get_by_role("button", name="Stop")).to_be_disabled(timeout=WAIT)
     assert page.locator(".dclose-pictures img").nth(1).evaluate("image => image.naturalWidth") > 100
 
 
@@ -370,8 +373,9 @@ def test_another_photo_while_masks_run_takes_the_place_of_all(page, tmp_path):
     upload(page, tmp_path / "mine.png")
     says(page, "found: click one")
     page.wait_for_timeout(1000)  # time for the old run to show something, if it could
-    assert "found: click one" in status(page) and page.get_by_role("button", name="Save").first.is_disabled()
-    assert page.locator(".dclose-explorer textarea").first.input_value() == ""
+    assert "found: click one" in status(page)
+    expect(page.get_by_role("button", name="Save")).to_be_disabled(timeout=WAIT)
+    expect(page.locator(".dclose-code textarea")).to_have_value("", timeout=WAIT)
     masks(page, 40)
     click(page, 0)
     says(page, "contrast: done: 40 masks")
