@@ -239,7 +239,7 @@ class Explorer(widgets.VBox):
             "status": widgets.Box([self.stop, self.status, self.progress]),
             "pictures": self.pictures,
             "look": widgets.Box([widgets.HTML(_colour_bar()), self.opacity, self.threshold]),
-            "actions": widgets.Box([self.save, self.saved, self.upload, self.more]),
+            "actions": widgets.Box([self.upload, self.more, self.save, self.saved]),
             "folded": folded,
             "steps": widgets.VBox([self.steps, self.step_text, self.step]),
             "code": self.code,
