@@ -45,6 +45,7 @@ NARROWEST = 260, 320  # pixels of a picture in a small window: its width, or its
 TAG = 22, 18  # pixels of a box's number: width and height
 LARGEST = 12_000_000  # pixels of an uploaded photo; a larger one is shrunk
 STEPS_OF_CURVES = 20  # of deletion and insertion, for the over-all score
+NO_BOX = -1  # in the list of boxes
 KEPT = 32  # explanations that need not be made again
 
 
@@ -175,7 +176,7 @@ class Explorer(widgets.VBox):
         late = {"continuous_update": False} | style  # a run begins when the hand is off the control
         share = {"min": 0, "max": 1, "step": 0.05} | style
         methods = [(LABELS.get(name, name), name) for name in METHODS]
-        beside = [("(none)", None), *methods]
+        beside = [("(none)", ""), *methods]  # with None for "", ipywidgets would show nothing
         self.boxes: list[widgets.Button] = []
         self.list = widgets.Dropdown(description="box", **style)
         self.options: dict[str, widgets.Widget] = {
@@ -200,7 +201,7 @@ class Explorer(widgets.VBox):
         self.picture, self.label, self.pictures = widgets.Box(), widgets.HTML(), widgets.Box()
         self.panels = [_Panel(), _Panel()]
         self.more = widgets.ToggleButton(False, description="More options", icon="sliders")
-        steps = [("none", None), *((f"{k}. {name}", name) for k, name in enumerate(STEPS, 1))]
+        steps = [("none", ""), *((f"{k}. {name}", name) for k, name in enumerate(STEPS, 1))]
         self.steps = widgets.ToggleButtons(options=steps, description="steps", style={"button_width": "auto"})
         self.step_text, self.step = widgets.HTML(), widgets.Image(format="png")
         words = "The code of the map will stand here."
@@ -282,7 +283,7 @@ class Explorer(widgets.VBox):
         photo = widgets.Image(value=_jpeg(plot.fit(image, PICTURE)), format="jpeg")
         self.picture.children = [photo, ground, *on_top_last, numbers]
         captions = [(_caption(self.photo, k), k) for k in range(len(self.boxes))]
-        self.list.options = [("choose one" if captions else "none found", None), *captions]
+        self.list.options = [("choose one" if captions else "none found", NO_BOX), *captions]
         self.list.index = 0  # not one of the boxes: it would be explained unasked
         self._begin(None)
 
@@ -357,7 +358,7 @@ class Explorer(widgets.VBox):
         if any(options.get("segments") == () for _, options in plans):
             self._begin(None)
             self._say("Choose at least one size of superpixels.")
-        elif k is None:
+        elif k == NO_BOX:
             self._begin(None)
         else:
             run, now = Run(self.photo, k, plans), self._run
@@ -501,8 +502,8 @@ class Explorer(widgets.VBox):
     def _draw_step(self) -> None:
         """Show the step that is open, of the run that is shown, once it is drawn."""
         name, run = self.steps.value, self._run
-        if name is None or run is None or 0 not in run.maps:
-            self._show_step("" if name is None else "The step is drawn once there is a map.")
+        if not name or run is None or 0 not in run.maps:
+            self._show_step("The step is drawn once there is a map." if name else "")
             return
         self._show_step("Drawing ...")
         self._artist.todo.put(partial(self._draw, name, run, run.maps[0]))

@@ -233,6 +233,7 @@ def run_code(page, code):
 
 def test_every_control_stays_in_view_while_a_map_grows(page):
     assert page.evaluate(OUTSIDE) == []
+    assert page.get_by_label("box", exact=True).evaluate("list => list.value") == "choose one"
     masks(page, 100_000)
     first = until_changed(page, 1, lambda: click(page, 0))
     passes = int(re.search(r"(\d+) of 100000 masks", says(page, "of 100000 masks"))[1])
@@ -346,6 +347,7 @@ def test_tab_reaches_every_step_and_each_is_drawn(page):
         drawn = page.locator(".dclose-steps .widget-html", has_text=step.title)
         drawn.wait_for()
         page.wait_for_function("document.querySelector('.dclose-steps img').naturalWidth > 300")
+        expect(button(page, name)).to_have_class(re.compile("mod-active"))
     page.set_viewport_size({"width": 1280, "height": 1400})
     page.locator(".dclose-explorer").screenshot(path=ARTIFACTS / "explorer_whole.png")
     page.set_viewport_size(dict(zip(("width", "height"), SIZES["1280"])))
@@ -373,12 +375,13 @@ def test_another_photo_while_masks_run_takes_the_place_of_all(page, tmp_path):
     Image.fromarray(dc.load_photo(OTHER)).save(tmp_path / "mine.png")
     upload(page, tmp_path / "mine.png")
     says(page, "found: click one")
+    assert page.get_by_label("box", exact=True).evaluate("list => list.value") == "choose one"
     page.wait_for_timeout(1000)  # time for the old run to show something, if it could
     assert "found: click one" in status(page)
     expect(button(page, "Save")).to_be_disabled(timeout=WAIT)
     expect(page.locator(".dclose-code textarea")).to_have_value("", timeout=WAIT)
     masks(page, 40)
-    click(page, 0)
+    page.get_by_label("box", exact=True).select_option(index=1)
     says(page, "contrast: done: 40 masks")
     button(page, "Save").click()
     assert says(page, "Saved in", "actions").startswith("Saved in explanations/explorer/mine_")

@@ -182,7 +182,7 @@ def test_two_methods_side_by_side_with_their_numbers(explorer, detector):
     target, saliency = explorer.detections[0], explorer.explanation.saliency[0]
     over_all = dc.metrics.over_all(detector, DRAWN.image, target, saliency, steps=STEPS_OF_CURVES)
     assert f"insertion less deletion {over_all.score:.2f}" in explorer.panels[0].caption.value
-    explorer.options["beside"].value = None
+    explorer.options["beside"].value = ""
     explorer.wait()
     assert [panel.layout.display for panel in explorer.panels] == [None, "none"]
 
@@ -296,7 +296,7 @@ def test_an_upload_becomes_the_photo_and_explains_nothing_unasked(k):
     upload(explorer, png(other), "other.png")
     for _ in range(2):  # at once, and when the old run has ended
         assert np.array_equal(explorer.image, other) and "found: click one" in explorer.status_text
-        assert explorer.list.value is None and explorer.explanation is None
+        assert explorer.list.label == "choose one" and explorer.explanation is None
         assert explorer.code.value == explorer.label.value == explorer.panels[0].caption.value == ""
         assert explorer.save.disabled and explorer.stop.disabled
         grey = other.mean(axis=2, keepdims=True)
@@ -347,7 +347,7 @@ def test_numbers_of_boxes_do_not_cover_each_other(explorer, detector):
 def test_save_keeps_every_object_and_both_methods(explorer, tmp_path):
     explorer.folder.value = str(tmp_path)
     maps = {}
-    for k, beside in ((0, "drise"), (1, None), (0, None)):
+    for k, beside in ((0, "drise"), (1, ""), (0, "")):
         explorer.options["beside"].value = beside
         explorer.boxes[k].click()
         explorer.wait().save.click()
