@@ -41,8 +41,8 @@ METHOD = "contrast"  # that is shown first: a map in seconds
 LABELS = {"dclose": "dclose (the paper's)"}  # of methods, where it is not the name
 PICTURE = 900  # pixels of a drawn picture's longer side
 SHARE = 45  # percent of the window's height that a picture takes at most
-NARROWEST = 260, 320  # pixels of a picture in a small window: its width, or its height if that is less
-TAG = 22, 18  # pixels of a box's number: width and height
+SMALLEST = 260, 320  # pixels of the photo in a small window: its width, and its height at most
+NUMBER = 22, 18  # pixels of a box's number, as in the stylesheet: width and height
 LARGEST = 12_000_000  # pixels of an uploaded photo; a larger one is shrunk
 STEPS_OF_CURVES = 20  # of deletion and insertion, for the over-all score
 NO_BOX = -1  # in the list of boxes
@@ -665,8 +665,8 @@ def _numbers(boxes: np.ndarray, colours: list[str], aspect: float) -> str:
     Where another number is, it moves to the nearest place. `boxes` (n, 4) are shares of the photo,
     `aspect` is its width over its height.
     """
-    width = min(NARROWEST[0], NARROWEST[1] * aspect)
-    size = np.array([TAG[0] / width, TAG[1] * aspect / width])  # of a number, as shares
+    width = min(SMALLEST[0], SMALLEST[1] * aspect)
+    size = np.array([NUMBER[0] / width, NUMBER[1] * aspect / width])  # of a number, as shares
     steps = (np.arange(0, max(1 - share, 0) + 1e-9, share / 2) for share in size)
     grid = np.stack(np.meshgrid(*steps), axis=-1).reshape(-1, 2)  # (m, 2), left and top
     taken, tags = np.empty((0, 2)), ""
