@@ -6,9 +6,13 @@ import atexit
 import base64
 import html
 import io
+import itertools
+import re
 import threading
-from collections.abc import Callable
-from dataclasses import asdict, replace
+import traceback
+from collections.abc import Callable, Iterable
+from contextlib import suppress
+from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
 from queue import Queue
@@ -17,28 +21,31 @@ from typing import Any
 import cv2
 import ipywidgets as widgets
 import numpy as np
-from matplotlib.axes import Axes
 from matplotlib.colors import to_hex
-from matplotlib.figure import Figure
 from matplotlib.pyplot import get_cmap
+from PIL import Image
 
-from . import checks, metrics, plot, reports
+from . import checks, explorer_steps, files, metrics, plot, reports
 from .checks import InputError
-from .detection import Canvas, Detections, Detector
+from .detection import Detections, Detector
 from .detectors import load_detector
 from .detectors.planted import NETWORKS
 from .detectors.weights import OFFICIAL
 from .explanation import Explanation, explain
+from .explorer_steps import STEPS
 from .images import decode, load_photo
 from .masks import SEGMENTS
 from .methods import METHODS, Method, make
-from .sampling import Plan, sample
 
+METHOD = "contrast"  # that is shown first: a map in seconds
+LABELS = {"dclose": "dclose (the paper's)"}  # of methods, where it is not the name
 PICTURE = 900  # pixels of a drawn picture's longer side
+SHARE = 45  # percent of the window's height that a picture takes at most
+SMALLEST = 260, 320  # pixels of the photo in a small window: its width, and its height at most
+NUMBER = 22, 18  # pixels of a box's number, as in the stylesheet: width and height
 LARGEST = 12_000_000  # pixels of an uploaded photo; a larger one is shrunk
-N_MASKS = 1000
-STEPS = 20  # of deletion and insertion, for the over-all score
-SAMPLE = 8  # masks a level behind the steps "masked images" and "weights"
+STEPS_OF_CURVES = 20  # of deletion and insertion, for the over-all score
+NO_BOX = -1  # in the list of boxes
 KEPT = 32  # explanations that need not be made again
 
 
@@ -68,6 +75,49 @@ def explore(detector: Detector | str, image: Any) -> Explorer:
     return Explorer(load_detector(detector), image)
 
 
+@dataclass(eq=False)
+class Photo:
+    """A photo, what was found in it, and its explanations that need not be made again.
+
+    Parameters
+    ----------
+    image : (H, W, 3) uint8 array
+    detections : Detections
+    name : str
+        What saved files are called after.
+    source : str or None
+        What `load_photo` takes. An array and an upload have none until they are saved.
+    """
+
+    image: np.ndarray
+    detections: Detections
+    name: str
+    source: str | None
+    finished: dict[Any, Explanation] = field(default_factory=dict)  # by what was asked for
+
+
+@dataclass(eq=False)
+class Run:
+    """A box of a photo that is explained by a method, or by two. The explorer shows one run at a time."""
+
+    photo: Photo
+    k: int  # of the box
+    plans: list[tuple[str, dict[str, Any]]]  # methods and their options
+    stop: threading.Event = field(default_factory=threading.Event)
+    maps: dict[int, Explanation] = field(default_factory=dict)  # by panel, as far as they have come
+
+    @property
+    def target(self) -> Detections:
+        return self.photo.detections[self.k]
+
+    @property
+    def caption(self) -> str:
+        return _caption(self.photo, self.k)
+
+    def asks_like(self, other: Run) -> bool:
+        return self.photo is other.photo and (self.k, self.plans) == (other.k, other.plans)
+
+
 class Explorer(widgets.VBox):
     """See `explore`.
 
@@ -75,277 +125,365 @@ class Explorer(widgets.VBox):
     ----------
     explanation : Explanation or None
         What the first panel shows, as far as it has come: the same as `explain` gives.
-    status_text : str
-        What the line above the picture says.
+    image : (H, W, 3) uint8 array
+        The photo.
+    detections : Detections
+        What was found in it.
+    status_text, saved_text : str
+        What the lines above the photo and beside *Save* say.
     """
 
     def __init__(self, detector: Detector, image: Any) -> None:
         self.detector = detector
-        self.explanation: Explanation | None = None
-        self.status_text = ""
-        self._shown: dict[int, Explanation] = {}  # by panel
-        self._finished: dict[Any, Explanation] = {}  # by what was asked for
-        self._plans: list[tuple[str, dict[str, Any]]] = []  # methods and their options
+        self._run: Run | None = None  # what is shown belongs to it; `_begin` alone replaces it
+        self._usual = _defaults(METHOD)["n_masks"]  # what stands in the field unless a person typed
         self._explainer, self._artist = _Worker(), _Worker()
         self._lock = threading.RLock()
         self._build()
         super().__init__(self._rows())
         self.add_class("dclose-explorer")
-        self._take(image)
+        if isinstance(image, str | Path):
+            self._take(load_photo(image), Path(image).stem, str(image))
+        else:
+            self._take(image, "image")
+        atexit.register(self._end)
+
+    @property
+    def explanation(self) -> Explanation | None:
+        return None if self._run is None else self._run.maps.get(0)
+
+    @property
+    def image(self) -> np.ndarray:
+        return self.photo.image
+
+    @property
+    def detections(self) -> Detections:
+        return self.photo.detections
 
     def _repr_mimebundle_(self, **kwargs: Any) -> dict[str, Any]:
         """The widget and, for pages that can show none, the picture that it shows now."""
-        picture = self.panels[0].image.value or self.picture.children[0].value
+        shown = self.picture.children[0] if self.explanation is None else self.panels[0].image
         still = {
             "text/plain": f"Explorer of what {self.detector.name} found",
-            "image/jpeg": base64.b64encode(picture).decode(),
+            "image/jpeg": base64.b64encode(shown.value).decode(),
         }
         return super()._repr_mimebundle_(**kwargs) | still
 
     # What is on the page
 
     def _build(self) -> None:
-        wide = {"layout": widgets.Layout(width="320px"), "style": {"description_width": "90px"}}
-        late = {"continuous_update": False} | wide  # a run begins when the hand is off the slider
-        share = {"min": 0, "max": 1, "step": 0.05} | wide
-        methods = list(METHODS)
+        style = {"style": {"description_width": "initial"}}
+        late = {"continuous_update": False} | style  # a run begins when the hand is off the control
+        share = {"min": 0, "max": 1, "step": 0.05} | style
+        methods = [(LABELS.get(name, name), name) for name in METHODS]
+        beside = [("(none)", ""), *methods]  # with None for "", ipywidgets would show nothing
         self.boxes: list[widgets.Button] = []
-        self.list = widgets.Select(description="box", rows=4, **wide)
+        self.list = widgets.Dropdown(description="box", **style)
         self.options: dict[str, widgets.Widget] = {
-            "method": widgets.Dropdown(options=methods, description="method", **wide),
-            "beside": widgets.Dropdown(options=["", *methods], description="beside it", **wide),
+            "method": widgets.Dropdown(options=methods, value=METHOD, description="method", **style),
+            "beside": widgets.Dropdown(options=beside, description="beside it", **style),
             "n_masks": widgets.BoundedIntText(
-                N_MASKS, min=len(SEGMENTS), max=100_000, step=100, description="masks", **late
-            ),
-            "segments": widgets.SelectMultiple(
-                options=SEGMENTS, value=SEGMENTS, rows=len(SEGMENTS), description="superpixels", **wide
+                self._usual, min=1, max=100_000, step=100, description="masks", **late
             ),
             "p": widgets.FloatSlider(0.5, min=0.05, max=0.95, step=0.05, description="p, kept", **late),
             "r": widgets.FloatSlider(2.2, min=0, max=5, step=0.1, description="r, enlarged", **late),
-            "seed": widgets.BoundedIntText(0, min=0, max=2**31 - 1, description="seed", **late),
+            "seed": widgets.BoundedIntText(0, max=2**31 - 1, description="seed", **late),
         }
+        self.segments = {n: widgets.Checkbox(True, description=f"{n}", indent=False) for n in SEGMENTS}
         self.opacity = widgets.FloatSlider(plot.OPACITY, description="opacity", **share)
         self.threshold = widgets.FloatSlider(0, description="threshold", **share)
         self.stop = widgets.Button(description="Stop", icon="stop", tooltip="keep the map so far")
         self.save = widgets.Button(description="Save", icon="download", tooltip="figures and maps")
-        self.stop.disabled = self.save.disabled = True
         self.upload = widgets.FileUpload(accept="image/*", description="Another photo")
-        self.folder = widgets.Text("explanations/explorer", description="folder", **wide)
-        self.status = widgets.HTML()
-        self.picture = widgets.Box()
-        self.picture.add_class("dclose-picture")
+        self.folder = widgets.Text("explanations/explorer", description="folder of what is saved", **style)
+        self.status, self.saved = widgets.HTML(), widgets.HTML()
+        self.progress = widgets.IntProgress()
+        self.picture, self.label, self.pictures = widgets.Box(), widgets.HTML(), widgets.Box()
         self.panels = [_Panel(), _Panel()]
-        self.code = widgets.Textarea(
-            description="code", layout=widgets.Layout(width="100%", height="150px"), disabled=False
-        )
-        self.steps = widgets.Accordion([widgets.Image(format="png") for _ in STEP_DRAWINGS])
-        for k, title in enumerate(STEP_DRAWINGS):
-            self.steps.set_title(k, f"{k + 1}. {title}")
+        self.more = widgets.ToggleButton(False, description="More options", icon="sliders")
+        steps = [("none", ""), *((f"{k}. {name}", name) for k, name in enumerate(STEPS, 1))]
+        self.steps = widgets.ToggleButtons(options=steps, description="steps", style={"button_width": "auto"})
+        self.step_text, self.step = widgets.HTML(), widgets.Image(format="png")
+        words = "The code of the map will stand here."
+        self.code = widgets.Textarea(description="code", placeholder=words, **style)
 
-        for option in (self.list, *self.options.values()):
-            option.observe(self._in_turn(lambda _: self._start()), "value")
-        for option in (self.opacity, self.threshold):
-            option.observe(self._in_turn(lambda _: self._restyle()), "value")
-        self.steps.observe(self._in_turn(lambda _: self._draw_step()), "selected_index")
-        self.upload.observe(self._in_turn(lambda change: self._take_upload(change["new"])), "value")
-        self.stop.on_click(lambda _: self._explainer.stop.set())
-        self.save.on_click(self._in_turn(lambda _: self._save()))
+        self._answer((*self.options.values(), *self.segments.values()), self._follow)
+        self._answer((self.list,), self._start)
+        self._answer((self.opacity, self.threshold), self._restyle)
+        self._answer((self.steps,), self._draw_step)
+        self._answer((self.upload,), self._take_upload)
+        self._answer((self.stop,), self._stop)
+        self._answer((self.save,), self._save)
 
-    def _in_turn(self, answer: Callable[[Any], None]) -> Callable[[Any], None]:
-        """An answer to the page that waits for others: kernels may run them side by side."""
+    def _answer(self, controls: Iterable[widgets.Widget], answer: Callable[[], None]) -> None:
+        """Let these controls be answered, one after another: kernels may run answers side by side."""
 
-        def wrapped(event: Any) -> None:
+        def in_turn(_: Any) -> None:
             with self._lock:
-                answer(event)
+                answer()
 
-        return wrapped
+        for control in controls:
+            if isinstance(control, widgets.Button):
+                control.on_click(in_turn)
+            else:
+                control.observe(in_turn, "value")
 
     def _rows(self) -> list[widgets.Widget]:
-        row = widgets.Layout(flex_flow="row wrap", align_items="flex-start", width="100%", grid_gap="8px")
-        columns = [
-            [self.list, self.options["method"], self.options["beside"], self.opacity, self.threshold],
-            [self.options["segments"], self.options["n_masks"]],
-            [self.options[name] for name in ("p", "r", "seed")] + [self.upload],
-        ]
+        self.pictures.children = [widgets.VBox([self.picture, self.label]), *self.panels]
+        sizes = widgets.Box([widgets.Label("superpixels"), *self.segments.values()])
+        folded = widgets.Box([sizes, *(self.options[name] for name in ("p", "r", "seed")), self.folder])
+        widgets.dlink(
+            (self.more, "value"), (folded.layout, "display"), lambda shown: None if shown else "none"
+        )
+        named = {
+            "controls": widgets.Box([self.list, *(self.options[n] for n in ("method", "beside", "n_masks"))]),
+            "status": widgets.Box([self.stop, self.status, self.progress]),
+            "pictures": self.pictures,
+            "look": widgets.Box([widgets.HTML(_colour_bar()), self.opacity, self.threshold]),
+            "actions": widgets.Box([self.upload, self.more, self.save, self.saved]),
+            "folded": folded,
+            "steps": widgets.VBox([self.steps, self.step_text, self.step]),
+            "code": self.code,
+        }
+        for name, row in named.items():
+            row.add_class(f"dclose-{name}")
+        self.picture.add_class("dclose-picture")
+        # The stylesheet brings a script along: ipywidgets gives sliders no names, and counts uploads.
+        script = html.escape(reports.asset("explorer.js"))
         return [
-            widgets.HTML(f"<style>{reports.asset('explorer.css')}</style>"),
-            self.status,
-            widgets.Box([self.picture, *self.panels], layout=row),
-            widgets.Box([widgets.VBox(column) for column in columns], layout=row),
-            widgets.HBox([self.stop, self.save, self.folder]),
-            self.steps,
-            self.code,
+            widgets.HTML(f'<style onload="{script}">{reports.asset("explorer.css")}</style>'),
+            *named.values(),
         ]
 
-    def _say(self, text: str) -> None:
+    def _say(self, text: str, masks: int = 0, of: int = 0) -> None:
+        """Say something above the photo, and how many masks have been made of how many."""
         self.status_text = text
-        self.status.value = f'<div role="status" aria-live="polite">{html.escape(text)}</div>'
+        self.status.value = _spoken(text)
+        self.progress.max, self.progress.value = max(of, 1), masks
+        self.progress.layout.visibility = "visible" if of else "hidden"
 
     # A photo, its boxes, and the one that is chosen
 
-    def _take(self, image: Any, name: str | None = None) -> None:
-        """Show a photo and what the detector finds in it."""
-        if isinstance(image, str | Path):
-            photo, name = load_photo(image), str(image)
-        else:
-            photo = checks.image(image)
-        self.detections = self.detector.detect(photo)
-        self.image, self.name = photo, name
-        self._explainer.cancel()
-        self.stop.disabled = True
-        self._shown, self._finished, self.explanation = {}, {}, None
-        ground = widgets.Button(
-            tooltip="no box here",
-            layout=widgets.Layout(left="0", top="0", width="100%", height="100%", border="none"),
-        )
-        ground.add_class("dclose-ground")
-        ground.on_click(lambda _: self._say("There is no box here: click one, or choose it from the list."))
-        self.boxes = [self._button(k, detection) for k, detection in enumerate(self.detections)]
-        areas = np.prod(self.detections.boxes[:, 2:] - self.detections.boxes[:, :2], axis=1)
+    def _take(self, image: Any, name: str, source: str | None = None) -> None:
+        """Show a photo and what the detector finds in it. Where that fails, nothing changes."""
+        image = checks.image(image)
+        self.photo = Photo(image, self.detector.detect(image), name, source)
+        height, width = image.shape[:2]
+        shares = (self.detections.boxes / [width, height, width, height]).clip(0, 1)  # (n, 4)
+        colours = [to_hex(get_cmap("tab10")(k % 10)) for k in range(len(shares))]
+        self.boxes = [self._button(k, *one) for k, one in enumerate(zip(shares.tolist(), colours))]
+        areas = np.prod(shares[:, 2:] - shares[:, :2], axis=1)
         on_top_last = [self.boxes[k] for k in np.argsort(-areas)]  # a small box is never behind a large one
-        picture = widgets.Image(value=_jpeg(plot.fit(self.image, PICTURE)), format="jpeg")
-        self.picture.children = [picture, ground, *on_top_last]
-        for panel in self.panels:
-            panel.clear()
-        self.list.value = None  # before the new options, of which the list would choose one itself
-        self.list.options = [(_caption(detection), k) for k, detection in enumerate(self.detections)]
-        n = len(self.detections)
-        self._say(f"{n} {'box' if n == 1 else 'boxes'} found: click one." if n else "No object was found.")
+        ground = widgets.Button(tooltip="no box here", tabbable=False)
+        ground.add_class("dclose-ground")
+        words = "There is no box here: click one, or choose it from the list."
+        self._answer((ground,), partial(self._say, words))
+        numbers = widgets.HTML(_numbers(shares, colours, width / height))
+        numbers.add_class("dclose-numbers")
+        photo = widgets.Image(value=_jpeg(plot.fit(image, PICTURE)), format="jpeg")
+        self.picture.children = [photo, ground, *on_top_last, numbers]
+        captions = [(_caption(self.photo, k), k) for k in range(len(self.boxes))]
+        self.list.options = [("choose one" if captions else "none found", NO_BOX), *captions]
+        self.list.index = 0  # not one of the boxes: it would be explained unasked
+        self._begin(None)
 
-    def _button(self, k: int, detection: Detections) -> widgets.Button:
-        """The k-th detection's box on the photo."""
-        edges = np.tile(self.image.shape[1::-1], 2)  # width, height, width, height
-        x1, y1, x2, y2 = (detection.boxes[0].clip(0, edges) / edges).tolist()
+    def _button(self, k: int, edges: list[float], colour: str) -> widgets.Button:
+        """The k-th detection's box on the photo, of which `edges` are shares."""
+        x1, y1, x2, y2 = edges
         place = {"left": x1, "top": y1, "width": x2 - x1, "height": y2 - y1}
+        layout = {name: f"{share:.3%}" for name, share in place.items()}
         button = widgets.Button(
-            description=_caption(detection),
-            tooltip=f"explain {_caption(detection)}",
-            layout=widgets.Layout(
-                border=f"3px solid {to_hex(get_cmap('tab10')(k % 10))}",
-                **{name: f"{share:.3%}" for name, share in place.items()},
-            ),
+            description=_caption(self.photo, k), layout=widgets.Layout(border=f"3px solid {colour}", **layout)
         )
         button.add_class("dclose-box")
-        button.on_click(self._in_turn(lambda _: self._choose(k)))
+        if x1 > 0.5:
+            button.add_class("dclose-right")  # its label grows to the left
+        self._answer((button,), partial(self._choose, k))
         return button
 
     def _choose(self, k: int) -> None:
         if self.list.value == k:
-            self._start()  # again, after it was stopped
+            self._start()  # again, if it was stopped
         else:
             self.list.value = k
 
-    def _take_upload(self, files: Any) -> None:
-        for file in files[:1]:
+    def _take_upload(self) -> None:
+        for file in self.upload.value:
             name = str(file["name"])
             try:
                 image = decode(io.BytesIO(bytes(file["content"])), name)
                 factor = (LARGEST / (image.shape[0] * image.shape[1])) ** 0.5
                 if factor < 1:
                     image = cv2.resize(image, None, fx=factor, fy=factor, interpolation=cv2.INTER_AREA)
-                self._take(image, name)
-            except Exception as error:  # as in `_run`
-                self._say_error(error)
+                self._take(image, Path(name).stem)
+            except Exception as error:  # as in `_explain`
+                self._say(_words(error))
                 return
             if factor < 1:
                 height, width = image.shape[:2]
                 self._say(f"The photo was shrunk to {width} x {height} pixels. {self.status_text}")
 
-    def _say_error(self, error: Exception) -> None:
-        self._say(f"{type(error).__name__}: {error}")
-
     # The run
 
+    def _follow(self) -> None:
+        """Let the masks, and what can be chosen, follow the controls; then explain as they say."""
+        plans, masks = self._plans(), self.options["n_masks"]
+        masks.min = max(_fewest(method, options) for method, options in plans)
+        usual = _defaults(plans[0][0]).get("n_masks", self._usual)
+        if masks.value == self._usual:
+            masks.value = usual
+        self._usual = usual
+        used = {name for _, options in plans for name in options}
+        for name in ("n_masks", "p", "r", "seed"):
+            self.options[name].disabled = name not in used
+        for box in self.segments.values():
+            box.disabled = "segments" not in used
+        self._start()
+
+    def _plans(self) -> list[tuple[str, dict[str, Any]]]:
+        """The methods that are chosen, and the controls' values, of what each has a use for."""
+        values = {name: control.value for name, control in self.options.items()}
+        values["segments"] = tuple(n for n, box in self.segments.items() if box.value)
+        plans = []
+        for method in filter(None, (values["method"], values["beside"])):
+            defaults = _defaults(method)
+            if not isinstance(defaults.get("segments"), tuple):
+                defaults.pop("segments", None)  # the control is for the pyramid's levels only
+            plans.append((method, {name: value for name, value in values.items() if name in defaults}))
+        return plans
+
     def _start(self) -> None:
-        """Explain the chosen box as the controls say; a run that is under way stops."""
-        k = self.list.value
-        if k is None:
-            return
-        for n, button in enumerate(self.boxes):
-            (button.add_class if n == k else button.remove_class)("dclose-chosen")
-        self._shown, self.explanation = {}, None
-        methods = filter(None, (self.options[name].value for name in ("method", "beside")))
-        self._plans = [(method, self._options_of(method)) for method in methods]
-        for panel in self.panels[len(self._plans) :]:
-            panel.clear()
+        """Explain the chosen box as the controls say, unless that is what is done already."""
+        k, plans = self.list.value, self._plans()
+        if any(options.get("segments") == () for _, options in plans):
+            self._begin(None)
+            self._say("Choose at least one size of superpixels.")
+        elif k == NO_BOX:
+            self._begin(None)
+        else:
+            run, now = Run(self.photo, k, plans), self._run
+            if now is None or now.stop.is_set() or not run.asks_like(now):
+                self._begin(run)
+
+    def _begin(self, run: Run | None) -> None:
+        """Show this run from now on, or none. The one before is retired, and nothing of it is shown again."""
+        self._stop()
+        self._run = run
+        image, n = self.photo.image, 1 + len(self._plans())  # pictures side by side
+        faint = _jpeg(_drawn(image, np.zeros(image.shape[:2], np.float32)))
+        for place, panel in enumerate(self.panels, 1):
+            panel.image.value, panel.caption.value = faint if place < n else b"", ""
+            panel.layout.display = None if place < n else "none"
+        widest = f"{SHARE}vh * {image.shape[1] / image.shape[0]:.4f}"  # of a picture
+        for column in self.pictures.children:
+            column.layout.width = f"min(100%, {widest})"
+        self.pictures.layout.max_width = f"calc({n} * {widest} + {n - 1} * 8px)"
+        for k, button in enumerate(self.boxes):
+            (button.add_class if run and run.k == k else button.remove_class)("dclose-chosen")
+        self.stop.disabled = self.save.disabled = run is None
+        self._say_saved("")
         self._write_code()
-        self.stop.disabled = self.save.disabled = False
-        self._say(f"{_caption(self.detections[k])}: looking ...")
-        self._explainer.do(self._run, k, self.image, self.detections[k], self._plans)
+        self._draw_step()
+        if run is None:
+            found = len(self.boxes)
+            words = f"{found} {'box' if found == 1 else 'boxes'} found: click one."
+            self._say(words if found else "No object was found.")
+            self.label.value = ""
+        else:
+            self._say(f"{run.caption}: looking ...")
+            self.label.value = f"<b>{html.escape(run.caption)}</b>"
+            self._explainer.todo.put(partial(self._explain, run))
 
-    def _options_of(self, method: str) -> dict[str, Any]:
-        """The controls' values, of what a method has a use for."""
-        defaults = _defaults(method)
-        values = {name: control.value for name, control in self.options.items() if name in defaults}
-        if not isinstance(defaults.get("segments"), tuple):
-            values.pop("segments", None)  # the control is for the pyramid's levels only
-        return values
+    def _stop(self) -> None:
+        """Keep what there is of the run that is shown."""
+        if self._run is not None:
+            self._run.stop.set()
 
-    def _run(
-        self,
-        stop: threading.Event,
-        k: int,
-        image: np.ndarray,
-        target: Detections,
-        plans: list[tuple[str, dict[str, Any]]],
-    ) -> None:
-        """Explain by each method in turn; in a thread of its own."""
-        try:
-            for place, (method, options) in enumerate(plans):
-                if stop.is_set():
-                    return
-                key = (k, method, tuple(options.items()))
-                caption = f"{_caption(target)}, {method}"
-                explanation = self._finished.get(key)
-                if explanation is None:
-                    watch = partial(self._watch, stop, place, caption)
-                    explanation = explain(
-                        self.detector, image, target, method=method, watch=watch, progress=False, **options
-                    )
-                    with self._lock:  # the photo may change meanwhile
-                        if not stop.is_set():
-                            newest = list(self._finished.items())[-KEPT + 1 :]
-                            self._finished = dict(newest) | {key: explanation}
-                how = "stopped after" if stop.is_set() else "done:"
-                made = f"{explanation.n_forward} masks, {explanation.seconds:.1f} s"
-                self._show(stop, place, explanation, f"{caption}: {how} {made}")
-            for place, explanation in list(self._shown.items()):
-                if stop.is_set():
-                    return
-                saliency = explanation.saliency[0]
-                score = metrics.over_all(self.detector, image, target, saliency, steps=STEPS).score
-                self.panels[place].caption.value = _numbers(explanation, score)
-        except Exception as error:  # whatever a person's own detector raises must reach that person
-            self._say_error(error)
-        finally:
-            if self._explainer.stop is stop:
-                self.stop.disabled = True
-                self._draw_step()
+    def _explain(self, run: Run) -> None:
+        """Explain by each method in turn, then score the maps; in a thread of its own."""
+        for work in (self._explain_by, self._score):
+            for place in range(len(run.plans)):
+                try:
+                    if not run.stop.is_set():
+                        work(run, place)
+                except Exception as error:  # whatever a person's own detector raises must reach that person
+                    self._tell(run, partial(self._fail, run, place, error))
+        self._tell(run, partial(self._finish, run))
 
-    def _watch(self, stop: threading.Event, place: int, caption: str, so_far: Explanation) -> bool:
-        self._show(stop, place, so_far, f"{caption}: {so_far.n_forward} masks so far")
-        return stop.is_set()
+    def _explain_by(self, run: Run, place: int) -> None:
+        """Explain by one of the methods."""
+        method, options = run.plans[place]
+        total = options.get("n_masks", 0)
 
-    def _show(self, stop: threading.Event, place: int, explanation: Explanation, text: str) -> None:
+        def watch(so_far: Explanation) -> bool:
+            self._show(run, place, so_far, f"{so_far.n_forward} of {total} masks")
+            return run.stop.is_set()
+
+        key = run.k, method, tuple(options.items())
+        explanation = run.photo.finished.get(key)
+        if explanation is None:
+            image, target = run.photo.image, run.target
+            explanation = explain(
+                self.detector, image, target, method=method, watch=watch, progress=False, **options
+            )
+            if not run.stop.is_set():
+                newest = list(run.photo.finished.items())[-KEPT + 1 :]
+                run.photo.finished = dict(newest) | {key: explanation}
+        how = "stopped after" if run.stop.is_set() else "done:"
+        made = f"{explanation.n_forward} masks" if total else "1 forward pass"
+        self._show(run, place, explanation, f"{how} {made}, {explanation.seconds:.1f} s")
+
+    def _score(self, run: Run, place: int) -> None:
+        """Score the map of one of the methods, if there is one."""
+        if explanation := run.maps.get(place):
+            saliency, steps = explanation.saliency[0], STEPS_OF_CURVES
+            curves = metrics.over_all(self.detector, run.photo.image, run.target, saliency, steps=steps)
+            self._tell(run, partial(self._say_below, place, _scores(explanation, curves.score)))
+
+    def _tell(self, run: Run, change: Callable[[], None]) -> None:
+        """Change the page if this run is still the one that is shown."""
         with self._lock:
-            if self._explainer.stop is not stop:  # another box or photo has been chosen since
-                return
-            self._shown[place] = explanation
-            if place == 0:
-                self.explanation = explanation
-            self._redraw(place)
-            self.panels[place].caption.value = _numbers(explanation)
-            self._say(text)
+            if run is self._run:
+                change()
 
-    def _redraw(self, *places: int) -> None:
-        """Lay the maps over the photo anew."""
-        style = {"opacity": self.opacity.value, "threshold": self.threshold.value}
-        for place in places or tuple(self._shown):
-            self.panels[place].show(_jpeg(_overlay(self._shown[place], **style)))
+    def _show(self, run: Run, place: int, explanation: Explanation, text: str) -> None:
+        def show() -> None:
+            run.maps[place] = explanation
+            self._redraw(place)
+            self._say_below(place, _scores(explanation))
+            total = explanation.params.get("n_masks", 0)
+            self._say(f"{run.caption}, {explanation.method}: {text}", explanation.n_forward, total)
+
+        self._tell(run, show)
+
+    def _say_below(self, place: int, words: str) -> None:
+        self.panels[place].caption.value = words
+
+    def _fail(self, run: Run, place: int, error: Exception) -> None:
+        self._say_below(place, f"<b>{run.plans[place][0]}</b>: {html.escape(_words(error))}")
+        self._say(_words(error))
+
+    def _finish(self, run: Run) -> None:
+        self.stop.disabled = True
+        if run.stop.is_set() and not run.maps:
+            self._say("Stopped before there was a map.")
+        if len(run.maps) < len(run.plans):
+            run.stop.set()  # so that another click tries again
+        self._draw_step()
 
     def _restyle(self) -> None:
-        self._redraw()
+        """Lay the maps over the photo anew."""
+        for place in self._run.maps if self._run else ():
+            self._redraw(place)
         self._write_code()
+
+    def _redraw(self, place: int) -> None:
+        if self._run is not None:
+            style = {"opacity": self.opacity.value, "threshold": self.threshold.value}
+            explanation = self._run.maps[place]
+            box = explanation.detections.boxes[0]
+            drawn = _drawn(explanation.image, explanation.saliency[0], box, **style)
+            self.panels[place].image.value = _jpeg(drawn)
 
     def wait(self) -> Explorer:
         """Wait until all that was asked for is there, as a script may want to."""
@@ -353,36 +491,43 @@ class Explorer(widgets.VBox):
         self._artist.todo.join()
         return self
 
+    def _end(self) -> None:
+        """End the threads, before the kernel does."""
+        self._stop()
+        self._explainer.close()
+        self._artist.close()
+
     # The steps, the code, and what is kept
 
     def _draw_step(self) -> None:
-        """Draw the step that is open, in a thread of its own."""
-        k, explanation = self.steps.selected_index, self.explanation
-        if k is None or explanation is None:
+        """Show the step that is open, of the run that is shown, once it is drawn."""
+        name, run = self.steps.value, self._run
+        if not name or run is None or 0 not in run.maps:
+            self._show_step("The step is drawn once there is a map." if name else "")
             return
-        if explanation.levels is None:
-            self._say(f"The steps are D-CLOSE's: {explanation.method} has none of them.")
-            return
-        self._artist.do(self._draw, k, explanation)
+        self._show_step("Drawing ...")
+        self._artist.todo.put(partial(self._draw, name, run, run.maps[0]))
 
-    def _draw(self, stop: threading.Event, k: int, explanation: Explanation) -> None:
-        if stop.is_set():
-            return
-        draw = list(STEP_DRAWINGS.values())[k]
-        figure = Figure(figsize=(12, 3.2), layout="constrained")  # pyplot's are not made for threads
-        try:
-            draw(self.detector, explanation, figure)
-        except Exception as error:  # as in `_run`
-            self._say_error(error)
-            return
-        content = io.BytesIO()
-        figure.savefig(content, format="png", dpi=80)
-        self.steps.children[k].value = content.getvalue()
+    def _draw(self, name: str, run: Run, explanation: Explanation) -> None:
+        """Draw a step; in a thread of its own."""
+        picture, text = b"", STEPS[name].title
+        if run is self._run and name == self.steps.value:
+            try:
+                picture = explorer_steps.picture(STEPS[name], self.detector, explanation)
+            except Exception as error:  # as in `_explain`
+                text = _words(error)
+        if name == self.steps.value:
+            self._tell(run, partial(self._show_step, text, picture))
+
+    def _show_step(self, text: str, picture: bytes = b"") -> None:
+        self.step_text.value, self.step.value = html.escape(text), picture
+        self.step.layout.display = None if picture else "none"
 
     def _write_code(self) -> None:
         """Show the cell that makes the same figures."""
-        k = self.list.value
-        if k is None:
+        run = self._run
+        if run is None:
+            self.code.value = ""
             return
         styles = {"opacity": (self.opacity.value, plot.OPACITY), "threshold": (self.threshold.value, 0)}
         style = "".join(f", {name}={value:g}" for name, (value, usual) in styles.items() if value != usual)
@@ -390,28 +535,48 @@ class Explorer(widgets.VBox):
         if self.detector.name in (*OFFICIAL, *NETWORKS):
             lines.append(f"detector = dc.load_detector({self.detector.name!r})")
         else:
-            lines.append(f"# detector: the one that was explored, {self.detector.name}")
-        if self.name is None:
-            lines.append("# image: the array that was explored")
+            lines.append("detector = explorer.detector  # of what dc.explore(...) gave you")
+        if run.photo.source is None:
+            lines.append("image = explorer.image  # Save writes it to a file, which is then read here")
         else:
-            lines.append(f"image = dc.load_photo({self.name!r})")
-        lines.append(f"target = detector.detect(image)[{k}]  # {_caption(self.detections[k])}")
-        for method, options in self._plans:
+            lines.append(f"image = dc.load_photo({run.photo.source!r})")
+        lines.append(f"target = detector.detect(image)[{run.k}]  # {run.caption}")
+        for name, (method, options) in zip(("explanation", "beside"), run.plans):
             usual = _defaults(method)
-            given = {"method": method} | {name: v for name, v in options.items() if v != usual[name]}
-            arguments = "".join(f", {name}={value!r}" for name, value in given.items())
-            lines.append(f"explanation = dc.explain(detector, image, target{arguments})")
-            lines.append(f"dc.plot.explanation(explanation{style})")
+            given = {"method": method} | {key: v for key, v in options.items() if v != usual[key]}
+            arguments = "".join(f", {key}={value!r}" for key, value in given.items())
+            lines.append(f"{name} = dc.explain(detector, image, target{arguments})")
+            lines.append(f"dc.plot.explanation({name}{style})")
         self.code.value = "\n".join(lines)
 
     def _save(self) -> None:
-        if self.explanation is None:
-            self._say("There is nothing to save yet: click a box.")
+        """Write a report of each map to a folder of its own, and a photo that has no file to one."""
+        run, folder = self._run, self.folder.value
+        if run is None or not run.maps:
+            self._say_saved("There is nothing to save yet.")
             return
         try:
-            self._say(f"Saved in {reports.report(self.explanation, self.folder.value)}")
+            parent, photo = checks.path(folder), run.photo
+            with files.write_errors(parent):
+                parent.mkdir(parents=True, exist_ok=True)
+                if photo.source is None:
+                    path = _untaken(parent / f"{_slug(photo.name)}.png")
+                    with files.atomic_write(path) as unfinished:
+                        Image.fromarray(photo.image).save(unfinished, "png")
+                    photo.source = str(path)
+            saved = []
+            for _, explanation in sorted(run.maps.items()):
+                names = photo.name, f"{run.k + 1} {run.target.names[0]}", explanation.method
+                own = _untaken(parent / "_".join(map(_slug, names)))
+                saved.append(str(reports.report(explanation, own, photo=photo.source)))
         except InputError as error:
-            self._say(str(error))
+            self._say_saved(str(error))
+            return
+        self._write_code()
+        self._say_saved(f"Saved in {' and '.join(saved)}")
+
+    def _say_saved(self, text: str) -> None:
+        self.saved_text, self.saved.value = text, _spoken(text)
 
 
 class _Panel(widgets.VBox):
@@ -420,38 +585,17 @@ class _Panel(widgets.VBox):
     def __init__(self) -> None:
         self.image, self.caption = widgets.Image(format="jpeg"), widgets.HTML()
         super().__init__([self.image, self.caption])
-        self.add_class("dclose-picture")
-        self.clear()
-
-    def show(self, picture: bytes) -> None:
-        self.image.value, self.layout.display = picture, None
-
-    def clear(self) -> None:
-        self.image.value, self.caption.value, self.layout.display = b"", "", "none"
 
 
 class _Worker:
-    """A thread that does one thing after another and ends with the kernel."""
+    """A thread that does one thing after another."""
 
     def __init__(self) -> None:
-        self.stop = threading.Event()  # of what was begun last
         self.todo: Queue[Callable[[], None] | None] = Queue()
         self._thread = threading.Thread(target=self._work, daemon=True)
         self._thread.start()
-        atexit.register(self.close)
-
-    def cancel(self) -> None:
-        """Stop what is under way. It can tell by `stop`, which is another event from now on."""
-        self.stop.set()
-        self.stop = threading.Event()
-
-    def do(self, work: Callable[..., None], *arguments: Any) -> None:
-        """Cancel what is under way, and do this with an event that says when to stop."""
-        self.cancel()
-        self.todo.put(partial(work, self.stop, *arguments))
 
     def close(self) -> None:
-        self.stop.set()
         self.todo.put(None)
         self._thread.join(timeout=2)
 
@@ -467,110 +611,98 @@ def _defaults(method: str) -> dict[str, Any]:
     return asdict(made) | ({"seed": 0} if isinstance(made, Method) else {})
 
 
-def _caption(detection: Detections) -> str:
-    return f"{detection.names[0]} {detection.scores[0]:.2f}"
+def _fewest(method: str, options: dict[str, Any]) -> int:
+    """The smallest number of masks that a method takes with these options; 1 where it masks nothing."""
+    levels = {name: value for name, value in options.items() if name == "segments"}
+    for n in range(1, _defaults(method).get("n_masks", 1)):
+        with suppress(InputError):
+            make(method, n_masks=n, **levels)
+            return n
+    return 1
 
 
-def _numbers(explanation: Explanation, over_all: float | None = None) -> str:
+def _caption(photo: Photo, k: int) -> str:
+    """Number, label and score of a box, in one line."""
+    return " ".join(f"{k + 1}: {photo.detections.names[k]} {photo.detections.scores[k]:.2f}".split())
+
+
+def _scores(explanation: Explanation, over_all: float | None = None) -> str:
     """Scores of a map, as HTML."""
     saliency, box = explanation.saliency[0], explanation.detections.boxes[0]
     scores = f"sparsity {metrics.sparsity(saliency):.1f}, energy in the box {metrics.ebpg(saliency, box):.2f}"
-    if over_all is not None:
-        scores += f", insertion less deletion {over_all:.2f}"
+    scores += f", insertion less deletion {'...' if over_all is None else f'{over_all:.2f}'}"
     return f"<b>{html.escape(explanation.method)}</b>: {scores}"
 
 
-def _overlay(explanation: Explanation, *, opacity: float, threshold: float) -> np.ndarray:
-    """The photo under the map of a target, with its box."""
-    picture = plot.fit(explanation.image, PICTURE)
-    saliency = cv2.resize(explanation.saliency[0], picture.shape[1::-1], interpolation=cv2.INTER_AREA)
-    drawn = plot.blend(picture, saliency, opacity=opacity, threshold=threshold)
-    box = explanation.detections.boxes[0] * picture.shape[1] / explanation.image.shape[1]
-    x1, y1, x2, y2 = box.round().astype(int).tolist()
-    for colour, width in (((0, 0, 0), 4), ((0, 255, 255), 2)):
-        cv2.rectangle(drawn, (x1, y1), (x2, y2), colour, width)
+def _spoken(text: str) -> str:
+    """Text that a screen reader reads when it changes, as HTML."""
+    return f'<div role="status" aria-live="polite">{html.escape(text)}</div>'
+
+
+def _words(error: Exception) -> str:
+    """What went wrong, as a sentence; of a detector's own error also where."""
+    if isinstance(error, InputError | FloatingPointError):
+        return str(error)
+    *_, place = traceback.extract_tb(error.__traceback__)
+    why = str(error) or type(error).__name__
+    return f"the detector failed: {why} ({Path(place.filename).name}, line {place.lineno}, in {place.name})"
+
+
+def _slug(text: str) -> str:
+    """Text as a part of a file's name."""
+    return re.sub(r"[^a-z0-9]+", "-", text.lower()).strip("-")[:40] or "object"
+
+
+def _untaken(path: Path) -> Path:
+    """The path, with a number where something of that name is there already."""
+    numbered = (path.with_stem(f"{path.stem}_{n}") for n in itertools.count(2))
+    return next(one for one in itertools.chain([path], numbered) if not one.exists())
+
+
+def _numbers(boxes: np.ndarray, colours: list[str], aspect: float) -> str:
+    """Numbers of boxes on the photo, as HTML: in the corner of a box, or above one that it would hide.
+
+    Where another number is, it moves to the nearest place. `boxes` (n, 4) are shares of the photo,
+    `aspect` is its width over its height.
+    """
+    width = min(SMALLEST[0], SMALLEST[1] * aspect)
+    size = np.array([NUMBER[0] / width, NUMBER[1] * aspect / width])  # of a number, as shares
+    steps = (np.arange(0, max(1 - share, 0) + 1e-9, share / 2) for share in size)
+    grid = np.stack(np.meshgrid(*steps), axis=-1).reshape(-1, 2)  # (m, 2), left and top
+    taken, tags = np.empty((0, 2)), ""
+    for k, (box, colour) in enumerate(zip(boxes, colours)):
+        hidden = np.any(box[2:] - box[:2] < 2 * size)
+        corner = np.clip(box[:2] - hidden * size * [0, 1], 0, np.maximum(1 - size, 0))
+        places = np.concatenate([corner[None], grid])  # (m + 1, 2)
+        shared = np.minimum(places + size, box[2:]) - np.maximum(places, box[:2])  # with the box
+        astray = np.all(shared > 0, axis=1) if hidden else np.any(shared < size * 0.999, axis=1)
+        free = np.all(np.any(np.abs(places[:, None] - taken) >= size * 0.999, axis=2), axis=1)
+        left, top = places[(np.abs(places - corner).sum(1) + astray + 9 * ~free).argmin()]
+        taken = np.concatenate([taken, [[left, top]]])
+        tags += f'<span style="left:{left:.2%};top:{top:.2%};background:{colour}">{k + 1}</span>'
+    return f'<div aria-hidden="true">{tags}</div>'
+
+
+def _colour_bar() -> str:
+    """What a map's colours mean, as HTML."""
+    colours = ", ".join(to_hex(get_cmap(plot.CMAP)(value)) for value in np.linspace(0, 1, 9))
+    bar = f'<span style="background: linear-gradient(to right, {colours})"></span>'
+    return f'<div class="dclose-bar">saliency, scaled: 0 {bar} 1</div>'
+
+
+def _drawn(
+    image: np.ndarray, saliency: np.ndarray, box: np.ndarray | None = None, **style: float
+) -> np.ndarray:
+    """The photo under a map (H, W), with a box, as large as it is shown."""
+    picture = plot.fit(image, PICTURE)
+    small = cv2.resize(saliency, picture.shape[1::-1], interpolation=cv2.INTER_AREA)
+    drawn = plot.blend(picture, small, **style)
+    if box is not None:
+        x1, y1, x2, y2 = (box * picture.shape[1] / image.shape[1]).round().astype(int).tolist()
+        for colour, width in (((0, 0, 0), 4), ((0, 255, 255), 2)):
+            cv2.rectangle(drawn, (x1, y1), (x2, y2), colour, width)
     return drawn
 
 
 def _jpeg(picture: np.ndarray) -> bytes:
     return cv2.imencode(".jpg", picture[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, 90])[1].tobytes()
-
-
-# The seven steps
-
-
-def _planned(detector: Detector, explanation: Explanation) -> tuple[Canvas, Plan]:
-    """The image as the network sees it, and what was sampled."""
-    canvas = detector.prepare(explanation.image)
-    return canvas, make(explanation.method, **explanation.params).plan(canvas, explanation.seed)
-
-
-def _sampled(detector: Detector, explanation: Explanation) -> tuple[Canvas, Plan, list[np.ndarray]]:
-    """The image, and the weights of the first masks of each level, (SAMPLE,) each."""
-    canvas, plan = _planned(detector, explanation)
-    plan = plan._replace(counts=[SAMPLE] * len(plan.samplers))
-    levels = sample(detector, canvas, explanation.detections, plan, progress=False)
-    return canvas, plan, [level.weights[:, 0] for level in levels]
-
-
-def _row(figure: Figure, n: int) -> list[Axes]:
-    return list(figure.subplots(1, n, squeeze=False)[0])
-
-
-def _draw_superpixels(detector: Detector, explanation: Explanation, figure: Figure) -> None:
-    canvas, plan = _planned(detector, explanation)
-    for ax, sampler in zip(_row(figure, len(plan.samplers)), plan.samplers):
-        plot.superpixels(canvas.content_image, sampler.cells.cpu().numpy(), ax=ax)
-
-
-def _draw_masks(detector: Detector, explanation: Explanation, figure: Figure) -> None:
-    _, plan = _planned(detector, explanation)
-    masks = [sampler.masks(0, 1)[0].cpu().numpy() for sampler in plan.samplers]
-    titles = [f"{sampler.n_cells} superpixels" for sampler in plan.samplers]
-    plot.masks(masks, titles=titles, ax=_row(figure, len(masks)))
-
-
-def _draw_masked(detector: Detector, explanation: Explanation, figure: Figure) -> None:
-    """Of a few masks of each level the one that leaves most of the target."""
-    canvas, plan, weights = _sampled(detector, explanation)
-    for ax, sampler, weight in zip(_row(figure, len(weights)), plan.samplers, weights):
-        best = int(weight.argmax())
-        masked = canvas.pixels.clone()
-        masked[:, *canvas.window] *= sampler.masks(best, best + 1)[0]
-        hidden = replace(canvas, pixels=masked)
-        picture = cv2.resize(hidden.content_image, explanation.image.shape[1::-1])
-        plot.detections(picture, detector.detect_on(hidden), ax=ax)
-        ax.set_title(f"weight {weight[best]:.2f}")
-
-
-def _draw_weights(detector: Detector, explanation: Explanation, figure: Figure) -> None:
-    _, plan, weights = _sampled(detector, explanation)
-    ax = figure.subplots()
-    ax.boxplot(weights, tick_labels=[str(sampler.n_cells) for sampler in plan.samplers])
-    for k, weight in enumerate(weights):
-        ax.plot(np.full(SAMPLE, k + 1), weight, ".", color="C0")
-    ax.set(xlabel="superpixels", ylabel="weight (Eq. 6)", title=f"{SAMPLE} masks a level")
-
-
-def _draw_density(_: Detector, explanation: Explanation, figure: Figure) -> None:
-    plot.density(explanation, ax=_row(figure, len(explanation.segments)))
-
-
-def _draw_levels(_: Detector, explanation: Explanation, figure: Figure) -> None:
-    plot.levels(explanation, ax=_row(figure, len(explanation.segments)))
-
-
-def _draw_cascade(_: Detector, explanation: Explanation, figure: Figure) -> None:
-    figure.set_size_inches(12, 6)
-    plot.cascade(explanation, ax=figure.subplots(2, len(explanation.segments), squeeze=False))
-
-
-STEP_DRAWINGS: dict[str, Callable[[Detector, Explanation, Figure], None]] = {
-    "superpixels of each level (3.1)": _draw_superpixels,
-    "a mask of each level (3.1)": _draw_masks,
-    "masked images, and what is detected in them (3.5)": _draw_masked,
-    "weights (3.2, Eq. 6)": _draw_weights,
-    "density (3.3, Eq. 3)": _draw_density,
-    "levels (3.3, Eq. 7)": _draw_levels,
-    "the cascade (3.4, Eq. 8)": _draw_cascade,
-}

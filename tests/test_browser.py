@@ -1,9 +1,10 @@
 """The explorer as a person meets it: JupyterLab in headless Chromium, a click, a key, a photo.
 
-Times are written beside a screenshot to ``test-artifacts``, and nothing is asked of them.
+Screenshots at three sizes, and times, are written to ``test-artifacts``; nothing is asked of the times.
 """
 
 import contextlib
+import itertools
 import json
 import os
 import re
@@ -22,28 +23,71 @@ import requests
 from PIL import Image
 from toys import weights_at_hand
 
+import dclose_nb as dc
+from dclose_nb.explorer import LABELS, STEPS
+from dclose_nb.methods import METHODS
+
 playwright = pytest.importorskip("playwright.sync_api", reason="pip install playwright")
+expect = playwright.expect
 ARTIFACTS = Path(__file__).parent.parent / "test-artifacts"
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 EXAMPLE = ("yolox_nano", "motorcycle") if weights_at_hand() else ("planted", "scene_3")
+OTHER = "coffee" if weights_at_hand() else "scene_4"
 CELL = f"import dclose_nb as dc\nexplorer = dc.explore(*{EXAMPLE!r})\nexplorer"
+ARRAY_CELL = "explorer = dc.explore(explorer.detector, dc.load_photo({!r}))\nexplorer"
+# Asked of the map in the kernel: the copied code made the same.
+COMPARE = """
+import numpy as np
+made, shown = explanation.saliency, explorer.explanation.saliency
+print("the same map:", np.allclose(made, shown, rtol=1e-5, atol=1e-7))"""
+SIZES = {"1280": (1280, 720), "1920": (1920, 1080), "400": (400, 800)}
 WAIT = 60_000  # ms; machines that run tests may be busy
 RUN = "void window.jupyterapp.commands.execute('notebook:run-all-cells')"
+RUN_NEW = """code => {
+  const {commands, shell} = window.jupyterapp;
+  (async () => {
+    await commands.execute('notebook:move-cursor-to-last-cell').catch(() => {});
+    const notebook = shell.currentWidget.content;
+    notebook.activeCellIndex = notebook.widgets.length - 1;
+    await commands.execute('notebook:insert-cell-below');
+    notebook.activeCell.model.sharedModel.setSource(code);
+    await commands.execute('notebook:run-cell');
+  })();
+}"""
+SIDEBAR = """shown => {
+  const {commands} = window.jupyterapp, toggle = 'application:toggle-left-area';
+  if (commands.isToggled(toggle) !== shown) void commands.execute(toggle);
+}"""
 # The message of a changed picture comes from the page itself, so that no polling adds to its time.
 CHANGED = """([panel, before]) => new Promise(found => {
-  const image = document.querySelectorAll('.dclose-picture img')[panel];
+  const image = document.querySelectorAll('.dclose-pictures img')[panel];
   const look = () => { if (image.src !== before && image.naturalWidth) found(performance.now()); };
   new MutationObserver(look).observe(image, {attributes: true}); image.addEventListener('load', look); look();
 })"""
 GROWN = """least => {
   const said = document.querySelector('.dclose-explorer [role=status]').innerText;
-  return Number(said.match(/(\\d+) masks so far/)?.[1]) > least;
+  return Number(said.match(/(\\d+) of \\d+ masks/)?.[1]) > least;
 }"""
 SAID = """text => new Promise(found => {
   const code = document.querySelector('.dclose-explorer textarea');
   const look = () => code.value.includes(text) ? found(performance.now()) : requestAnimationFrame(look);
   look();
 })"""
+# What a person needs while a map grows and cannot see, of the topmost explorer, scrolled to its top.
+OUTSIDE = """() => {
+  const page = document.querySelector('.jp-NotebookPanel:not(.lm-mod-hidden) .jp-WindowedPanel-outer');
+  const view = page.getBoundingClientRect();
+  const parts = ['controls', 'status', 'pictures', 'look', 'actions', 'steps'];
+  return parts.flatMap(part => [...document.querySelectorAll(
+    `.dclose-${part} :is(button, select, input, img, label, [role=slider], [role=status])`)])
+    .map(one => [one, one.getBoundingClientRect()])
+    .filter(([one, box]) => box.width && box.height && getComputedStyle(one).visibility === 'visible')
+    .filter(([one, box]) => box.left < view.left - 1 || box.right > Math.min(view.right, innerWidth) + 1
+      || box.top < view.top - 1 || box.bottom > Math.min(view.bottom, innerHeight) + 1)
+    .map(([one, box]) => `${one.tagName} ${one.innerText || one.className} ${JSON.stringify(box)}`);
+}"""
+RECTANGLES = """selector => [...document.querySelectorAll(selector)].map(one => one.getBoundingClientRect())
+  .filter(box => box.width && box.height).map(box => [box.left, box.top, box.right, box.bottom])"""
 
 
 @pytest.fixture(scope="module")
@@ -60,6 +104,9 @@ def lab(tmp_path_factory):
     own = {
         f"JUPYTER_{what}_DIR": str(tmp_path_factory.mktemp(what)) for what in ("CONFIG", "DATA", "RUNTIME")
     }
+    settings = Path(own["JUPYTER_CONFIG_DIR"]) / "labconfig" / "default_setting_overrides.json"
+    settings.parent.mkdir()
+    settings.write_text('{"@jupyterlab/apputils-extension:notification": {"fetchNews": "false"}}')
     options = f"--no-browser --allow-root --ip=127.0.0.1 --port={port} --expose-app-in-browser".split()
     command = [sys.executable, "-m", "jupyterlab", *options, f"--IdentityProvider.token={token}"]
     with (folder / "log").open("w") as log:
@@ -93,7 +140,7 @@ def browser():
 def page(lab, browser):
     """The notebook with the explorer on it, one that is ready for a click."""
     address, token, _ = lab
-    page = browser.new_page(viewport={"width": 1280, "height": 1400})
+    page = browser.new_page(viewport=dict(zip(("width", "height"), SIZES["1280"])))
     page.set_default_timeout(WAIT)
     page.goto(f"{address}/lab/tree/explorer.ipynb?token={token}&reset")
     ready(page)
@@ -106,6 +153,11 @@ def ready(page):
     page.evaluate("window.jupyterapp.shell.currentWidget.sessionContext.ready")
     page.evaluate(RUN)
     page.wait_for_selector(".dclose-picture button.dclose-box")
+    to_top(page)
+
+
+def to_top(page):
+    page.locator(".dclose-explorer").first.evaluate("explorer => explorer.scrollIntoView()")
 
 
 def click(page, k):
@@ -114,34 +166,43 @@ def click(page, k):
 
 
 def status(page):
-    return page.locator(".dclose-explorer [role=status]").inner_text()
+    return page.locator(".dclose-status [role=status]").first.inner_text()
 
 
-def says(page, text):
+def says(page, text, part="status"):
     try:
         page.wait_for_function(
-            "text => document.querySelector('.dclose-explorer [role=status]').innerText.includes(text)",
-            arg=text,
+            "([text, part]) =>"
+            " document.querySelector(`.dclose-${part} [role=status]`)?.innerText.includes(text)",
+            arg=[text, part],
         )
     except playwright.TimeoutError:
         pytest.fail(f"no {text!r}, but {status(page)!r}")
-    return status(page)
+    return page.locator(f".dclose-{part} [role=status]").first.inner_text()
 
 
-def masks(page, number):
-    field = page.get_by_label("masks", exact=True)
+def masks(within, number):
+    field = within.get_by_label("masks", exact=True).first
     field.fill(str(number))
     field.press("Enter")
 
 
+def choose(page, label, option):
+    page.get_by_label(label, exact=True).first.select_option(LABELS.get(option, option))
+
+
+def button(page, name):
+    return page.locator(".dclose-explorer").first.get_by_role("button", name=name)
+
+
 def upload(page, file):
     with page.expect_file_chooser() as chooser:
-        page.get_by_role("button", name="Another photo").click()
+        button(page, "Another photo").click()
     chooser.value.set_files(file)
 
 
 def picture(page, panel):
-    return page.locator(".dclose-picture img").nth(panel).get_attribute("src")
+    return page.locator(".dclose-pictures img").nth(panel).get_attribute("src")
 
 
 def until_changed(page, panel, act):
@@ -153,40 +214,55 @@ def until_changed(page, panel, act):
 
 
 def note(**measured):
-    """Keep what was measured beside the screenshot."""
+    """Keep what was measured beside the screenshots."""
     ARTIFACTS.mkdir(exist_ok=True)
     file = ARTIFACTS / "explorer.json"
     known = json.loads(file.read_text()) if file.exists() else {}
     file.write_text(json.dumps(known | {"example": EXAMPLE} | measured, indent=2) + "\n")
 
 
-def test_a_click_on_a_box_shows_a_map_that_sharpens(page):
+def run_code(page, code):
+    """Run code in a new cell under the last one; gives the cell, once it has an output."""
+    cells = page.locator(".jp-NotebookPanel:not(.lm-mod-hidden) .jp-CodeCell")
+    before = cells.count()
+    page.evaluate(RUN_NEW, code)
+    cell = cells.nth(before)
+    cell.locator(".jp-OutputArea-output").last.wait_for()
+    return cell
+
+
+def test_every_control_stays_in_view_while_a_map_grows(page):
+    assert page.evaluate(OUTSIDE) == []
+    assert page.get_by_label("box", exact=True).evaluate("list => list.value") == "choose one"
     masks(page, 100_000)
     first = until_changed(page, 1, lambda: click(page, 0))
-    passes = int(re.search(r"(\d+) masks", says(page, "masks so far"))[1])
-    page.wait_for_function(GROWN, arg=passes)
+    passes = int(re.search(r"(\d+) of 100000 masks", says(page, "of 100000 masks"))[1])
+    for _ in range(3):
+        assert page.evaluate(OUTSIDE) == []
+        passes = int(page.wait_for_function(GROWN, arg=passes) and re.search(r"(\d+) of", status(page))[1])
     assert 0 < passes < 100_000
     note(first_map_s=round(first, 2), first_map_masks=passes)
 
 
 def test_a_control_answers_while_masks_run(page):
     """By keys alone: the map is drawn anew, and the code, which comes after it, says so."""
-    page.locator(".widget-slider", has_text="opacity").get_by_role("slider").focus()
+    page.get_by_role("slider", name="opacity").focus()
     answers = []
-    for key, opacity in (("Home", "0"), ("ArrowRight", "0.05"), ("ArrowRight", "0.1"), ("End", "1")):
+    for key, opacity in (("Home", "0"), ("ArrowRight", "0.05"), ("End", "1"), ("ArrowLeft", "0.95")):
         start = page.evaluate("performance.now()")
         page.keyboard.press(key)
         answers.append(page.evaluate(SAID, f"opacity={opacity})") - start)
-    assert "so far" in status(page)
+    assert "of 100000 masks" in status(page)
+    for _ in range(4):
+        page.keyboard.press("ArrowLeft")  # back to where it was
     note(control_ms=[round(one) for one in answers])
 
 
 def test_stop_keeps_the_map_so_far(page):
-    page.get_by_role("button", name="Stop").click()
+    button(page, "Stop").click()
     assert re.search(r"stopped after \d+ masks", says(page, "stopped after"))
-    assert page.get_by_role("button", name="Stop").is_disabled()
-    until_drawn = page.locator(".dclose-picture img").nth(1)
-    assert until_drawn.evaluate("image => image.naturalWidth") > 100
+    expect(button(page, "Stop")).to_be_disabled(timeout=WAIT)
+    assert page.locator(".dclose-pictures img").nth(1).evaluate("image => image.naturalWidth") > 100
 
 
 def test_two_clicks_in_a_row_show_the_second(page):
@@ -194,7 +270,7 @@ def test_two_clicks_in_a_row_show_the_second(page):
     click(page, 0)
     masks(page, 60)
     click(page, 1)
-    says(page, f"{boxes.nth(1).inner_text()}, dclose: done: 60")
+    says(page, f"{boxes.nth(1).inner_text()}, contrast: done: 60 masks")
 
 
 def test_a_click_beside_every_box_says_so(page):
@@ -202,34 +278,135 @@ def test_a_click_beside_every_box_says_so(page):
     assert says(page, "no box here")
 
 
-def test_the_steps_open_and_the_whole_is_kept_as_a_picture(page):
-    page.get_by_label("beside it").select_option("drise")
-    says(page, "drise: done")
-    titles = page.locator(".jupyter-widget-Collapse-header")
-    assert titles.count() == 7
-    titles.nth(6).click()
-    page.wait_for_function(
-        "[...document.querySelectorAll('.widget-accordion img, .jupyter-widget-Accordion img')]"
-        ".some(image => image.naturalWidth > 300)"
+def test_the_chosen_box_stands_out_with_and_without_the_focus(page):
+    chosen = page.locator("button.dclose-chosen")
+    for focus in (chosen.focus, page.get_by_label("seed").or_(page.get_by_label("masks")).first.focus):
+        focus()
+        assert chosen.evaluate("box => getComputedStyle(box).borderColor") == "rgb(0, 255, 255)"
+    photo = page.evaluate(RECTANGLES, ".dclose-picture > .widget-image")[0]
+    (box,) = page.evaluate(RECTANGLES, "button.dclose-chosen")
+    assert box[0] >= photo[0] - 1 and box[1] >= photo[1] - 1 and box[2] <= photo[2] + 1
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_every_method_answers(page, method):
+    choose(page, "method", method)
+    says(page, f", {method}: ")
+    if method != "gradcam":  # which masks nothing
+        masks(page, 30)
+    assert "Error" not in says(
+        page, f"{method}: done: {'1 forward pass' if method == 'gradcam' else '30 masks'}"
     )
+
+
+def test_two_methods_stand_beside_each_other_at_every_size(page):
+    choose(page, "method", "contrast")
+    masks(page, 100_000)
+    choose(page, "beside it", "drise")
+    says(page, "of 100000 masks")
     ARTIFACTS.mkdir(exist_ok=True)
-    page.locator(".dclose-explorer").screenshot(path=ARTIFACTS / "explorer.png")
-    assert np.ptp(np.asarray(Image.open(ARTIFACTS / "explorer.png").convert("L"))) > 100
+    try:
+        for name, (width, height) in SIZES.items():
+            page.set_viewport_size({"width": width, "height": height})
+            page.evaluate(SIDEBAR, name != "400")
+            page.wait_for_timeout(800)  # JupyterLab lays itself out anew
+            to_top(page)
+            pictures = page.evaluate(RECTANGLES, ".dclose-pictures .widget-image")
+            widths = [right - left for left, _, right, _ in pictures]
+            assert len(widths) == 3 and max(widths) - min(widths) < 1
+            assert all(bottom - top <= 0.45 * height + 1 for _, top, _, bottom in pictures)
+            assert all(left >= 0 and right <= width for left, _, right, _ in pictures)
+            if name != "400":
+                assert len({round(top) for _, top, *_ in pictures}) == 1  # one row
+                assert page.evaluate(OUTSIDE) == []
+            numbers = np.array(page.evaluate(RECTANGLES, ".dclose-numbers span"))
+            for one, other in itertools.combinations(numbers, 2):
+                shared = np.minimum(one, other)[2:] - np.maximum(one, other)[:2]  # width, height
+                assert (shared < 1).any()
+            page.screenshot(path=ARTIFACTS / f"explorer_{name}.png")
+    finally:
+        page.set_viewport_size(dict(zip(("width", "height"), SIZES["1280"])))
+        page.evaluate(SIDEBAR, True)
+    masks(page, 40)
+    says(page, "drise: done: 40 masks")
+    to_top(page)
+    assert page.evaluate(OUTSIDE) == []
 
 
-def test_export_writes_figures_and_maps(page, lab):
-    *_, folder = lab
-    page.locator(".dclose-explorer button", has_text="Save").click()
-    says(page, "Saved in")
-    kept = folder / "explanations" / "explorer"
-    assert (kept / "manifest.json").is_file() and list(kept.glob("*.png"))
+def test_tab_reaches_every_step_and_each_is_drawn(page):
+    page.get_by_label("threshold", exact=True).or_(page.get_by_role("slider", name="threshold")).first.focus()
+    reached = []
+    for _ in range(20):
+        page.keyboard.press("Tab")
+        reached.append(page.evaluate("document.activeElement.innerText.trim()"))
+    names = [f"{k}. {name}" for k, name in enumerate(STEPS, 1)]
+    assert [name for name in reached if name in names] == names
+    for name, step in zip(names, STEPS.values()):
+        button(page, name).focus()
+        page.keyboard.press("Enter")
+        drawn = page.locator(".dclose-steps .widget-html", has_text=step.title)
+        drawn.wait_for()
+        page.wait_for_function("document.querySelector('.dclose-steps img').naturalWidth > 300")
+        expect(button(page, name)).to_have_class(re.compile("mod-active"))
+    page.set_viewport_size({"width": 1280, "height": 1400})
+    page.locator(".dclose-explorer").screenshot(path=ARTIFACTS / "explorer_whole.png")
+    page.set_viewport_size(dict(zip(("width", "height"), SIZES["1280"])))
 
 
-def test_a_photo_that_is_none_is_refused_and_one_of_40_megapixels_is_taken(page, tmp_path):
+def test_sliders_and_fields_have_names(page):
+    button(page, "More options").click()
+    for slider in ("opacity", "threshold", "p, kept", "r, enlarged"):
+        page.get_by_role("slider", name=slider, exact=True).wait_for()
+    page.get_by_label("600", exact=True).uncheck()
+    page.wait_for_function("document.querySelector('.dclose-code textarea').value.includes('1200, 2400')")
+    page.get_by_label("600", exact=True).check()
+    button(page, "More options").click()
+    page.get_by_role("slider", name="p, kept").wait_for(state="hidden")
+
+
+def test_another_photo_while_masks_run_takes_the_place_of_all(page, tmp_path):
+    """Then its map is saved, and the copied code makes it again from what was saved."""
+    choose(page, "beside it", "(none)")
+    masks(page, 100_000)
+    says(page, "of 100000 masks")
     (tmp_path / "letter.png").write_bytes(b"Dear detector,")
     upload(page, tmp_path / "letter.png")
     assert "'letter.png' is not an image" in says(page, "letter.png")
+    Image.fromarray(dc.load_photo(OTHER)).save(tmp_path / "mine.png")
+    upload(page, tmp_path / "mine.png")
+    says(page, "found: click one")
+    assert page.get_by_label("box", exact=True).evaluate("list => list.value") == "choose one"
+    page.wait_for_timeout(1000)  # time for the old run to show something, if it could
+    assert "found: click one" in status(page)
+    expect(button(page, "Save")).to_be_disabled(timeout=WAIT)
+    expect(page.locator(".dclose-code textarea")).to_have_value("", timeout=WAIT)
+    masks(page, 40)
+    page.get_by_label("box", exact=True).select_option(index=1)
+    says(page, "contrast: done: 40 masks")
+    button(page, "Save").click()
+    assert says(page, "Saved in", "actions").startswith("Saved in explanations/explorer/mine_")
+    (saved,) = page.evaluate(RECTANGLES, ".dclose-actions [role=status]")
+    save = button(page, "Save").bounding_box()
+    assert saved[0] >= save["x"] + save["width"] and saved[1] < save["y"] + save["height"]  # beside it
+    code = page.locator(".dclose-code textarea").first.input_value()
+    assert "'explanations/explorer/mine.png'" in code
+    run_code(page, code + COMPARE).get_by_text("the same map: True").wait_for()
+
+
+def test_an_array_and_the_code_of_it(page):
+    run_code(page, ARRAY_CELL.format(EXAMPLE[1])).locator("button.dclose-box").first.wait_for()
+    array = page.locator(".dclose-explorer").last
+    masks(array, 40)
+    array.get_by_label("box", exact=True).select_option(index=1)
+    array.get_by_text("done: 40 masks").wait_for()
+    code = array.locator("textarea").input_value()
+    assert "image = explorer.image" in code
+    run_code(page, code + COMPARE).get_by_text("the same map: True").wait_for()
+
+
+def test_a_photo_of_40_megapixels_is_taken(page, tmp_path):
     Image.new("RGB", (8000, 5000), "gray").save(tmp_path / "wall.jpg")
+    to_top(page)
     upload(page, tmp_path / "wall.jpg")
     assert "shrunk to" in says(page, "shrunk")
 
@@ -240,7 +417,10 @@ def test_it_works_again_after_a_restart_of_the_kernel(page, lab):
     restart = f"{address}/api/kernels/{kernel['id']}/restart"
     requests.post(restart, params={"token": token}, timeout=60).raise_for_status()
     page.wait_for_timeout(2000)
-    ready(page)
+    page.evaluate("window.jupyterapp.shell.currentWidget.content.activeCellIndex = 0")
+    page.evaluate("void window.jupyterapp.commands.execute('notebook:clear-all-cell-outputs')")
+    page.evaluate("void window.jupyterapp.commands.execute('notebook:run-cell')")
+    page.wait_for_selector(".dclose-picture button.dclose-box")
     masks(page, 20)
     click(page, 0)
     assert "done:" in says(page, "done:")

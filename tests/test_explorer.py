@@ -2,17 +2,21 @@
 
 import base64
 import io
+import itertools
+import re
 import subprocess
 import sys
 import time
 from datetime import UTC, datetime
+from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
 import dclose_nb as dc
-from dclose_nb.explorer import LARGEST, STEPS, Explorer
+from dclose_nb.explorer import LARGEST, STEPS, STEPS_OF_CURVES, Explorer
+from dclose_nb.methods import METHODS
 from dclose_nb.planted import RuleDetector, scene
 
 DRAWN = scene(2, layout="overlap")
@@ -41,11 +45,24 @@ def explorer(detector):
     return explorer
 
 
+def shown(widget):
+    """The picture of a widget as an array."""
+    return np.asarray(Image.open(io.BytesIO(widget.value)).convert("RGB")).astype(int)
+
+
+def until(happened):
+    end = time.monotonic() + 30
+    while not happened() and time.monotonic() < end:
+        time.sleep(0.02)
+    assert happened()
+
+
 def test_a_click_on_a_box_gives_what_explain_gives(explorer, detector):
     assert explorer.explanation is None and explorer.save.disabled
     explorer.boxes[1].click()
     got = explorer.wait().explanation
-    expected = dc.explain(detector, DRAWN.image, explorer.detections[1], n_masks=40, progress=False)
+    target = explorer.detections[1]
+    expected = dc.explain(detector, DRAWN.image, target, method="contrast", n_masks=40, progress=False)
     assert np.array_equal(got.saliency, expected.saliency)
     assert got.params == expected.params and got.seed == expected.seed
     assert explorer.list.value == 1
@@ -65,12 +82,44 @@ def test_boxes_lie_where_they_were_found(explorer):
             np.array(places) * [width, height, width, height], [x1, y1, x2 - x1, y2 - y1], atol=0.02
         )
     areas = np.prod(explorer.detections.boxes[:, 2:] - explorer.detections.boxes[:, :2], axis=1)
-    assert explorer.picture.children[-1] is explorer.boxes[areas.argmin()]  # drawn last, so on top
+    buttons = [child for child in explorer.picture.children if child in explorer.boxes]
+    assert buttons[-1] is explorer.boxes[areas.argmin()]  # drawn last, so on top
 
 
 def test_a_click_outside_any_box_says_so(explorer):
     explorer.picture.children[1].click()
     assert "no box here" in explorer.status_text and explorer.explanation is None
+
+
+def test_it_starts_with_the_fast_method_and_the_masks_follow_the_method_unless_typed(detector):
+    explorer = Explorer(detector, DRAWN.image)
+    method, masks = explorer.options["method"], explorer.options["n_masks"]
+    assert (method.value, masks.value) == ("contrast", 400)
+    assert ("dclose (the paper's)", "dclose") in method.options
+    method.value = "dclose"
+    assert masks.value == 4000
+    method.value = "gradcam"
+    assert masks.disabled and explorer.options["seed"].disabled
+    method.value = "drise"
+    assert masks.value == 5000 and not masks.disabled and explorer.options["r"].disabled
+    masks.value = 70
+    method.value = "contrast"
+    assert masks.value == 70
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_the_fewest_masks_are_those_that_the_method_takes(explorer, detector, method):
+    masks = explorer.options["n_masks"]
+    explorer.options["method"].value = method
+    masks.value = 1
+    levels = {"contrast": 10, "dclose": 5, "mfpp": 5}
+    assert masks.min == levels.get(method, 1) and masks.value == max(masks.min, 1)
+    explorer.segments[150].value = explorer.segments[600].value = False
+    assert masks.min == levels.get(method, 1) * 3 // 5 or method not in levels
+    if not masks.disabled:
+        masks.value = masks.min
+        explorer.boxes[0].click()
+        assert explorer.wait().explanation.n_forward == masks.min
 
 
 def test_a_control_makes_the_map_anew_and_a_known_one_comes_back_at_once(explorer, detector):
@@ -86,13 +135,29 @@ def test_a_control_makes_the_map_anew_and_a_known_one_comes_back_at_once(explore
 def test_the_map_sharpens_and_stop_keeps_what_there_is(explorer):
     explorer.options["n_masks"].value = 100_000
     explorer.boxes[0].click()
-    until = time.monotonic() + 30
-    while "so far" not in explorer.status_text and time.monotonic() < until:
-        time.sleep(0.02)
+    until(lambda: "of 100000 masks" in explorer.status_text)
     assert explorer.explanation.n_forward < 100_000
+    assert 0 < explorer.progress.value < explorer.progress.max == 100_000
     explorer.stop.click()
     stopped = explorer.wait().explanation
     assert 0 < stopped.n_forward < 100_000 and "stopped after" in explorer.status_text
+    explorer.options["n_masks"].value = 40
+    assert explorer.wait().explanation.n_forward == 40
+
+
+def test_a_click_on_the_box_that_is_explained_goes_on_and_after_a_stop_starts_anew(explorer):
+    explorer.options["n_masks"].value = 100_000
+    explorer.boxes[0].click()
+    until(lambda: explorer.explanation is not None)
+    before = explorer.explanation.n_forward
+    explorer.boxes[0].click()
+    assert explorer.explanation.n_forward >= before  # nothing was cleared
+    explorer.stop.click()
+    explorer.wait()
+    explorer.boxes[0].click()
+    assert not explorer.stop.disabled
+    explorer.stop.click()
+    explorer.wait()
 
 
 def test_a_second_click_stops_the_first_run(explorer):
@@ -111,17 +176,31 @@ def test_two_methods_side_by_side_with_their_numbers(explorer, detector):
     explorer.boxes[0].click()
     explorer.wait()
     assert [panel.caption.value.partition(":")[0] for panel in explorer.panels] == [
-        "<b>dclose</b>",
+        "<b>contrast</b>",
         "<b>drise</b>",
     ]
-    target = explorer.detections[0]
-    over_all = dc.metrics.over_all(
-        detector, DRAWN.image, target, explorer.explanation.saliency[0], steps=STEPS
-    )
+    target, saliency = explorer.detections[0], explorer.explanation.saliency[0]
+    over_all = dc.metrics.over_all(detector, DRAWN.image, target, saliency, steps=STEPS_OF_CURVES)
     assert f"insertion less deletion {over_all.score:.2f}" in explorer.panels[0].caption.value
     explorer.options["beside"].value = ""
     explorer.wait()
-    assert explorer.panels[1].image.value == b""
+    assert [panel.layout.display for panel in explorer.panels] == [None, "none"]
+
+
+def test_a_method_that_cannot_says_so_in_words_and_the_other_goes_on(explorer):
+    explorer.options["method"].value, explorer.options["beside"].value = "gradcam", "drise"
+    explorer.boxes[0].click()
+    explorer.wait()
+    words = explorer.panels[0].caption.value
+    assert "gradcam" in words and "Error" not in words and explorer.explanation is None
+    assert "drise: done" in explorer.status_text and "sparsity" in explorer.panels[1].caption.value
+
+
+def test_a_method_that_masks_nothing_counts_forward_passes():
+    explorer = dc.explore("planted", "scene_3")
+    explorer.options["method"].value = "gradcam"
+    explorer.boxes[0].click()
+    assert "gradcam: done: 1 forward pass, " in explorer.wait().status_text
 
 
 def test_opacity_and_threshold_redraw_without_a_new_run(explorer):
@@ -134,48 +213,65 @@ def test_opacity_and_threshold_redraw_without_a_new_run(explorer):
     assert len({before[1], plain, explorer.panels[0].image.value}) == 3
 
 
-@pytest.mark.parametrize("k", range(7))
-def test_every_step_opens(explorer, k):
+@pytest.mark.slow
+@pytest.mark.parametrize("method", ["dclose", "contrast", "mfpp"])
+def test_every_step_opens_for_every_method_that_has_levels(explorer, method):
+    explorer.options["method"].value = method
     explorer.boxes[0].click()
     explorer.wait()
-    explorer.steps.selected_index = k
-    image = Image.open(io.BytesIO(explorer.wait().steps.children[k].value))
-    assert min(image.size) > 100 and np.ptp(np.asarray(image.convert("L"))) > 50
+    for step in STEPS:
+        explorer.steps.value = step
+        explorer.wait()
+        if (method, step) == ("mfpp", "cascade"):
+            assert explorer.step.value == b"" and "mfpp" in explorer.step_text.value
+        else:
+            picture = shown(explorer.step)
+            assert min(picture.shape[:2]) > 100 and np.ptp(picture) > 50
+            assert (picture > 250).all((1, 2)).mean() < 0.15  # rows that are white: no bands
+            assert explorer.step_text.value == STEPS[step].title
 
 
-def test_a_method_without_levels_says_so(explorer):
-    explorer.options["method"].value = "drise"
+@pytest.mark.parametrize("method", ["drise", "sodex"])
+def test_a_step_of_a_method_without_levels_says_so_in_words(explorer, method):
+    explorer.options["method"].value = method
+    explorer.steps.value = "levels"
+    assert "once there is a map" in explorer.step_text.value
     explorer.boxes[0].click()
     explorer.wait()
-    explorer.steps.selected_index = 0
-    assert "drise has none" in explorer.wait().status_text
+    assert f"{method} has no levels" in explorer.step_text.value
+    assert explorer.step.layout.display == "none"
 
 
-def test_the_code_makes_the_same_map():
-    explorer = dc.explore("planted", "scene_3")
-    explorer.options["n_masks"].value, explorer.options["p"].value = 40, 0.4
-    explorer.options["segments"].value = (150, 600)
+def test_a_step_is_redrawn_for_another_box_and_goes_with_the_photo(explorer):
+    explorer.steps.value = "levels"
     explorer.boxes[0].click()
-    wanted = explorer.wait().explanation
-    names = {}
-    exec(explorer.code.value, names)
-    assert np.array_equal(names["explanation"].saliency, wanted.saliency)
+    first = explorer.wait().step.value
+    explorer.boxes[1].click()
+    assert explorer.wait().step.value not in (b"", first)
+    upload(explorer, png(DRAWN.image), "again.png")
+    assert explorer.wait().step.value == b""
 
 
 def test_what_a_detector_raises_reaches_the_person_and_the_explorer_goes_on(explorer, detector):
     detector.unplugged = True
     explorer.boxes[0].click()
-    assert explorer.wait().status_text == "RuntimeError: the cable is <out>"
+    said = explorer.wait().status_text
+    assert said.startswith("the detector failed: the cable is <out> (test_explorer.py, line ")
+    assert "RuntimeError" not in said
     assert "<out>" not in explorer.status.value  # it is no HTML
     detector.unplugged = False
-    explorer.boxes[1].click()
+    explorer.boxes[0].click()  # the same again
     assert explorer.wait().explanation is not None
 
 
-def test_an_option_that_cannot_be_used_says_so(explorer):
-    explorer.options["segments"].value = ()
+def test_no_superpixels_is_said_in_words(explorer):
+    for box in explorer.segments.values():
+        box.value = False
     explorer.boxes[0].click()
-    assert "segments" in explorer.wait().status_text and explorer.explanation is None
+    assert explorer.wait().status_text == "Choose at least one size of superpixels."
+    assert explorer.explanation is None
+    explorer.segments[600].value = True
+    assert explorer.wait().explanation.params["segments"] == (600,)
 
 
 def upload(explorer, content, name):
@@ -189,9 +285,28 @@ def png(image):
     return file.getvalue()
 
 
-def test_an_upload_becomes_the_photo(explorer):
-    upload(explorer, png(DRAWN.image), "mine.png")
-    assert np.array_equal(explorer.image, DRAWN.image) and explorer.name == "mine.png"
+@pytest.mark.parametrize("k", [0, -1])
+def test_an_upload_becomes_the_photo_and_explains_nothing_unasked(k):
+    """While another photo is explained, of which nothing is shown any more."""
+    explorer, other = dc.explore("planted", "scene_3"), dc.load_photo("scene_4")
+    explorer.options["n_masks"].value = 100_000
+    explorer.boxes[k].click()
+    explorer.options["seed"].value = 1  # waits for the first run to stop
+    until(lambda: explorer.explanation is not None)
+    upload(explorer, png(other), "other.png")
+    for _ in range(2):  # at once, and when the old run has ended
+        assert np.array_equal(explorer.image, other) and "found: click one" in explorer.status_text
+        assert explorer.list.label == "choose one" and explorer.explanation is None
+        assert explorer.code.value == explorer.label.value == explorer.panels[0].caption.value == ""
+        assert explorer.save.disabled and explorer.stop.disabled
+        grey = other.mean(axis=2, keepdims=True)
+        assert np.abs(shown(explorer.panels[0].image) - 0.4 * other - 0.6 * grey).mean() < 4
+        explorer.wait()
+    explorer.options["n_masks"].value = 40
+    assert explorer.wait().explanation is None
+    explorer.boxes[0].click()
+    got = explorer.wait().explanation
+    assert np.array_equal(got.image, other) and "done: 40 masks" in explorer.status_text
 
 
 def test_no_photo_and_one_that_the_detector_refuses_change_nothing(explorer):
@@ -204,19 +319,6 @@ def test_no_photo_and_one_that_the_detector_refuses_change_nothing(explorer):
     assert explorer.wait().explanation is not None
 
 
-def test_another_photo_while_a_map_is_made_stops_it_and_the_explorer_goes_on():
-    explorer = dc.explore("planted", "scene_3")
-    explorer.options["n_masks"].value = 100_000
-    explorer.boxes[-1].click()
-    explorer.options["seed"].value = 1  # waits for the first run to stop
-    upload(explorer, png(dc.load_photo("scene_4")), "other.png")
-    assert explorer.wait().explanation is None
-    explorer.options["n_masks"].value = 40
-    explorer.boxes[0].click()
-    got = explorer.wait().explanation
-    assert np.array_equal(got.image, dc.load_photo("scene_4")) and "done: 40 masks" in explorer.status_text
-
-
 def test_a_huge_photo_is_shrunk():
     explorer = dc.explore("planted", "scene_3")
     upload(explorer, png(np.full((3100, 4000, 3), 90, np.uint8)), "huge.png")
@@ -225,30 +327,118 @@ def test_a_huge_photo_is_shrunk():
     assert f"shrunk to {width} x {height}" in explorer.status_text
 
 
-def test_save_writes_a_report_or_says_why_not(explorer, tmp_path):
-    kept = tmp_path / "kept"
-    explorer.folder.value = str(kept)
+def test_numbers_of_boxes_do_not_cover_each_other(explorer, detector):
+    """Of the forty boxes of a crowd, half of which share a corner; as large as in a small window."""
+    rng = np.random.default_rng(0)
+    corners = rng.uniform(0, 200, (40, 2))
+    corners[:20] = 150
+    boxes = np.concatenate([corners, corners + rng.uniform(20, 120, (40, 2))], axis=1)
+    crowd = dc.Detections(boxes, np.ones(40), np.ones((40, 1)), ("a",))
+    detector.detect = lambda image: crowd
+    explorer = Explorer(detector, DRAWN.image)
+    found = re.findall(r"left:([\d.]+)%;top:([\d.]+)%", explorer.picture.children[-1].value)
+    tags = np.array(found, dtype=float) / 100 * 260  # the scene is square
+    assert len(tags) == 40 and (tags >= 0).all() and (tags <= [239, 243]).all()
+    for one, other in itertools.combinations(tags, 2):
+        assert (np.abs(one - other) > [21.9, 17.9]).any()
+
+
+@pytest.mark.slow
+def test_save_keeps_every_object_and_both_methods(explorer, tmp_path):
+    explorer.folder.value = str(tmp_path)
+    maps = {}
+    for k, beside in ((0, "drise"), (1, ""), (0, "")):
+        explorer.options["beside"].value = beside
+        explorer.boxes[k].click()
+        explorer.wait().save.click()
+        folders = {path for path in tmp_path.iterdir() if path.is_dir()} - set(maps)
+        assert folders == set(map(Path, explorer.saved_text.removeprefix("Saved in ").split(" and ")))
+        maps |= {folder: dc.Explanation.load(folder) for folder in folders}
+    one, other = (f"{k + 1}-{name}" for k, name in enumerate(explorer.detections.names))
+    names = (
+        f"image_{one}_contrast",
+        f"image_{one}_drise",
+        f"image_{other}_contrast",
+        f"image_{one}_contrast_2",
+    )
+    assert {path.name for path in maps} == set(names)
+    assert all((folder / "report.html").is_file() for folder in maps)
+    first, _, second, again = (maps[tmp_path / name].saliency for name in names)
+    assert np.array_equal(first, again) and not np.array_equal(first, second)
+
+
+def test_save_says_why_it_cannot(explorer, tmp_path):
+    (tmp_path / "file").write_text("mine")
+    explorer.folder.value = str(tmp_path / "file")
     explorer.boxes[0].click()
     explorer.wait().save.click()
-    assert (kept / "report.html").is_file() and explorer.status_text == f"Saved in {kept}"
-    assert np.array_equal(dc.Explanation.load(kept).saliency, explorer.explanation.saliency)
-    explorer.folder.value = str(kept / "sheet.png")
-    explorer.save.click()
-    assert "cannot write to the folder" in explorer.status_text
+    assert "cannot write to the folder" in explorer.saved_text and "Error" not in explorer.saved_text
+    assert (tmp_path / "file").read_text() == "mine" and list(tmp_path.iterdir()) == [tmp_path / "file"]
+
+
+def test_two_photos_of_one_name_are_both_kept(tmp_path):
+    explorer = dc.explore("planted", "scene_3")
+    explorer.options["n_masks"].value = 20
+    explorer.folder.value = str(tmp_path)
+    for n in (4, 5):
+        upload(explorer, png(dc.load_photo(f"scene_{n}")), "mine.png")
+        explorer.boxes[0].click()
+        explorer.wait().save.click()
+    assert np.array_equal(dc.load_photo(tmp_path / "mine.png"), dc.load_photo("scene_4"))
+    assert np.array_equal(dc.load_photo(tmp_path / "mine_2.png"), dc.load_photo("scene_5"))
+
+
+def in_a_fresh_process(folder, code):
+    """The map that the code makes of a cell, by a Python of its own."""
+    code += "\nimport numpy\nnumpy.save('map.npy', explanation.saliency)"
+    subprocess.run([sys.executable, "-W", "ignore", "-c", code], cwd=folder, check=True, timeout=120)
+    return np.load(folder / "map.npy")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["name", "array", "upload"])
+def test_the_code_makes_the_same_map_in_a_fresh_process(kind, tmp_path, monkeypatch):
+    """An array comes from the cell of the explorer, an upload from the file that Save wrote."""
+    monkeypatch.chdir(tmp_path)
+    cell = "dc.explore('planted', {})".format("'scene_3'" if kind == "name" else "dc.load_photo('scene_3')")
+    explorer = eval(cell)
+    if kind == "upload":
+        upload(explorer, png(dc.load_photo("scene_4")), "mine.png")
+    explorer.options["n_masks"].value, explorer.options["p"].value = 40, 0.4
+    for n in (300, 1200, 2400):
+        explorer.segments[n].value = False
+    explorer.boxes[0].click()
+    wanted = explorer.wait().explanation
+    assert ("explorer.image  # Save writes it to a file" in explorer.code.value) == (kind != "name")
+    before = f"import dclose_nb as dc\nexplorer = {cell}\n" if kind == "array" else ""
+    if kind == "upload":
+        explorer.save.click()
+    got = in_a_fresh_process(tmp_path, before + explorer.code.value)
+    assert np.allclose(got, wanted.saliency, rtol=1e-5, atol=1e-7)
+
+
+def test_the_code_of_a_detector_of_ones_own_takes_it_from_the_explorer(explorer):
+    explorer.options["beside"].value = "drise"
+    explorer.boxes[0].click()
+    wanted = explorer.wait().explanation
+    names = {"explorer": explorer}
+    exec(explorer.code.value, names)
+    assert np.array_equal(names["explanation"].saliency, wanted.saliency)
+    assert names["beside"].method == "drise"
 
 
 def test_a_page_that_shows_no_widgets_shows_the_picture(explorer):
     """The photo at first, and the map once there is one."""
 
-    def shown():
+    def still():
         bundle = explorer._repr_mimebundle_()
         assert "application/vnd.jupyter.widget-view+json" in bundle
         return np.asarray(Image.open(io.BytesIO(base64.b64decode(bundle["image/jpeg"]))))
 
-    photo = shown()
+    photo = still()
     explorer.boxes[0].click()
     explorer.wait()
-    assert photo.shape == shown().shape and np.abs(photo.astype(int) - shown()).mean() > 5
+    assert photo.shape == still().shape and np.abs(photo.astype(int) - still()).mean() > 5
 
 
 def test_nothing_found_says_so(detector):
@@ -262,7 +452,7 @@ import dclose_nb as dc
 explorer = dc.explore("planted", "scene_3")
 explorer.options["n_masks"].value = 100_000
 explorer.boxes[0].click()
-while "so far" not in explorer.status_text: pass
+while "of 100000 masks" not in explorer.status_text: pass
 """
     done = subprocess.run(
         [sys.executable, "-W", "ignore", "-c", script], capture_output=True, text=True, timeout=120

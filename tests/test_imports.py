@@ -22,7 +22,7 @@ FLOORS = [  # from the ground up; a file stands where its package does, if it ha
     "reports testing",
     "studies.records studies.inference",
     "studies.coco studies.runner",
-    "studies",
+    "studies explorer_steps",
     "studies.tables",
     "paper explorer",
     "dclose_nb",  # the public names
@@ -41,7 +41,7 @@ CORE = {
     "methods",
     "explanation",
 }
-WINGS = {"studies", "paper", "reports", "explorer"}
+WINGS = {"studies", "paper", "reports", "explorer_steps", "explorer"}
 
 
 def imported(path, package):

@@ -1,0 +1,11 @@
+const explorer = this.closest('.dclose-explorer');
+const mend = () => {
+  explorer.querySelectorAll('.widget-slider').forEach(slider =>
+    slider.querySelector('[role=slider]')?.setAttribute('aria-label', slider.querySelector('label').innerText));
+  const upload = explorer.querySelector('.widget-upload')?.lastChild;
+  if (upload?.data) upload.data = upload.data.replace(/ \(\d+\)$/, '');
+};
+if (explorer) {
+  mend();
+  new MutationObserver(mend).observe(explorer, {childList: true, subtree: true});
+}

@@ -1,0 +1,149 @@
+"""The steps of section 3.5 as pictures for the explorer: each of one explanation, drawn as it was made."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable
+from dataclasses import replace
+from functools import lru_cache
+from typing import NamedTuple
+
+import cv2
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from . import plot
+from .checks import InputError
+from .detection import Canvas, Detector
+from .explanation import Explanation
+from .methods import METHODS, make
+from .methods.dclose import Pyramid
+from .sampling import Plan, sample
+
+SAMPLE = 8  # masks a level behind "masked images" and "weights"
+WIDTH, PANEL = 15, 4.5  # inches of a whole picture, and of a panel at most
+
+
+class Step(NamedTuple):
+    """A step of the method, and what draws it."""
+
+    title: str
+    draw: Callable[[Detector, Explanation], Figure]
+
+
+def picture(step: Step, detector: Detector, explanation: Explanation) -> bytes:
+    """A step of an explanation of one detection, as a PNG.
+
+    A method that does not have the step raises `InputError`.
+    """
+    if explanation.levels is None:
+        having = ", ".join(name for name, method in METHODS.items() if issubclass(method, Pyramid))
+        raise InputError(f"{explanation.method} has no levels, so it has no such step; {having} have")
+    content = io.BytesIO()
+    step.draw(detector, explanation).savefig(
+        content, format="png", dpi=80, bbox_inches="tight", pad_inches=0.05
+    )
+    return content.getvalue()
+
+
+def _panels(
+    n: int, size: tuple[int, ...], *, rows: int = 1, colour_bar: bool = False
+) -> tuple[Figure, list[Axes]]:
+    """A figure that fits rows of n pictures of a size (height, width, ...), and its axes.
+
+    It is not one of pyplot's, which are not made for threads.
+    """
+    width = min(WIDTH / n, PANEL)
+    height = (width - 0.8 * colour_bar) * size[0] / size[1] + 0.35  # less the bar, and the title
+    figure = Figure(figsize=(n * width, rows * height), layout="constrained")
+    return figure, list(figure.subplots(rows, n, squeeze=False).ravel())
+
+
+@lru_cache(maxsize=1)  # several steps of an explanation are looked at in a row
+def _planned(detector: Detector, explanation: Explanation) -> tuple[Canvas, Plan]:
+    """The image as the network sees it, and what was sampled."""
+    canvas = detector.prepare(explanation.image)
+    return canvas, make(explanation.method, **explanation.params).plan(canvas, explanation.seed)
+
+
+@lru_cache(maxsize=1)
+def _sampled(detector: Detector, explanation: Explanation) -> tuple[Canvas, Plan, list[np.ndarray]]:
+    """The image, and the weights of the first masks of each level, (SAMPLE,) each."""
+    canvas, plan = _planned(detector, explanation)
+    plan = plan._replace(counts=[SAMPLE] * len(plan.samplers))
+    levels = sample(detector, canvas, explanation.detections, plan, progress=False)
+    return canvas, plan, [level.weights[:, 0] for level in levels]
+
+
+def _draw_superpixels(detector: Detector, explanation: Explanation) -> Figure:
+    canvas, plan = _planned(detector, explanation)
+    figure, axes = _panels(len(plan.samplers), canvas.content[2:])
+    for ax, sampler in zip(axes, plan.samplers):
+        plot.superpixels(canvas.content_image, sampler.cells.cpu().numpy(), ax=ax)
+    return figure
+
+
+def _draw_masks(detector: Detector, explanation: Explanation) -> Figure:
+    canvas, plan = _planned(detector, explanation)
+    figure, axes = _panels(len(plan.samplers), canvas.content[2:])
+    masks = [sampler.masks(0, 1)[0].cpu().numpy() for sampler in plan.samplers]
+    plot.masks(masks, titles=[f"{sampler.n_cells} superpixels" for sampler in plan.samplers], ax=axes)
+    return figure
+
+
+def _draw_masked(detector: Detector, explanation: Explanation) -> Figure:
+    """Of a few masks of each level the one that leaves most of the target."""
+    canvas, plan, weights = _sampled(detector, explanation)
+    figure, axes = _panels(len(weights), explanation.image.shape)
+    for ax, sampler, weight in zip(axes, plan.samplers, weights):
+        best = int(weight.argmax())
+        masked = canvas.pixels.clone()
+        masked[:, *canvas.window] *= sampler.masks(best, best + 1)[0]
+        hidden = replace(canvas, pixels=masked)
+        picture = cv2.resize(hidden.content_image, explanation.image.shape[1::-1])
+        plot.detections(picture, detector.detect_on(hidden), ax=ax)
+        ax.set_title(f"weight {weight[best]:.2f}")
+    return figure
+
+
+def _draw_weights(detector: Detector, explanation: Explanation) -> Figure:
+    _, plan, weights = _sampled(detector, explanation)
+    figure = Figure(figsize=(8, 3), layout="constrained")
+    ax = figure.subplots()
+    ax.boxplot(weights, tick_labels=[str(sampler.n_cells) for sampler in plan.samplers])
+    for k, weight in enumerate(weights):
+        ax.plot(np.full(SAMPLE, k + 1), weight, ".", color="C0")
+    ax.set(xlabel="superpixels", ylabel="weight (Eq. 6)", title=f"{SAMPLE} masks a level")
+    return figure
+
+
+def _draw_density(_: Detector, explanation: Explanation) -> Figure:
+    return _draw_maps(plot.density, explanation)
+
+
+def _draw_levels(_: Detector, explanation: Explanation) -> Figure:
+    return _draw_maps(plot.levels, explanation)
+
+
+def _draw_cascade(_: Detector, explanation: Explanation) -> Figure:
+    return _draw_maps(plot.cascade, explanation, rows=2)
+
+
+def _draw_maps(draw: Callable[..., np.ndarray], explanation: Explanation, rows: int = 1) -> Figure:
+    """A map of each level, side by side, in `rows` rows."""
+    size = explanation.levels.shape[2:]  # type: ignore[union-attr]
+    figure, axes = _panels(len(explanation.segments), size, rows=rows, colour_bar=True)
+    draw(explanation, ax=axes)
+    return figure
+
+
+STEPS = {
+    "superpixels": Step("The superpixels of each level (section 3.1)", _draw_superpixels),
+    "masks": Step("A mask of each level (section 3.1)", _draw_masks),
+    "masked images": Step("Masked images, and what is detected in them (section 3.5)", _draw_masked),
+    "weights": Step("Weights: how much of the box each masked image leaves (Eq. 6)", _draw_weights),
+    "density": Step("Density: how many masks kept each pixel (Eq. 3)", _draw_density),
+    "levels": Step("A map of each level (Eq. 7)", _draw_levels),
+    "cascade": Step("The cascade: how the levels become one map (Eq. 8)", _draw_cascade),
+}
