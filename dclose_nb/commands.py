@@ -20,11 +20,13 @@ def run_command(name: str, work: Callable[[], int], *, left: str) -> int:
     a stop by Ctrl-C, SIGTERM or a terminal that closes; `left` then says what is left of the work. It is
     141 where nobody reads what is printed any more. Anything else keeps its traceback.
     """
+    for stream in ("stdout", "stderr"):
+        if getattr(sys, stream) is None:  # it was closed before the command began
+            setattr(sys, stream, open(os.devnull, "w"))  # noqa: SIM115  as long as the process
     try:
         with _stopped_by_signals():
             status = work()
-            if sys.stdout is not None:
-                sys.stdout.flush()
+            sys.stdout.flush()
         return status
     except KeyboardInterrupt:
         _say(f"\n{name}: stopped; {left}")
@@ -70,7 +72,6 @@ def _drop_output() -> None:
     """Where output cannot be written, drop it, or Python stumbles over it when it ends."""
     for stream in (sys.stdout, sys.stderr):
         try:
-            if stream is not None:
-                stream.flush()
+            stream.flush()
         except OSError:
             os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())

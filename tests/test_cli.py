@@ -169,6 +169,18 @@ def test_a_disk_that_fills_is_one_line(tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.skipif(os.name != "posix", reason="a shell closes streams")
+def test_closed_streams_stop_no_work(tmp_path):
+    command = (
+        f"'{sys.executable}' -m dclose_nb explain scene_7 --detector planted --n-masks 20 --top 1 --no-html"
+    )
+    for number, closed in enumerate(("2>&-", ">&- 2>&-")):
+        out = tmp_path / str(number)
+        assert subprocess.run(f"{command} --out '{out}' {closed}", shell=True).returncode == 0
+        assert (out / "manifest.json").is_file()
+
+
+@pytest.mark.slow
 @pytest.mark.skipif(not os.path.exists("/dev/full"), reason="this system has no /dev/full")
 def test_output_that_nobody_takes(tmp_path):
     """The tables are on the disk; a reader that left, as head does, is no matter for words."""
