@@ -185,7 +185,7 @@ class Explanation:
         if not (folder / files.MANIFEST).is_file():
             raise InputError(f"{str(folder)!r} holds no explanation: there is no {files.MANIFEST} in it")
         try:
-            manifest = json.loads((folder / files.MANIFEST).read_text(encoding="utf-8"))
+            manifest = files.read_json(folder / files.MANIFEST)
             if not isinstance(manifest, dict) or ARRAYS not in (manifest.get("files") or ()):
                 raise InputError(f"{str(folder / files.MANIFEST)!r} is not an explanation's")
             if (written := manifest.get("format", 0)) != FORMAT:

@@ -21,6 +21,7 @@ import matplotlib
 import matplotlib.pyplot as plt
 import numpy as np
 from PIL import Image
+from tqdm.auto import tqdm
 
 from . import checks, metrics, plot
 from .explanation import Explanation
@@ -71,7 +72,8 @@ def staged(folder: str | Path, *, html: bool = True) -> AbstractContextManager[P
 
 def write(stage: Path, explanation: Explanation, *, photo: str | None = None, html: bool = True) -> None:
     """Write a report's files to a `staged` folder; parameters as of `report`."""
-    for k, single in enumerate(explanation):
+    bar = tqdm(explanation, unit="overlay", disable=len(explanation) < 5)  # about a second each
+    for k, single in enumerate(bar):
         _save_figure(plot.explanation(single), stage / overlay_name(explanation, k))
     _save_figure(plot.sheet(explanation), stage / "sheet")
     drawings = tuple(file.name for file in stage.iterdir())

@@ -411,6 +411,7 @@ def cut(folder):
     (lambda folder: np.savez(folder / "maps.npz", saliency=np.zeros(3)), "is damaged: "),
     (lambda folder: np.savez(folder / "maps.npz", saliency=np.array([None])), "is damaged: "),
     (lambda folder: (folder / "manifest.json").write_text("{"), "is damaged: "),
+    (lambda folder: (folder / "manifest.json").write_text("[" * 100_000), "brackets nest too deeply"),
     (lambda folder: (folder / "manifest.json").write_text("[]"), "is not an explanation's"),
     (lambda folder: edited(folder, files=["thesis.tex"]), "is not an explanation's"),
     (lambda folder: edited(folder, files=None), "is not an explanation's"),

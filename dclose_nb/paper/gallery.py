@@ -19,7 +19,7 @@ from ..detection import Detector
 from ..detectors import MissingWeights, load_detector
 from ..detectors.planted import NETWORKS
 from ..explanation import versions
-from ..files import atomic_write, refuse_foreign, write_errors
+from ..files import atomic_write, read_json, refuse_foreign, write_errors
 from ..reports import document, table
 from ..studies.records import Record
 from . import cases
@@ -181,7 +181,7 @@ def _read_records(folder: Path) -> dict[int, Record]:
         refuse_foreign(folder, names, "none of the figures made here")
         return {}
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))["figures"]
+        found = read_json(path)["figures"]
         records = {int(number): record for number, record in found.items()}
         _page(records)  # fails for records that are not ours
     except OSError as error:
