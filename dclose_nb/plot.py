@@ -93,7 +93,7 @@ def boxes(image: np.ndarray, truth: Targets, *, ax: Any = None) -> np.ndarray:
 
 def levels(explanation: Explanation, *, ax: Any = None) -> np.ndarray:
     """The levels S_k (Eq. 7) of one detection side by side, finest first, as computed."""
-    return _draw_levels(_levels_of_one(explanation), explanation.segments, "mean weight", ax)
+    return _draw_levels(_levels_of_one(explanation), explanation.segments, "saliency of the level", ax)
 
 
 def density(explanation: Explanation, *, ax: Any = None) -> np.ndarray:
