@@ -1,4 +1,4 @@
-"""Section 3.3: how often each pixel was kept, and the fair average (Eq. 3, 4 and 7)."""
+"""Section 3.3: how often each pixel was kept, and the mean over the masks that kept it (Eq. 3, 4, 7)."""
 
 from __future__ import annotations
 
@@ -33,8 +33,8 @@ def normalise(weighted_sum: np.ndarray, density: np.ndarray) -> np.ndarray:
 def contrast(weighted_sum: np.ndarray, density: np.ndarray, weights: np.ndarray) -> np.ndarray:
     """Mean weight of the masks that kept a pixel, minus that of the masks that hid it.
 
-    Where a pixel has no effect, the mean of Eq. 4 is near the mean weight of all masks, but the
-    contrast is near 0. Where it has one, the contrast is twice as far from that floor.
+    For a pixel without effect, Eq. 4 gives about the mean weight of all masks, but the contrast is about
+    0. If masks keep half of the pixels, an effect shifts the contrast twice as far as it shifts Eq. 4.
 
     Parameters
     ----------

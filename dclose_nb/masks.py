@@ -23,7 +23,7 @@ _PATTERN, _CROP = 0, 1
 def superpixels(image: np.ndarray, n_segments: int) -> np.ndarray:
     """Cut an image into about `n_segments` superpixels by SLIC (Achanta et al. 2010).
 
-    Compactness 10 and a smoothing of sigma 1, as in the authors' program; the paper gives none.
+    Compactness 10 and a smoothing of sigma 1, as in the authors' program; the paper does not state them.
 
     Parameters
     ----------
@@ -56,9 +56,9 @@ class MaskSampler:
     n_cells: int
     shape: tuple[int, int]  # (h, w) of a mask
     enlarged: tuple[int, int]  # (A, B) of the enlarged pattern
-    max_offset: tuple[int, int]  # largest (y, x) of the window; both ends are drawn
+    max_offset: tuple[int, int]  # largest (y, x) of the window; offsets from 0 to this are drawn
     p: float  # probability that a cell is kept
-    seed: int  # seed and level settle a mask's draw, together with its number
+    seed: int  # seed, level and number together determine a mask
     level: int = 0
     crops_per_draw: int = 1  # how many successive masks are cut from one draw of the pattern
 
@@ -127,7 +127,7 @@ def superpixel_masks(
     """D-CLOSE's masks (section 3.1, after MFPP, Yang et al. 2021).
 
     Superpixels are kept with probability `p`, enlarged bilinearly to ``floor((r + 1) h)`` by
-    ``floor((r + 1) w)``, and cut at offsets from 0 to what the enlargement leaves, both included. A
+    ``floor((r + 1) w)``, and cut at random offsets from 0 to the largest possible, both included. A
     parameter out of its range raises `InputError`.
 
     Parameters
@@ -141,7 +141,7 @@ def superpixel_masks(
     seed, level : int
         0 or more; levels of one seed draw different masks.
     crops_per_draw : int
-        1 draws anew for each mask. The authors' program cuts 32 masks from each draw.
+        With 1, each mask has a draw of its own. The authors' program cuts 32 masks from each draw.
     """
     labels = np.asarray(labels)
     if labels.ndim != 2 or labels.size == 0 or labels.min() < 0:

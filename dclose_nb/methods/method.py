@@ -30,4 +30,4 @@ class Method(ABC):
 
     @abstractmethod
     def combine(self, levels: list[Level]) -> Maps:
-        """Maps of what the masks of the plan's levels added up to, or the first of them."""
+        """Maps from the sums over the masks of the plan's levels, or over the first of these masks."""

@@ -61,7 +61,7 @@ def test_average_precision_in_closed_form():
 
 
 def test_a_data_set_is_whole_or_not_there(tmp_path, monkeypatch):
-    with pytest.raises(dc.InputError, match="once only"):
+    with pytest.raises(dc.InputError, match="only once"):
         write_coco(tmp_path, [1, 1], progress=False)
     monkeypatch.setattr(json, "dumps", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
     with pytest.raises(KeyboardInterrupt):

@@ -115,7 +115,7 @@ def test_the_map_tends_to_its_closed_form_at_the_monte_carlo_rate():
     drawn, detector, found = rule("sum", seed=21, n_objects=1, size=64)
     rows, columns = np.indices((64, 64)) // 16
     labels, p = rows * 4 + columns, 0.5
-    body = [player.mask for player in detector.players if player.thing == 0 and player.role != "edge"]
+    body = [player.mask for player in detector.players if player.number == 0 and player.role != "edge"]
     shares = np.array([np.bincount(labels[mask], minlength=16) / mask.sum() for mask in body])  # (K, 16)
     expected = (p + (1 - p) * shares).mean(0)[labels]
     canvas = detector.prepare(drawn.image)

@@ -205,7 +205,7 @@ def test_a_case_with_one_side_has_one_vector(lamps, lit, wrong):
         assert errors.vectors(alone, lamps.class_names).names == [label]
         explanation = explained(lamps, lit, alone, method="drise", n_masks=20)
         assert len(explanation) == 1 and explanation.method == "drise"
-        with pytest.raises(dc.InputError, match="a prediction and a ground truth is wanted, got wrong place"):
+        with pytest.raises(dc.InputError, match="must have a prediction and a ground truth, got wrong place"):
             errors.hidden_scores(lamps, alone, explanation)
 
 
@@ -248,7 +248,7 @@ def test_a_class_score_is_the_best_near_the_object(lit, zoom):
     assert predicted == pytest.approx(0.9 * 250 / 255) and true == pytest.approx(0.6 * 250 / 255)
     far = case._replace(truth=dc.Targets([[0, 10, 9, 12]], ["b"]))
     assert errors.class_scores(lamps, lit, far) == (0, 0)
-    with pytest.raises(dc.InputError, match="a prediction and a ground truth is wanted, got missed: b"):
+    with pytest.raises(dc.InputError, match="must have a prediction and a ground truth, got missed: b"):
         errors.class_scores(lamps, lit, case._replace(kind="missed", prediction=None))
 
 
