@@ -23,7 +23,7 @@ def normalise(weighted_sum: np.ndarray, density: np.ndarray) -> np.ndarray:
     Returns
     -------
     (..., h, w) float64 array
-        The mean weight of the masks that kept each pixel; 0 where no mask did.
+        The mean weight of the masks that kept each pixel; 0 if no mask kept it.
     """
     weighted_sum = np.asarray(weighted_sum, dtype=float)
     kept = np.broadcast_to(density, weighted_sum.shape) > 0
@@ -48,7 +48,7 @@ def contrast(weighted_sum: np.ndarray, density: np.ndarray, weights: np.ndarray)
     Returns
     -------
     (n, h, w) float64 array in [-1, 1]
-        0 where every mask kept a pixel, or none did.
+        0 if every mask kept a pixel, or if none did.
     """
     kept = normalise(weighted_sum, density)
     hidden = normalise(weights.sum(0, dtype=float)[:, None, None] - weighted_sum, len(weights) - density)

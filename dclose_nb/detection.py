@@ -232,11 +232,11 @@ class Proposals(NamedTuple):
 
     @classmethod
     def from_scores(cls, boxes: torch.Tensor, scores: torch.Tensor) -> Proposals:
-        """Proposals of a network without objectness, which scores each class by itself (a sigmoid).
+        """Proposals of a network without objectness, which scores each class separately (a sigmoid).
 
         The highest score takes the place of the objectness, and the class vector is the scores
         divided by it. Their product is the score again. The vector keeps its direction, which is all
-        that Eq. 2 looks at. With an objectness of 1, an uncertain proposal would count as much as a
+        that Eq. 2 uses. With an objectness of 1, an uncertain proposal would count as much as a
         certain one. Boxes are (..., 4), scores (..., C) in [0, 1].
         """
         return cls._split(boxes, scores.amax(-1), scores)
@@ -334,7 +334,7 @@ class Detector(ABC):
         """Propose boxes for pixels (B, 3, h, w) from `prepare`, RGB 0-255, without changing them."""
 
     def predictor(self, passes: int) -> Callable[[torch.Tensor], Proposals]:
-        """The fastest form of `predict` for so many passes. It ignores later changes of the weights."""
+        """The fastest form of `predict` for this many passes. It ignores later changes of the weights."""
         return self.predict
 
     def detect(

@@ -46,7 +46,7 @@ class Explanation:
         One map for each detection, at the image's size, not scaled.
     levels : (L, n, h, w) float32 array or None
         S_k of Eq. 7, finest first, in the frame of the canvas's content: the image at the
-        network's input size, without padding. None where a method has no levels.
+        network's input size, without padding. None if the method has no levels.
     density : (L, h, w) float32 array or None
         P_k of Eq. 3, in the same frame.
     error : (n, H, W) float32 array or None

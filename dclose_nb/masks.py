@@ -29,7 +29,7 @@ def superpixels(image: np.ndarray, n_segments: int) -> np.ndarray:
     ----------
     image : (h, w, 3) uint8 array
     n_segments : int
-        At least 1. SLIC gives about as many, and never more than there are pixels.
+        At least 1. SLIC gives about this many, and at most as many as there are pixels.
 
     Returns
     -------
@@ -48,7 +48,7 @@ class MaskSampler:
     """Random masks of one level. Mask number i is always the same, to the bit.
 
     A mask is made in three steps. Each cell of a pattern is kept with probability `p`. The pattern
-    is enlarged bilinearly. A window of the wanted size is cut from it at a random offset; only the
+    is enlarged bilinearly. A window of the mask's size is cut from it at a random offset; only the
     window is ever computed. Make a sampler with `superpixel_masks` or `grid_masks`.
     """
 

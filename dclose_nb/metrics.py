@@ -79,7 +79,7 @@ def pointing_game(saliency: np.ndarray, box: Any) -> float:
 def leakage(saliency: np.ndarray, own: np.ndarray, other: np.ndarray) -> float:
     """Energy on another object divided by the energy on both, in [0, 1]; lower is better.
 
-    The map (H, W) counts as 0 where it is negative. `own` and `other`, (H, W) bool, are the pixels of
+    Negative values of the map (H, W) count as 0. `own` and `other`, (H, W) bool, are the pixels of
     the target and of the other object. A map that is 0 on both scores 0.5.
     """
     energy = _map(saliency).clip(0)

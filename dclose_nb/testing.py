@@ -206,7 +206,7 @@ def _inconsistent_answers(detector: Detector, proposals: Proposals, batch: torch
     if _distance(proposals, many) > SAME:
         yield "predictor(1000) gives other answers than predict"
     elif any(_distance(*answers) > SAME for answers in zip(alone * 4, at_once)):
-        yield "it gives other answers when several threads ask at once: it is not thread_safe"
+        yield "it gives other answers to several threads at once: it is not thread_safe"
 
 
 def _does_not_move(detector: Detector, image: np.ndarray, remarks: list[str]) -> Iterator[str]:

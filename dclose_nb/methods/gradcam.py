@@ -83,7 +83,7 @@ class GradCam:
         return Maps(maps)
 
     def _layers(self, detector: Detector) -> list[str]:
-        """Names of the layers to look at, finest first."""
+        """Names of the layers to use, finest first."""
         module = getattr(detector, "module", None)
         if not isinstance(module, torch.nn.Module) or not detector.feature_layers:
             raise InputError(f"gradcam needs a network with feature maps, and {detector.name!r} shows none")

@@ -12,7 +12,7 @@ from ..sampling import Level, Plan
 
 
 class Maps(NamedTuple):
-    """What a method gives back: maps of n targets in the frame of the canvas's content, (h, w)."""
+    """A method's result: maps of n targets in the frame of the canvas's content, (h, w)."""
 
     saliency: np.ndarray  # (n, h, w) float32
     levels: np.ndarray | None = None  # (L, n, h, w) float32, finest first

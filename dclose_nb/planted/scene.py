@@ -45,7 +45,7 @@ class Scene:
     image: np.ndarray  # (H, W, 3) uint8 RGB, nowhere 0
     boxes: np.ndarray  # (n, 4) float32 x1, y1, x2, y2 in pixels, around what is visible of each object
     labels: np.ndarray  # (n,) int, indices into `class_names`
-    owner: np.ndarray  # (H, W) int: 0 where the background is seen, else 1 + the index in `drawn`
+    owner: np.ndarray  # (H, W) int: 0 for the background, else 1 + the index in `drawn`
     drawn: list[tuple[int, str, str]]  # object, name and role of every part; object -1 is a distractor
     ground: str  # a key of `GROUNDS`
     horizon: int  # first row of the ground
@@ -68,7 +68,7 @@ class Scene:
 
     @property
     def ground_mask(self) -> np.ndarray:
-        """Visible pixels of the ground, (H, W) bool: the context of what stands on it."""
+        """Visible pixels of the ground, (H, W) bool: the context of the objects on it."""
         return (self.owner == 0) & (np.arange(len(self.owner))[:, None] >= self.horizon)
 
     @property

@@ -102,7 +102,7 @@ def train(
     checkpoint_every : int
         Steps between two checkpoints.
     device : torch.device or str, optional
-        By default the first GPU where there is one, else the CPU.
+        By default the first GPU if there is one, else the CPU.
     workers : int
         Processes that draw scenes; with 0, this process draws them.
     progress : bool
@@ -246,7 +246,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             settings = replace(settings, steps=checks.at_least("--steps", args.steps, 1))
         print(export(args.folder, train(args.folder, settings), settings, n_scenes=HELD_OUT))
     except KeyboardInterrupt:
-        print("\nstopped; the same command goes on from the last checkpoint", file=sys.stderr)
+        print("\nstopped; the same command resumes from the last checkpoint", file=sys.stderr)
         return 130
     except InputError as error:
         print(f"training: {error}", file=sys.stderr)

@@ -48,7 +48,7 @@ MAPPED = ("low_light", "red_light", "night", "fog", "false_colour")  # those of 
 MAPPED_AT = 0.75  # severity of the images that are explained
 SEEDS = (1, 2)  # of the masks; each object gets a map from each
 STEPS = 10  # of deletion and insertion, a twentieth of the paper's
-MOST = 5  # at most so many objects of an image
+MOST = 5  # largest number of objects of an image
 SCENES = 5  # that a planted detector sees
 
 
@@ -270,7 +270,7 @@ def study_conditions(
     n_masks : int
         Masks of each map.
     limit : int, optional
-        Only so many images for each detector, the first.
+        Number of images for each detector; by default all.
     coco : path, optional
         A folder of COCO. Its photos come after those that ship.
     **run_options

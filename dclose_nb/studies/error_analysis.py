@@ -37,7 +37,7 @@ SHARES = (0, 0.01, 0.02, 0.05, 0.1, 0.2)  # pixels to hide, over the area of the
 
 
 class Case(NamedTuple):
-    """A detection and the object it stands for, or one of them alone."""
+    """A detection and its object, or one of them alone."""
 
     kind: str  # one of `KINDS`
     prediction: Detections | None  # one row; None for an object without a detection
@@ -326,7 +326,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--coco", metavar="DIR", required=True, help="holds val2017/ and annotations/")
     parser.add_argument("--detector", default="yolox_nano", help="default: %(default)s")
     parser.add_argument("--confidence", type=float, default=0.25, help="default: %(default)s")
-    parser.add_argument("--n-masks", type=int, help="explain errors with so many masks (default: none)")
+    parser.add_argument("--n-masks", type=int, help="explain errors with this many masks (default: none)")
     parser.add_argument("--limit", type=int, metavar="N", help="only the first N images, in random order")
     parser.add_argument("--skip-missing", action="store_true", help="go on without images that are missing")
     options = vars(parser.parse_args(arguments))

@@ -39,7 +39,7 @@ def mean_with_interval(groups: Sequence[Sequence[Any]], *, draws: int = 2000) ->
 def mean(objects: Iterable[Record], value: Callable[[Record], Any]) -> np.ndarray | None:
     """Mean of a value over objects with its 95 % interval, by a bootstrap over images.
 
-    `objects` are records, each with its ``image``. `value` gives a number or an array of a record, or None
+    `objects` are records, each with its ``image``. `value` maps a record to a number or an array, or to None
     to leave the object out. Returns (3, ...) as `mean_with_interval`, or None if no object is left.
     """
     by_image: dict[Any, list[Any]] = {}

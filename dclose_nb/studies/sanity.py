@@ -132,7 +132,7 @@ def study_image(
     randomised networks get other masks, since maps from the same masks share sampling noise. `seed` decides
     the masks and the shuffling; for `kinds` see `steps`.
 
-    Gives ``labels`` (n); ``left``, by kind (steps, n): the weight (Eq. 6) of each detection among what the
+    Returns ``labels`` (n); ``left``, by kind (steps, n): the weight (Eq. 6) of each detection among what the
     randomised network proposes for the image; ``methods``, by method: ``empty`` (n), whether the trained
     network's map is; ``scores``, by kind and for each of `REFERENCES` (steps, n, 3): the `SCORES`, None
     where a map is empty.
