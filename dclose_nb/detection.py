@@ -245,7 +245,7 @@ class Proposals(NamedTuple):
     def from_softmax(cls, boxes: torch.Tensor, probs: torch.Tensor) -> Proposals:
         """Proposals of a network with one softmax over C classes and the background.
 
-        Objectness is 1 less the background's probability. Class probabilities are given an object.
+        Objectness is 1 less the background's probability; class vectors are conditional on an object.
         Boxes are (..., 4), probs (..., C) in [0, 1], without the background.
         """
         return cls._split(boxes, probs.sum(-1), probs)
