@@ -36,7 +36,7 @@ class Contrast(Pyramid):
         See `Pyramid`.
     """
 
-    least: ClassVar[int] = 2  # one mask can keep a pixel and the other hide it
+    least: ClassVar[int] = 2  # a mask that keeps a pixel and one that hides it
 
     n_masks: int = 400
 
