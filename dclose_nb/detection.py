@@ -261,8 +261,8 @@ def suppress(
     """Indices of the proposals that survive, best first, as one tensor for each image.
 
     A proposal survives if its score (objectness times highest class probability) reaches
-    `confidence` and if non-maximum suppression at `iou` keeps it. Boxes suppress boxes of
-    their own class only or, if `class_agnostic`, of every class.
+    `confidence` and if non-maximum suppression at `iou` keeps it. Boxes suppress others of their
+    class, or with `class_agnostic` all others.
     """
     top, labels = proposals.class_probs.max(dim=-1)
     scores = proposals.objectness * top

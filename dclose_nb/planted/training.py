@@ -246,7 +246,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             settings = replace(settings, steps=checks.at_least("--steps", args.steps, 1))
         print(export(args.folder, train(args.folder, settings), settings, n_scenes=HELD_OUT))
     except KeyboardInterrupt:
-        print("\nstopped; the same command resumes from the last checkpoint", file=sys.stderr)
+        print("\nstopped; the same command goes on from the last checkpoint", file=sys.stderr)
         return 130
     except InputError as error:
         print(f"training: {error}", file=sys.stderr)
