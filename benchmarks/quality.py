@@ -4,7 +4,7 @@
 
 Explains every object found in images of COCO, or in planted scenes, with more and more masks by
 each method, and compares each with D-CLOSE at the paper's 4000. On scenes the scores
-of truth are taken as well. A line is written an image as it is done; a stopped run goes on.
+of truth are taken as well. Each image that is done is written at once; a stopped run resumes.
 """
 
 from __future__ import annotations
@@ -102,7 +102,7 @@ def study_image(
 
 
 def less_reference(records: Records) -> Record:
-    """Print and give means and differences from the reference, each with its 95 % interval over images."""
+    """Print and return means and differences from the reference, with 95 % intervals over images."""
     found = tables.objects(records)
     print(f"{records.settings['detector']['name']}: {len(found)} objects of {len(records.lines)} images")
     result: Record = {"detector": records.settings["detector"], "objects": len(found), "scores": {}}
@@ -124,7 +124,7 @@ def _cell(values: np.ndarray, sign: str = "") -> str:
 
 
 def draw(result: Record, path: Path) -> None:
-    """A panel a score: its mean and band against the number of forward passes, the reference dashed."""
+    """A panel for each score: mean and interval against forward passes, with the reference dashed."""
     _, axes = plt.subplots(
         1, len(result["scores"]), figsize=(4 * len(result["scores"]), 3.4), layout="constrained"
     )

@@ -3,9 +3,9 @@
     .venv/bin/python benchmarks/speed.py OUT [--images 1000] [--rounds 5] [--only times targets ...]
 
 Times: the network alone and a loop around it take turns on the same number of images, in the same
-batches, precision and runtime; the ratio of each pair counts, since times drift. The peer is
-xaitk-saliency's D-RISE, where it is installed (``pip install '.[benchmarks]'``). Memory: the peak of
-fresh processes. Sections that are not run again stay as they are in ``speed.json``.
+batches, precision and runtime. The ratio of each pair counts, since times drift. The peer is
+xaitk-saliency's D-RISE, if it is installed (``pip install '.[benchmarks]'``). Memory: the peak of
+fresh processes. Sections that are not run keep their results in ``speed.json``.
 """
 
 from __future__ import annotations
@@ -80,7 +80,7 @@ def seconds(run: Callable[[], object]) -> float:
 
 
 def by_turns(loops: dict[str, Callable[[], object]], rounds: int) -> dict[str, list[float]]:
-    """Seconds of each loop in each round; all take their turn in every round, after one to warm up."""
+    """Seconds of each loop in each round. The loops take turns, after one run each to warm up."""
     for loop in loops.values():
         loop()
     times: dict[str, list[float]] = {name: [] for name in loops}
@@ -91,7 +91,7 @@ def by_turns(loops: dict[str, Callable[[], object]], rounds: int) -> dict[str, l
 
 
 def ratios(times: dict[str, list[float]], base: str) -> Result:
-    """Print and give each loop's time over that of `base` in the same round."""
+    """Print and return each loop's time over that of `base` in the same round."""
     rows: Result = {}
     for name, values in times.items():
         ratio = np.array(values) / times[base]
@@ -106,7 +106,7 @@ def ratios(times: dict[str, list[float]], base: str) -> Result:
 def bare(
     detector: dc.Detector, predict: Callable[[torch.Tensor], Any], canvas: dc.Canvas, n_images: int
 ) -> Callable[[], None]:
-    """The network alone on as many images as the loop has under way at once, again and again."""
+    """The network alone, in batches as large as all that the loop processes at the same time."""
     size = default_batch_size(detector) * threads_for(detector)
     pixels = canvas.pixels.repeat(size, 1, 1, 1)
 
@@ -119,7 +119,7 @@ def bare(
 
 
 def bare_side_by_side(detector: dc.Detector, canvas: dc.Canvas, n_images: int) -> Callable[[], None]:
-    """The network alone on the loop's own batches, shared out to threads as the loop does it."""
+    """The network alone on the loop's own batches, divided among threads as in the loop."""
     size = default_batch_size(detector)
     pixels = canvas.pixels.repeat(size, 1, 1, 1)
 
@@ -181,7 +181,7 @@ def sizes(detector: dc.Detector, image: np.ndarray, n_images: int, rounds: int) 
 
 
 def peer(detector: dc.Detector, image: np.ndarray, n_images: int, rounds: int) -> Result:
-    """xaitk-saliency's D-RISE, one image at a time as in its examples, and with our detector behind it."""
+    """xaitk-saliency's D-RISE, one image at a time as in its examples, and around our detector."""
     try:
         from smqtk_detection.interfaces.detect_image_objects import DetectImageObjects
         from smqtk_image_io import AxisAlignedBoundingBox
@@ -193,8 +193,8 @@ def peer(detector: dc.Detector, image: np.ndarray, n_images: int, rounds: int) -
     as_loaded = YoloxConfig.get_named_config(detector.name).get_model().eval()
     weights.fit(as_loaded, weights.load(detector.name).state, weights.path_of(detector.name))
 
-    class Wired(DetectImageObjects):
-        """A detector as xaitk-saliency asks for it; `size` images are seen at once."""
+    class Blackbox(DetectImageObjects):
+        """A detector with the interface of xaitk-saliency, for batches of `size` images."""
 
         def __init__(self, predict: Callable[[torch.Tensor], dc.Proposals], size: int) -> None:
             self.predict, self.size = predict, size
@@ -203,11 +203,10 @@ def peer(detector: dc.Detector, image: np.ndarray, n_images: int, rounds: int) -
         def detect_objects(self, img_iter: Iterable[np.ndarray]) -> Iterable[Any]:
             images = list(img_iter)
             for start in range(0, len(images), self.size):
-                canvases = [detector.prepare(one) for one in images[start : start + self.size]]
+                canvases = [detector.prepare(image) for image in images[start : start + self.size]]
                 proposals = self.predict(torch.stack([canvas.pixels for canvas in canvases]))
-                for row, canvas in enumerate(canvases):
-                    one = dc.Proposals(*(part[row : row + 1] for part in proposals))
-                    boxes, objectness, probs = (part[0, dc.detection.suppress(one)[0]] for part in one)
+                for row, (canvas, kept) in enumerate(zip(canvases, dc.detection.suppress(proposals))):
+                    boxes, objectness, probs = (part[row, kept] for part in proposals)
                     scores = (objectness[:, None] * probs).tolist()
                     yield [
                         (AxisAlignedBoundingBox(box[:2], box[2:]), dict(zip(detector.class_names, score)))
@@ -218,23 +217,23 @@ def peer(detector: dc.Detector, image: np.ndarray, n_images: int, rounds: int) -
             return {}
 
     def one_at_a_time(pixels: torch.Tensor) -> dc.Proposals:
-        return proposals_of(as_loaded(pixels.flip(1)))  # it wants BGR
+        return proposals_of(as_loaded(pixels.flip(1)))  # this network takes BGR
 
     def explain(blackbox: DetectImageObjects) -> Callable[[], object]:
         stack = RandomGridStack(n=n_images, s=(16, 16), p1=0.5, seed=0)
         return lambda: stack(image, found.boxes, found.class_probs, blackbox, found.objectness)
 
-    ours = default_batch_size(detector) * threads_for(detector)
+    size = default_batch_size(detector) * threads_for(detector)
     loops = {
         "drise": explaining(detector, image, found, n_masks=n_images, method="drise"),
-        "xaitk-saliency, our detector in batches": explain(Wired(detector.predictor(n_images), ours)),
-        "xaitk-saliency, one image at a time": explain(Wired(one_at_a_time, 1)),
+        "xaitk-saliency, our detector in batches": explain(Blackbox(detector.predictor(n_images), size)),
+        "xaitk-saliency, one image at a time": explain(Blackbox(one_at_a_time, 1)),
     }
     return ratios(by_turns(loops, rounds), "drise")
 
 
 def memory(detector: dc.Detector, image: np.ndarray, n_images: int, rounds: int) -> Result:
-    """Peak of a fresh process, with ten times the masks and with the largest network."""
+    """Peak of a fresh process: with few masks, with ten times as many, and with the largest network."""
     peaks = {}
     for name, n_masks in ((detector.name, 400), (detector.name, 4000), ("yolox_x", 16)):
         command = [sys.executable, __file__, "--peak", name, str(n_masks)]
@@ -245,7 +244,7 @@ def memory(detector: dc.Detector, image: np.ndarray, n_images: int, rounds: int)
 
 
 def peak(name: str, n_masks: int) -> float:
-    """Peak memory of this process in MB after one explanation; weights that are large are random."""
+    """Peak memory of this process in MB after one explanation. The largest network has random weights."""
     if name == "yolox_x":
         config = YoloxConfig.get_named_config(name)
         module, size, device = config.get_model(), tuple(config.test_size), torch.device("cpu")
@@ -260,7 +259,7 @@ def peak(name: str, n_masks: int) -> float:
 
 
 def draw(result: Result, path: Path) -> None:
-    """The ratios of every section that has some."""
+    """Draw the ratios of every section that has some."""
     shown = {name: result[name] for name in SECTIONS if name != "memory" and result.get(name)}
     size = 7, 1 + 1.9 * len(shown)
     figure, axes = plt.subplots(len(shown), 1, figsize=size, layout="constrained", squeeze=False)

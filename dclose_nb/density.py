@@ -1,4 +1,4 @@
-"""Section 3.3: how often each pixel was kept, and the fair average (Eq. 3, 4 and 7)."""
+"""Section 3.3: how often each pixel was kept, and the mean over the masks that kept it (Eq. 3, 4, 7)."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def normalise(weighted_sum: np.ndarray, density: np.ndarray) -> np.ndarray:
     Returns
     -------
     (..., h, w) float64 array
-        The mean weight of the masks that kept each pixel; 0 where no mask did.
+        The mean weight of the masks that kept each pixel; 0 if no mask kept it.
     """
     weighted_sum = np.asarray(weighted_sum, dtype=float)
     kept = np.broadcast_to(density, weighted_sum.shape) > 0
@@ -33,8 +33,8 @@ def normalise(weighted_sum: np.ndarray, density: np.ndarray) -> np.ndarray:
 def contrast(weighted_sum: np.ndarray, density: np.ndarray, weights: np.ndarray) -> np.ndarray:
     """Mean weight of the masks that kept a pixel, minus that of the masks that hid it.
 
-    Where a pixel has no effect, the mean of Eq. 4 is near the mean weight of all masks, but the
-    contrast is near 0. Where it has one, the contrast is twice as far from that floor.
+    For a pixel without effect, Eq. 4 gives about the mean weight of all masks, but the contrast is about
+    0. If masks keep half of the pixels, an effect shifts the contrast twice as far as it shifts Eq. 4.
 
     Parameters
     ----------
@@ -48,7 +48,7 @@ def contrast(weighted_sum: np.ndarray, density: np.ndarray, weights: np.ndarray)
     Returns
     -------
     (n, h, w) float64 array in [-1, 1]
-        0 where every mask kept a pixel, or none did.
+        0 if every mask kept a pixel, or if none did.
     """
     kept = normalise(weighted_sum, density)
     hidden = normalise(weights.sum(0, dtype=float)[:, None, None] - weighted_sum, len(weights) - density)

@@ -1,4 +1,4 @@
-"""Detections, the contract a detector keeps, and the frame that masks live in (Eq. 1)."""
+"""Detections (Eq. 1), what a detector must offer, and the frame of the masks."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ try:
 except (ImportError, RuntimeError, OSError) as error:
     # A CPU-only torch beside a torchvision built for CUDA: "operator torchvision::nms does not exist"
     raise ImportError(
-        "torch and torchvision do not fit each other; install both anew, together and from one source: "
+        "torch and torchvision do not match: reinstall both together, from one source: "
         f"pip install --force-reinstall torch torchvision ({error})"
     ) from error
 
@@ -30,7 +30,7 @@ MOST_BOXES = 30_000  # of an image, which suppression takes seconds for
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Detections:
-    """Boxes with all that the detector says of them; row i is the paper's vector d_i (Eq. 1).
+    """Boxes with their objectness and class probabilities; row i is the paper's vector d_i (Eq. 1).
 
     Rows are sorted by score, the best first; equal scores keep their order. ``d[i]``, ``d[:k]``,
     ``d[mask]`` and iteration give `Detections` again. Shapes that do not fit, values that are not finite
@@ -67,7 +67,7 @@ class Detections:
         flat = (boxes[:, 2:] <= boxes[:, :2]).any(axis=1)
         if flat.any():
             raise InputError(
-                f"box {boxes[flat][0].tolist()} has no area: boxes are x1, y1, x2, y2, x1 < x2, y1 < y2"
+                f"box {boxes[flat][0].tolist()} has no area: boxes are x1, y1, x2, y2 with x1 < x2, y1 < y2"
             )
         order = np.argsort(-objectness * probs.max(axis=1, initial=0), kind="stable")
         for name, value in (("boxes", boxes), ("objectness", objectness), ("class_probs", probs)):
@@ -95,7 +95,7 @@ class Detections:
         return len(self.boxes)
 
     def rows(self, index: Any) -> np.ndarray:
-        """Numbers of the rows that an index picks, best first whatever the order it names them in."""
+        """Row numbers that an index selects, in ascending order, so that the best stays first."""
         rows = np.atleast_1d(np.arange(len(self))[index])
         if rows.ndim != 1:
             raise InputError(f"an index must pick rows, got {index!r}")
@@ -117,7 +117,7 @@ class Detections:
 
 
 def float_array(name: str, value: Any, row: tuple[int, ...]) -> np.ndarray:
-    """An array (n, *row) of float32; nothing at all counts as n = 0."""
+    """A value as a float32 array of shape (n, *row); an empty value has n = 0."""
     try:
         array = np.asarray(value, dtype=np.float32).copy()  # np.array warns of tensors
     except (TypeError, ValueError) as error:
@@ -130,7 +130,7 @@ def float_array(name: str, value: Any, row: tuple[int, ...]) -> np.ndarray:
 
 
 def one_hot(labels: Sequence[str | int], class_names: Sequence[str]) -> np.ndarray:
-    """Class vectors (n, C) float32 of n labels, names or indices; others raise `InputError`."""
+    """One-hot vectors (n, C) float32 of n labels, names or indices; other labels raise `InputError`."""
     vectors = np.zeros((len(labels), len(class_names)), dtype=np.float32)
     for row, label in zip(vectors, labels):
         if isinstance(label, str):
@@ -148,7 +148,7 @@ def one_hot(labels: Sequence[str | int], class_names: Sequence[str]) -> np.ndarr
 
 @dataclass(frozen=True, eq=False)
 class Targets:
-    """Boxes to explain that the detector need not have drawn, a ground truth for instance."""
+    """Boxes of your own to explain, for example ground truth. The detector need not have found them."""
 
     boxes: Any  # (n, 4) x1, y1, x2, y2 in image pixels
     labels: Sequence[str | int]  # n class names or class indices
@@ -156,13 +156,13 @@ class Targets:
     def detections(self, class_names: Sequence[str]) -> Detections:
         """The target vectors: one-hot class probabilities, objectness 1.
 
-        An unknown label, or another number of labels than of boxes, raises `InputError`.
+        An unknown label, or different numbers of labels and boxes, raises `InputError`.
         """
         boxes = float_array("boxes", self.boxes, (4,))
         try:
             labels = list(self.labels)
         except TypeError as error:
-            raise InputError(f"labels must be a list, one a box, got {self.labels!r}") from error
+            raise InputError(f"labels must be a list, one for each box, got {self.labels!r}") from error
         if len(boxes) != len(labels):
             raise InputError(f"each box needs one label: {len(boxes)} boxes, {len(labels)} labels")
         return Detections(boxes, np.ones(len(boxes)), one_hot(labels, class_names), tuple(class_names))
@@ -172,8 +172,8 @@ class Targets:
 class Canvas:
     """An image as the network sees it: resized, padded, RGB 0-255 as float.
 
-    The `content` is the part of `pixels` that holds the image; the rest is padding. Masks cover this
-    part, and saliency maps live in it, so that a letterbox never shifts them.
+    The `content` is the part of `pixels` that holds the image; the rest is padding. Masks and
+    saliency maps cover this part alone, so that padding never shifts them.
     """
 
     pixels: torch.Tensor  # (3, h, w) float, RGB 0-255, on the detector's device, at the network's input size
@@ -188,7 +188,7 @@ class Canvas:
 
     @property
     def content_image(self) -> np.ndarray:
-        """The content as an image, (height, width, 3) uint8 RGB: what superpixels are made on."""
+        """The content as an image, (height, width, 3) uint8 RGB; superpixels are computed on it."""
         return self.pixels[:, *self.window].permute(1, 2, 0).round().byte().cpu().numpy()
 
     def _scale_and_offset(self) -> tuple[torch.Tensor, torch.Tensor]:
@@ -215,7 +215,7 @@ class Canvas:
     def maps_to_image(self, maps: np.ndarray) -> np.ndarray:
         """Maps (n, height, width) of the content, resized bilinearly to (n, H, W) float32."""
         resized = np.empty((len(maps), *self.image_size), dtype=np.float32)
-        for out, saliency in zip(resized, maps):  # one by one: a large image has large maps
+        for out, saliency in zip(resized, maps):  # one at a time, to save memory
             tensor = torch.from_numpy(np.ascontiguousarray(saliency, dtype=np.float32))[None, None]
             out[:] = F.interpolate(tensor, self.image_size, mode="bilinear", antialias=True)[0, 0].numpy()
         return resized
@@ -224,8 +224,8 @@ class Canvas:
 class Proposals(NamedTuple):
     """All that a detector proposes for B canvases, before any suppression (Eq. 5).
 
-    Numbers are finite, x1 <= x2 and y1 <= y2. Where a detector returns fewer than T for some image
-    the rest is zeros.
+    All numbers are finite, x1 <= x2 and y1 <= y2. If a detector returns fewer than T proposals for an
+    image, zeros fill the rest.
     """
 
     boxes: torch.Tensor  # (B, T, 4) xyxy in canvas pixels
@@ -234,12 +234,12 @@ class Proposals(NamedTuple):
 
     @classmethod
     def from_scores(cls, boxes: torch.Tensor, scores: torch.Tensor) -> Proposals:
-        """Proposals of a network without objectness, which scores each class by itself (a sigmoid).
+        """Proposals of a network without objectness, which scores each class separately (a sigmoid).
 
         The highest score takes the place of the objectness, and the class vector is the scores
         divided by it. Their product is the score again. The vector keeps its direction, which is all
-        that Eq. 2 looks at. With an objectness of 1, a proposal that is sure of nothing would count
-        as much as one that is sure. Boxes are (..., 4), scores (..., C) in [0, 1].
+        that Eq. 2 uses. With an objectness of 1, an uncertain proposal would count as much as a
+        certain one. Boxes are (..., 4), scores (..., C) in [0, 1].
         """
         return cls._split(boxes, scores.amax(-1), scores)
 
@@ -247,8 +247,8 @@ class Proposals(NamedTuple):
     def from_softmax(cls, boxes: torch.Tensor, probs: torch.Tensor) -> Proposals:
         """Proposals of a network with one softmax over C classes and the background.
 
-        Objectness is what the background leaves; a class's probability is conditional on an object.
-        Boxes are (..., 4), probs (..., C) in [0, 1], without the background's.
+        Objectness is 1 less the background's probability; class vectors are conditional on an object.
+        Boxes are (..., 4), probs (..., C) in [0, 1], without the background.
         """
         return cls._split(boxes, probs.sum(-1), probs)
 
@@ -260,7 +260,7 @@ class Proposals(NamedTuple):
 def suppress(
     proposals: Proposals, *, confidence: float = 0.25, iou: float = 0.45, class_agnostic: bool = False
 ) -> list[torch.Tensor]:
-    """Indices of the proposals that survive, best first, one tensor an image.
+    """Indices of the proposals that survive, best first, as one tensor for each image.
 
     A proposal survives if its score (objectness times highest class probability) reaches
     `confidence` and if non-maximum suppression at `iou` keeps it. Boxes suppress others of their
@@ -282,9 +282,9 @@ def suppress(
 
 
 def match(found: Detections, boxes: np.ndarray, labels: Sequence[str]) -> list[tuple[int, int]]:
-    """Detections that find ground truths: same class, IoU above 0.5, each truth once (section 6).
+    """Pair detections with ground truths: same class, IoU above 0.5, each truth once (section 6).
 
-    Each detection in turn, best first, takes the truth that it overlaps most of those that are left.
+    Each detection in turn, best first, takes the truth that it overlaps most and that is still free.
     Boxes are (n, 4), labels n class names. Returns pairs (row of `found`, index of the truth).
     """
     overlap = box_iou(torch.tensor(found.boxes), torch.tensor(boxes, dtype=torch.float32)).numpy()
@@ -302,8 +302,8 @@ def match(found: Detections, boxes: np.ndarray, labels: Sequence[str]) -> list[t
 class Detector(ABC):
     """What a detector must offer so that its boxes can be explained: `prepare` and `predict`.
 
-    Canvases and masks are made on its `device`. Its `provenance` is what a reader needs to find the
-    same detector again: weights file, checksum and so on.
+    Canvases and masks are made on its `device`. Its `provenance` says what a reader needs to get
+    the same detector again: weights file, checksum and so on.
     """
 
     name: str
@@ -319,14 +319,14 @@ class Detector(ABC):
 
     @property
     def feature_layers(self) -> tuple[str, ...]:
-        """Layers of the `module` that boxes are made from, finest first, for Grad-CAM."""
+        """Layers of the `module` whose features the boxes are computed from, finest first, for Grad-CAM."""
         return ()
 
     @property
     def stages(self) -> dict[str, tuple[str, ...]]:
-        """Layers of each part of the `module`, from its output inwards, for `sanity` to randomise.
+        """Layers of each part of the `module`, from output to input, for `sanity` to randomise.
 
-        Together the parts hold every parameter once.
+        Every parameter belongs to exactly one part.
         """
         return {}
 
@@ -336,10 +336,10 @@ class Detector(ABC):
 
     @abstractmethod
     def predict(self, pixels: torch.Tensor) -> Proposals:
-        """Propose boxes for pixels (B, 3, h, w), RGB 0-255, as `prepare` makes them; they stay unchanged."""
+        """Propose boxes for pixels (B, 3, h, w) from `prepare`, RGB 0-255, without changing them."""
 
     def predictor(self, passes: int) -> Callable[[torch.Tensor], Proposals]:
-        """The fastest equivalent of `predict` for so many passes; later changes of weights are not seen."""
+        """The fastest form of `predict` for this many passes. It ignores later changes of the weights."""
         return self.predict
 
     def detect(
@@ -350,10 +350,10 @@ class Detector(ABC):
         Parameters
         ----------
         image : array
-            (H, W), (H, W, 3) or (H, W, 4), uint8, or float in [0, 1]. What else is given raises
+            (H, W), (H, W, 3) or (H, W, 4), uint8, or float in [0, 1]. Anything else raises
             `InputError`.
         confidence, iou : float
-            Lowest score, and overlap above which the weaker of two boxes goes; in [0, 1].
+            Lowest score to keep, and IoU above which the weaker of two boxes is removed; in [0, 1].
         class_agnostic : bool
             Whether boxes of different classes suppress each other.
 
@@ -372,7 +372,7 @@ class Detector(ABC):
 
     @torch.inference_mode()
     def detect_on(self, canvas: Canvas, **thresholds: Any) -> Detections:
-        """`detect` on an image that is prepared already; same thresholds."""
+        """`detect` on a prepared image, with the same thresholds."""
         proposals = self.predict(canvas.pixels[None])
         if not all(part.isfinite().all() for part in proposals):
             raise InputError(f"{self.name} proposed NaN or infinity: look at its weights, mean and deviation")

@@ -1,4 +1,4 @@
-"""`explain`, and the frozen record that it gives."""
+"""`explain`, and the record that it returns."""
 
 from __future__ import annotations
 
@@ -27,12 +27,12 @@ from .methods import Maps, Method, make, options_of
 from .sampling import Sampling, default_batch_size
 
 TOLERANCE = 0.1  # of n_masks="auto"
-CHECK = 200  # masks between two looks at how far the halves agree
-WATCH = 0.3  # seconds between two calls of a watcher, at least
+CHECK = 200  # masks between two comparisons of the halves
+WATCH = 0.3  # least seconds between two calls of `watch`
 
 ARRAYS = "maps.npz"
 FORMAT = 1  # of a saved folder
-# Names of the files that a manifest may call an explanation's own; the drawings are those of `reports`.
+# Names of an explanation's files: those of `save`, and the drawings of `reports`
 _OWN = re.compile(r"(overlay_\d+_[\w-]+|sheet)\.(png|pdf)|maps\.npz|manifest\.json|report\.html")
 
 
@@ -43,10 +43,10 @@ class Explanation:
     Parameters
     ----------
     saliency : (n, H, W) float32 array
-        One map a detection, in the image's frame, as computed, not scaled.
+        One map for each detection, at the image's size, not scaled.
     levels : (L, n, h, w) float32 array or None
         S_k of Eq. 7, finest first, in the frame of the canvas's content: the image at the
-        network's input size, without padding. None where a method has no levels.
+        network's input size, without padding. None if the method has no levels.
     density : (L, h, w) float32 array or None
         P_k of Eq. 3, in the same frame.
     error : (n, H, W) float32 array or None
@@ -59,13 +59,13 @@ class Explanation:
     params : dict
         Every option of the method.
     seed, batch_size, tolerance : int, int, float
-        Of the run; None where it had no use for one.
+        Options of the run; None if the method does not use them.
     n_forward : int
-        Images that the network saw, the first detection included.
+        Images that the network saw, including the first detection.
     seconds : float
         Time that `explain` took.
     provenance : dict
-        The detector, with its weights' checksum, and the versions of what computed the maps.
+        The detector with the checksum of its weights, and the versions of the packages.
 
     ``e[i]``, ``e[:k]`` and iteration give `Explanation` again.
     """
@@ -120,8 +120,8 @@ class Explanation:
     def relative_error(self) -> np.ndarray | None:
         """Root mean square of each map's error over that of the map scaled to [0, 1], (n,).
 
-        This is what a tolerance bounds. It is infinite where a map is the same everywhere, since nothing
-        has been found out yet. None without a tolerance.
+        This is what a tolerance bounds. It is infinite for a constant map, which shows nothing
+        yet. None without a tolerance.
         """
         if self.error is None:
             return None
@@ -130,22 +130,22 @@ class Explanation:
 
     @property
     def segments(self) -> list[int]:
-        """Superpixels of each of `levels`, finest first."""
+        """Number of superpixels of each of `levels`, finest first."""
         return sorted(self.params["segments"], reverse=True)
 
     def save(self, folder: str | Path) -> Path:
-        """Write ``maps.npz``, all arrays, and ``manifest.json``, how they were made; see `load`.
+        """Write ``maps.npz`` (all arrays) and ``manifest.json`` (how they were made); see `load`.
 
         The files of an earlier explanation in the folder are replaced. A folder that cannot be written, or
-        that holds somebody else's files of these names, raises `InputError`. `dclose_nb.report` writes
-        drawings beside the same two files.
+        whose files of these names are somebody else's, raises `InputError`. `dclose_nb.report` writes the
+        same two files, with drawings beside them.
         """
         with staged(folder) as stage:
             self.write(stage)
         return checks.path(folder)
 
     def write(self, stage: Path, *, drawings: tuple[str, ...] = (), photo: str | None = None) -> None:
-        """Write the two files to a `staged` folder, which holds some drawings already."""
+        """Write the two files to a `staged` folder that already holds the drawings."""
         found = self.detections
         arrays = self._arrays() | {"boxes": found.boxes, "objectness": found.objectness}
         arrays |= {"class_probs": found.class_probs, "class_names": np.array(found.class_names)}
@@ -154,7 +154,7 @@ class Explanation:
         (stage / files.MANIFEST).write_text(json.dumps(manifest, indent=2) + "\n", encoding="utf-8")
 
     def manifest(self, photo: str | None = None) -> dict[str, Any]:
-        """How the maps were made, as plain data; `photo` is what the image is called."""
+        """How the maps were made, as plain data; `photo` is the image's name."""
         found, (height, width) = self.detections, self.image.shape[:2]
         sha256 = hashlib.sha256(self.image.tobytes()).hexdigest()
         return {
@@ -177,9 +177,9 @@ class Explanation:
 
     @classmethod
     def load(cls, folder: str | Path) -> Explanation:
-        """Read what `save` wrote, equal to the bit.
+        """Read what `save` wrote. The arrays are equal to the bit.
 
-        A folder that is missing, damaged, of another version, or not an explanation's raises `InputError`.
+        A folder that is missing, damaged, of another version or without an explanation raises `InputError`.
         """
         folder = checks.path(folder)
         if not (folder / files.MANIFEST).is_file():
@@ -230,7 +230,7 @@ def explain(
     progress: bool = True,
     **options: Any,
 ) -> Explanation:
-    """Say for each detection which pixels made the detector draw it.
+    """Show for each detection which pixels led the detector to it.
 
     Parameters
     ----------
@@ -239,24 +239,24 @@ def explain(
     image : array
         (H, W), (H, W, 3) or (H, W, 4), uint8, or float in [0, 1].
     targets : Detections or Targets, optional
-        What to explain, by default what ``detector.detect(image)`` finds. `Targets` are boxes that
-        the detector need not have drawn. All are explained from the same forward passes.
+        What to explain; by default what ``detector.detect(image)`` finds. `Targets` are boxes of your
+        own. All targets are explained from the same forward passes.
     method : str
         A name in `dclose_nb.methods.METHODS`.
     n_masks : int or "auto", optional
-        Budget of masked images, by default the method's own: 4000 for ``dclose`` and ``mfpp``, 400 for
+        Number of masked images; by default the method's own: 4000 for ``dclose`` and ``mfpp``, 400 for
         ``contrast``, 5000 for ``drise``, 1000 for ``sodex``. ``gradcam`` masks nothing and takes none.
-        "auto" is the method's own with ``tolerance=0.1``.
+        "auto" is the method's own number with ``tolerance=0.1``.
     seed : int
         The same seed gives the same masks to the bit, whatever the batch size.
     tolerance : float, optional
-        In (0, 1). Sampling stops as soon as two halves of the masks agree so far that the
-        `relative_error` of every map is no larger. ``sodex`` and ``gradcam`` take none.
+        In (0, 1). Sampling stops as soon as the `relative_error` of every map, estimated from two halves
+        of the masks, is no larger. ``sodex`` and ``gradcam`` take none.
     batch_size : int, optional
         Masked images in one forward pass; chosen by default.
     watch : callable, optional
-        Called a few times a second with the `Explanation` so far. Where it returns True, sampling
-        stops with what it has.
+        Called a few times a second with the `Explanation` so far. If it returns True, sampling
+        stops, and this explanation is the result.
     progress : bool
         Show a progress bar.
     **options
@@ -265,8 +265,8 @@ def explain(
     Returns
     -------
     Explanation
-        It is empty where there is nothing to explain. A tolerance that was not met, or memory that did
-        not suffice for a batch, is a warning.
+        Empty if there is nothing to explain. A warning says if the tolerance was not met, or if the
+        memory did not suffice for a batch.
 
     Raises
     ------
@@ -286,13 +286,13 @@ def explain(
     image = checks.image(image).copy()  # the record keeps it
     if n_masks == "auto":
         n_masks, tolerance = None, TOLERANCE if tolerance is None else tolerance
-    how = make(method, n_masks=n_masks, **options)
-    sampled = isinstance(how, Method)
+    chosen = make(method, n_masks=n_masks, **options)
+    sampled = isinstance(chosen, Method)
     seed = checks.at_least("seed", seed, 0)
     if batch_size is not None:
         batch_size = checks.at_least("batch_size", batch_size, 1)
     if tolerance is not None:
-        if not sampled or not how.has_halves:
+        if not sampled or not chosen.has_halves:
             known = ", ".join(options_of(method))
             raise InputError(f"method {method!r} has no option 'tolerance'; it has: {known}")
         tolerance = checks.probability("tolerance", tolerance)
@@ -302,8 +302,8 @@ def explain(
     targets = detector.detect_on(canvas) if targets is None else targets
     targets = _target_vectors(targets, detector, image.shape[:2])
     batch_size = batch_size or default_batch_size(detector)
-    by = {"name": detector.name, "device": str(detector.device), **detector.provenance}
-    provenance = json.loads(json.dumps({"detector": by, "versions": versions()}, default=str))
+    source = {"name": detector.name, "device": str(detector.device), **detector.provenance}
+    provenance = json.loads(json.dumps({"detector": source, "versions": versions()}, default=str))
 
     def explanation(maps: Maps, n_masks: int, error: np.ndarray | None = None) -> Explanation:
         return Explanation(
@@ -314,7 +314,7 @@ def explain(
             detections=targets,
             image=image,
             method=method,
-            params=asdict(how),
+            params=asdict(chosen),
             seed=seed if sampled else None,
             batch_size=batch_size if sampled else None,
             tolerance=tolerance,
@@ -324,9 +324,9 @@ def explain(
         )
 
     if not sampled:
-        return explanation(how.maps(detector, canvas, targets), 1)
+        return explanation(chosen.maps(detector, canvas, targets), 1)
 
-    plan, limit = how.plan(canvas, seed), tolerance or np.inf
+    plan, limit = chosen.plan(canvas, seed), tolerance or np.inf
     run: dict[str, Any] = {"batch_size": batch_size, "progress": progress}
     if tolerance is not None:
         run |= {"halves": 2, "stops": range(CHECK, sum(plan.counts), CHECK)}
@@ -335,9 +335,9 @@ def explain(
     def so_far() -> Explanation:
         levels, error = sampling.levels(), None
         if tolerance is not None:
-            halves = [min_max(how.combine(sampling.levels(half)).saliency) for half in (0, 1)]
+            halves = [min_max(chosen.combine(sampling.levels(half)).saliency) for half in (0, 1)]
             error = np.abs(halves[0] - halves[1]) / 2
-        return explanation(how.combine(levels), sum(len(level.weights) for level in levels), error)
+        return explanation(chosen.combine(levels), sum(len(level.weights) for level in levels), error)
 
     def worst_error(now: Explanation) -> float:
         return 0.0 if now.relative_error is None else float(now.relative_error.max(initial=0))
@@ -350,17 +350,17 @@ def explain(
             if watch(now := so_far()):
                 return now
             watched = time.monotonic()
-    whole = so_far()
-    if (reached := worst_error(whole)) > limit:
+    final = so_far()
+    if (reached := worst_error(final)) > limit:
         masks = sum(sampling.counts)
         warnings.warn(
             f"after {masks} masks a map's error is {reached:.2f}, not {tolerance} or less", stacklevel=2
         )
-    return whole
+    return final
 
 
 def _target_vectors(targets: Detections | Targets, detector: Detector, size: tuple[int, int]) -> Detections:
-    """Targets as detections of this detector, inside this image."""
+    """Targets as detections of this detector; boxes outside the image are refused."""
     if isinstance(targets, Targets):
         targets = targets.detections(detector.class_names)
     elif not isinstance(targets, Detections):
@@ -381,12 +381,12 @@ def _target_vectors(targets: Detections | Targets, detector: Detector, size: tup
 
 
 def versions() -> dict[str, str]:
-    """Versions of all that the numbers depend on."""
+    """Versions of Python and of the packages that compute the maps."""
     found = {"python": platform.python_version()}
     packages = "dclose_nb torch torchvision onnxruntime numpy scikit-image opencv-python pixeltable-yolox"
     for name in (*packages.split(), "transformers"):
         try:
             found[name] = version(name)
-        except PackageNotFoundError:  # conda-forge names OpenCV otherwise, transformers is an extra
+        except PackageNotFoundError:  # OpenCV has another name on conda-forge; transformers is optional
             continue
     return found

@@ -8,20 +8,20 @@ from .checks import InputError
 
 
 def min_max(maps: np.ndarray) -> np.ndarray:
-    """Scale each map (..., h, w) to [0, 1]. A constant map says nothing and becomes 0."""
+    """Scale each map (..., h, w) to [0, 1]. A constant map becomes 0."""
     maps = np.asarray(maps)
-    given = np.float32 if maps.dtype == np.float32 else np.float64
+    dtype = np.float32 if maps.dtype == np.float32 else np.float64
     maps = maps.astype(float)
     low = maps.min(axis=(-2, -1), keepdims=True)
     span = maps.max(axis=(-2, -1), keepdims=True) - low
-    # rounding of a constant map must not become noise from 0 to 1
-    rounding = 32 * np.finfo(given).eps * np.abs(maps).max(axis=(-2, -1), keepdims=True)
+    # the rounding errors of a constant map must not become noise in [0, 1]
+    rounding = 32 * np.finfo(dtype).eps * np.abs(maps).max(axis=(-2, -1), keepdims=True)
     varies = np.broadcast_to(span > rounding, maps.shape)
-    return np.divide(maps - low, span, out=np.zeros_like(maps), where=varies).astype(given)
+    return np.divide(maps - low, span, out=np.zeros_like(maps), where=varies).astype(dtype)
 
 
 def cascade_steps(levels: np.ndarray) -> np.ndarray:
-    """All maps on the way of `cascade`: the first level, then A_1 to A_(L-1), (L, ..., h, w)."""
+    """The intermediate maps of `cascade`: the first level, then A_1 to A_(L-1), (L, ..., h, w)."""
     levels = np.asarray(levels)
     if levels.ndim < 3 or 0 in (levels.shape[0], *levels.shape[-2:]):
         raise InputError(f"levels must be (L, ..., h, w) with L of at least 1, got shape {levels.shape}")
@@ -37,8 +37,8 @@ def cascade_steps(levels: np.ndarray) -> np.ndarray:
 def cascade(levels: np.ndarray) -> np.ndarray:
     """Fuse the levels: ``A_k = (A_(k-1) + S_(k+1)) S_(k+1)``, from ``A_0 = S_1`` (Eq. 8).
 
-    A pixel must matter on the last, coarsest level to matter at all. It gains from each level that
-    agrees.
+    A pixel that is 0 on the last (coarsest) level is 0 in the result. It gains from every level on
+    which it is high.
 
     Parameters
     ----------

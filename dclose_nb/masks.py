@@ -24,13 +24,13 @@ _PATTERN, _CROP = 0, 1
 def superpixels(image: np.ndarray, n_segments: int) -> np.ndarray:
     """Cut an image into about `n_segments` superpixels by SLIC (Achanta et al. 2010).
 
-    Compactness 10 and a smoothing of sigma 1, as in the authors' program; the paper gives none.
+    Compactness 10 and a smoothing of sigma 1, as in the authors' program; the paper does not state them.
 
     Parameters
     ----------
     image : (h, w, 3) uint8 array
     n_segments : int
-        At least 1. SLIC gives about as many, and never more than there are pixels.
+        At least 1. SLIC gives about this many, and at most as many as there are pixels.
 
     Returns
     -------
@@ -49,7 +49,7 @@ class MaskSampler:
     """Random masks of one level. Mask number i is always the same, to the bit.
 
     A mask is made in three steps. Each cell of a pattern is kept with probability `p`. The pattern
-    is enlarged bilinearly. A window of the wanted size is cut from it at a random offset; only the
+    is enlarged bilinearly. A window of the mask's size is cut from it at a random offset; only the
     window is ever computed. Make a sampler with `superpixel_masks` or `grid_masks`.
     """
 
@@ -57,9 +57,9 @@ class MaskSampler:
     n_cells: int
     shape: tuple[int, int]  # (h, w) of a mask
     enlarged: tuple[int, int]  # (A, B) of the enlarged pattern
-    max_offset: tuple[int, int]  # largest (y, x) of the window; both ends are drawn
+    max_offset: tuple[int, int]  # largest (y, x) of the window; offsets from 0 to this are drawn
     p: float  # probability that a cell is kept
-    seed: int  # seed and level settle a mask's draw, together with its number
+    seed: int  # seed, level and number together determine a mask
     level: int = 0
     crops_per_draw: int = 1  # how many successive masks are cut from one draw of the pattern
 
@@ -128,7 +128,7 @@ def superpixel_masks(
     """D-CLOSE's masks (section 3.1, after MFPP, Yang et al. 2021).
 
     Superpixels are kept with probability `p`, enlarged bilinearly to ``floor((r + 1) h)`` by
-    ``floor((r + 1) w)``, and cut at offsets from 0 to what the enlargement leaves, both included. A
+    ``floor((r + 1) w)``, and cut at random offsets from 0 to the largest possible, both included. A
     parameter out of its range raises `InputError`.
 
     Parameters
@@ -142,7 +142,7 @@ def superpixel_masks(
     seed, level : int
         0 or more; levels of one seed draw different masks.
     crops_per_draw : int
-        1 draws anew for each mask. The authors' program cuts 32 masks from each draw.
+        With 1, each mask has a draw of its own. The authors' program cuts 32 masks from each draw.
     """
     labels = np.asarray(labels)
     if labels.ndim != 2 or labels.size == 0 or labels.min() < 0:

@@ -1,6 +1,6 @@
 """Section 5.2: scores of a map (sparsity, energy in the box, pointing game, deletion, insertion).
 
-And how alike two maps are: rank correlation, SSIM, correlation of their gradients' histograms.
+It also compares two maps: by rank correlation, SSIM, and correlation of histograms of gradients.
 """
 
 from __future__ import annotations
@@ -22,13 +22,13 @@ from .sampling import default_batch_size
 from .similarity import lime_kernel
 from .threads import map_in_threads
 
-STEPS = 205  # the authors' 2000 of 640 x 640 pixels a step
+STEPS = 205  # the authors change 2000 of 640 x 640 pixels in a step
 KINDS = "deletion", "insertion"
-BLUR = 51 / 640  # width of the Gaussian kernel that insertion begins with, of the longer side
+BLUR = 51 / 640  # width of the Gaussian kernel of insertion, as a share of the longer side
 
 
 def sparsity(saliency: np.ndarray) -> float:
-    """Highest value over mean of the map scaled to [0, 1] (Gomez et al. 2022).
+    """Highest value divided by the mean, of a map scaled to [0, 1] (Gomez et al. 2022).
 
     Parameters
     ----------
@@ -38,8 +38,8 @@ def sparsity(saliency: np.ndarray) -> float:
     Returns
     -------
     float
-        From 1, which a constant map has, to the number of pixels, which a map of one bright pixel
-        has. The higher, the fewer pixels stand out.
+        From 1 (a constant map) to the number of pixels (a map of one bright pixel). The higher, the
+        fewer pixels stand out.
     """
     scaled = min_max(_map(saliency))
     mean = scaled.mean()
@@ -47,7 +47,7 @@ def sparsity(saliency: np.ndarray) -> float:
 
 
 def ebpg(saliency: np.ndarray, box: Any) -> float:
-    """Energy-based pointing game: share of the map's sum that lies in the box (Wang et al. 2020).
+    """Energy-based pointing game: the share of the map's sum that lies in the box (Wang et al. 2020).
 
     Parameters
     ----------
@@ -69,7 +69,7 @@ def ebpg(saliency: np.ndarray, box: Any) -> float:
 def pointing_game(saliency: np.ndarray, box: Any) -> float:
     """Whether the highest pixel lies in the box, 0 or 1 (Zhang et al. 2018); box as in `ebpg`.
 
-    Where several pixels are highest, it is the share of them that lies in the box.
+    If several pixels share the highest value, the score is the share of them that lies in the box.
     """
     values = _map(saliency)
     highest = values == values.max()
@@ -77,28 +77,28 @@ def pointing_game(saliency: np.ndarray, box: Any) -> float:
 
 
 def leakage(saliency: np.ndarray, own: np.ndarray, other: np.ndarray) -> float:
-    """Energy on another object over that on both, in [0, 1]; lower is better.
+    """Energy on another object divided by the energy on both, in [0, 1]; lower is better.
 
-    The map (H, W) counts as 0 where it is negative. `own` and `other`, (H, W) bool, are the pixels of
+    Negative values of the map (H, W) count as 0. `own` and `other`, (H, W) bool, are the pixels of
     the target and of the other object. A map that is 0 on both scores 0.5.
     """
     energy = _map(saliency).clip(0)
     if not energy.shape == np.shape(own) == np.shape(other):
         sizes = energy.shape, np.shape(own), np.shape(other)
         raise InputError(f"the map and both masks must be of one size, got {sizes}")
-    mine, theirs = energy[own].sum(), energy[other].sum()
-    return float(theirs / (mine + theirs)) if mine + theirs > 0 else 0.5
+    wrong, both = energy[other].sum(), energy[own].sum() + energy[other].sum()
+    return float(wrong / both) if both > 0 else 0.5
 
 
 def is_empty(saliency: np.ndarray) -> bool:
-    """Whether a map (H, W) says nothing: it is the same everywhere, but for rounding."""
+    """Whether a map (H, W) is constant, apart from rounding errors, and so shows nothing."""
     return not min_max(saliency).any()
 
 
 def rank_correlation(a: np.ndarray, b: np.ndarray) -> float:
-    """Spearman's rank correlation of two maps (H, W), in [-1, 1]; NaN where a map `is_empty`.
+    """Spearman's rank correlation of two maps (H, W), in [-1, 1]; NaN if a map `is_empty`.
 
-    Maps of two sizes, and values that are not finite, raise `InputError`.
+    Maps of different sizes, and values that are not finite, raise `InputError`.
     """
     a, b, empty = _pair(a, b)
     return float("nan") if empty else float(spearmanr(a.ravel(), b.ravel()).statistic)
@@ -107,11 +107,11 @@ def rank_correlation(a: np.ndarray, b: np.ndarray) -> float:
 def ssim(a: np.ndarray, b: np.ndarray) -> float:
     """Structural similarity of two maps scaled to [0, 1] (Wang et al. 2004), in [-1, 1].
 
-    As `rank_correlation`. Maps are at least 11 pixels high and wide, the width of its window.
+    NaN and errors are as for `rank_correlation`. Maps must be at least as large as the window, 11 x 11.
     """
     a, b, empty = _pair(a, b)
     if min(a.shape) < 11:
-        raise InputError(f"ssim wants maps of at least 11 x 11 pixels, got {a.shape}")
+        raise InputError(f"ssim needs maps of at least 11 x 11 pixels, got {a.shape}")
     if empty:
         return float("nan")
     window = {"gaussian_weights": True, "sigma": 1.5, "use_sample_covariance": False}
@@ -121,14 +121,14 @@ def ssim(a: np.ndarray, b: np.ndarray) -> float:
 def hog_correlation(a: np.ndarray, b: np.ndarray) -> float:
     """Pearson's correlation of two maps' histograms of oriented gradients (Dalal and Triggs 2005).
 
-    As `rank_correlation`. A cell is a fourteenth of the longer side, 16 pixels of 224; maps are at
-    least three cells high and wide.
+    NaN and errors are as for `rank_correlation`. A cell is a fourteenth of the longer side, that is 16
+    of 224 pixels. Maps must be at least three cells high and wide.
     """
     a, b, empty = _pair(a, b)
     cell = max(round(max(a.shape) / 14), 3)
     if min(a.shape) < 3 * cell:
         least = f"3 x 3 cells of {cell} pixels"
-        raise InputError(f"hog_correlation wants maps of at least {least}, got {a.shape}")
+        raise InputError(f"hog_correlation needs maps of at least {least}, got {a.shape}")
     if empty:
         return float("nan")
     histograms = [hog(min_max(saliency), pixels_per_cell=(cell, cell)) for saliency in (a, b)]
@@ -138,7 +138,7 @@ def hog_correlation(a: np.ndarray, b: np.ndarray) -> float:
 def _pair(a: Any, b: Any) -> tuple[np.ndarray, np.ndarray, bool]:
     """Two maps of one size, and whether one of them is empty."""
     if np.shape(a) != np.shape(b):
-        raise InputError(f"maps of one size are wanted, got {np.shape(a)} and {np.shape(b)}")
+        raise InputError(f"the maps must be of one size, got {np.shape(a)} and {np.shape(b)}")
     return _map(a), _map(b), is_empty(a) or is_empty(b)
 
 
@@ -177,21 +177,21 @@ class OverAll(NamedTuple):
 def deletion(
     detector: Detector, image: Any, detection: Detections, saliency: np.ndarray, *, steps: int = STEPS
 ) -> Curve:
-    """How soon the detection goes when pixels turn black, the most salient first: lower is better.
+    """The detection fades while pixels turn black, the most salient first; a low score is better.
 
-    (Petsiuk et al. 2018, 2021.) A step's score is that of `step_scores`.
+    (Petsiuk et al. 2018, 2021.) `step_scores` gives the score of each step.
 
     Parameters
     ----------
     detector : Detector
     image : array
-        As `Detector.detect` takes it.
+        As for `Detector.detect`.
     detection : Detections
         One row.
     saliency : (H, W) array
         Its map, in the image's frame. Pixels of equal value follow each other at random.
     steps : int
-        Each changes an equal share of the pixels.
+        Number of steps. Each changes an equal share of the pixels.
 
     Raises
     ------
@@ -204,22 +204,22 @@ def deletion(
 def insertion(
     detector: Detector, image: Any, detection: Detections, saliency: np.ndarray, *, steps: int = STEPS
 ) -> Curve:
-    """As `deletion`, but a blurred image's pixels turn sharp and the detection comes: higher is better."""
+    """As `deletion`, but pixels of a blurred image turn sharp, and a high score is better."""
     return _curves(detector, image, detection, saliency, steps, "insertion")[0]
 
 
 def over_all(
     detector: Detector, image: Any, detection: Detections, saliency: np.ndarray, *, steps: int = STEPS
 ) -> OverAll:
-    """Insertion less deletion, in [-1, 1], with both curves; as `deletion`."""
-    away, back = _curves(detector, image, detection, saliency, steps, *KINDS)
-    return OverAll(back.score - away.score, away, back)
+    """Insertion less deletion, in [-1, 1], with both curves. Parameters are as for `deletion`."""
+    deleted, inserted = _curves(detector, image, detection, saliency, steps, *KINDS)
+    return OverAll(inserted.score - deleted.score, deleted, inserted)
 
 
 def _curves(
     detector: Detector, image: Any, detection: Detections, saliency: np.ndarray, steps: int, *kinds: str
 ) -> list[Curve]:
-    """The curves of one detection, one of each kind."""
+    """One curve of each kind, for one detection."""
     if len(detection) != 1:
         raise InputError(f"pass one detection, d[i], not {len(detection)}")
     canvas = detector.prepare(checks.image(image))
@@ -238,12 +238,12 @@ def curves(
     kinds: tuple[str, ...] = KINDS,
     batch_size: int | None = None,
 ) -> dict[str, list[Curve]]:
-    """Curves of all detections of an image; a batch holds steps of any of them.
+    """Curves of all detections of an image. A batch may hold steps of several detections.
 
     Parameters
     ----------
     detector, canvas
-        A detector and the image as it prepared it.
+        A detector and the image that it prepared.
     detections : Detections
         n rows.
     maps : (n, H, W) array
@@ -265,7 +265,7 @@ def curves(
     checks.at_least("steps", steps, 1)
     wanted = len(detections), *canvas.image_size
     if np.shape(maps) != wanted:
-        raise InputError(f"the maps must be {wanted}, one a detection, got {np.shape(maps)}")
+        raise InputError(f"the maps must be {wanted}, one for each detection, got {np.shape(maps)}")
     content = canvas.pixels[:, *canvas.window]  # (3, h, w)
     ends = {"deletion": (content, torch.zeros_like(content)), "insertion": (_blurred(content), content)}
     ranks = [_ranks(saliency, canvas) for saliency in maps]  # n times (h, w), 0 the most salient
@@ -293,12 +293,12 @@ def curves(
 
 
 def step_scores(proposals: Proposals, boxes: torch.Tensor, probs: torch.Tensor) -> torch.Tensor:
-    """How much of one target is left in each of B images, (B,) in [0, 1], as the authors score it.
+    """Score of one target in each of B images, (B,) in [0, 1], as in the authors' program.
 
-    Of the detections that survive (confidence 0.25, suppression at 0.45 over all classes) and have
-    the target's class, the one of highest IoU counts: that IoU times `similarity.lime_kernel` of the
-    cosine distance of the class vectors. Where there is none the score is 0. Each image has a target of
-    its own, `boxes` (B, 4) in canvas pixels and `probs` (B, C).
+    Detections count if they survive (confidence 0.25, suppression at 0.45 over all classes) and have the
+    target's class. The one of highest IoU decides: the score is its IoU times `similarity.lime_kernel` of
+    the cosine distance of the class vectors. Without any, the score is 0. Each image has its own target:
+    `boxes` (B, 4) in canvas pixels and `probs` (B, C).
     """
     scores = boxes.new_zeros(len(boxes))
     for b, kept in enumerate(suppress(proposals, confidence=0.25, iou=0.45, class_agnostic=True)):
@@ -311,14 +311,14 @@ def step_scores(proposals: Proposals, boxes: torch.Tensor, probs: torch.Tensor) 
 
 
 def _ranks(saliency: np.ndarray, canvas: Canvas) -> torch.Tensor:
-    """Place of each pixel of the canvas's content when the highest comes first, (h, w) int."""
+    """Rank of each pixel of the canvas's content, 0 for the most salient, (h, w) int."""
     height, width = canvas.content[2:]
     values = cv2.resize(np.asarray(saliency, np.float32), (width, height), interpolation=cv2.INTER_LINEAR)
     shuffled = np.random.default_rng(0).permutation(values.size)
     order = shuffled[np.argsort(-values.ravel()[shuffled], kind="stable")]
-    places = np.empty(values.size, dtype=np.int64)
-    places[order] = np.arange(values.size)
-    return torch.from_numpy(places.reshape(height, width)).to(canvas.pixels.device)
+    ranks = np.empty(values.size, dtype=np.int64)
+    ranks[order] = np.arange(values.size)
+    return torch.from_numpy(ranks.reshape(height, width)).to(canvas.pixels.device)
 
 
 def _blurred(content: torch.Tensor) -> torch.Tensor:

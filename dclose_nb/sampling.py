@@ -1,6 +1,6 @@
 """Section 3.5, steps 2 to 6: mask, detect, score, add up. One loop for every sampling method.
 
-`plain_loop` is the section as it is written. `Sampling` gives the same in batches and threads.
+`plain_loop` follows the paper step by step. `Sampling` computes the same in batches and threads.
 """
 
 from __future__ import annotations
@@ -44,13 +44,13 @@ class Level(NamedTuple):
 
     @property
     def contrast(self) -> np.ndarray:
-        """What keeping a pixel adds, see `density.contrast`, (n, h, w) float32."""
+        """Mean weight with a pixel less that without it, see `density.contrast`, (n, h, w) float32."""
         return contrast(self.weighted_sum, self.density, self.weights).astype(np.float32)
 
 
 @torch.inference_mode()
 def plain_loop(detector: Detector, canvas: Canvas, targets: Detections, plan: Plan) -> list[Level]:
-    """Steps 2 to 6, one mask after another: to be read. `sample` is the one to call."""
+    """Steps 2 to 6, one mask at a time, for the reader. To compute maps, call `sample`."""
     boxes, probs = canvas.vectors(targets)  # (n, 4), (n, C)
     levels = []
     for sampler, count in zip(plan.samplers, plan.counts):
@@ -73,7 +73,7 @@ def plain_loop(detector: Detector, canvas: Canvas, targets: Detections, plan: Pl
 def sample(
     detector: Detector, canvas: Canvas, targets: Detections, plan: Plan, **run_options: Any
 ) -> list[Level]:
-    """All masks of a plan, added up; arguments and errors as of `Sampling`."""
+    """Run a `Sampling` to its end; it has the same arguments and errors."""
     sampling = Sampling(detector, canvas, targets, plan, **run_options)
     for _ in sampling:
         pass
@@ -81,12 +81,12 @@ def sample(
 
 
 def default_batch_size(detector: Detector) -> int:
-    """Masked images in a batch. On a CPU eight are shared out to the threads that work side by side."""
+    """Masked images in a batch: 64 on a GPU. On a CPU, 8 are divided among the threads."""
     return max(1, 8 // threads_for(detector)) if detector.device.type == "cpu" else 64
 
 
 class Sampling:
-    """Steps 2 to 6 in batches: iterate to go on, and ask for the `levels` so far at any time.
+    """Steps 2 to 6 in batches. Iterate over it to sample; `levels` gives the sums so far at any time.
 
     All targets share the masked images. Memory does not grow with the number of masks: a batch is
     made, seen and added up before the next one. Without targets no image is masked. A detector that
@@ -95,17 +95,17 @@ class Sampling:
     Parameters
     ----------
     detector, canvas, targets
-        A detector, the image as it prepared it, and n boxes in image pixels.
+        A detector, the image that it prepared, and n boxes in image pixels.
     plan : Plan
-        Levels take turns, a batch each.
+        Its levels take turns, one batch each.
     batch_size : int, optional
-        Masked images in one forward pass. It is halved, with a warning, where memory does not suffice.
+        Masked images in one forward pass. It is halved, with a warning, if memory does not suffice.
     stops : sequence of int
-        Numbers of masks at which to look: every level has had its share there, whatever the batch size.
+        Numbers of masks that iteration stops at. There, each level has its share, whatever the batch size.
     halves : {1, 2}
-        With 2, draws of masks go to two halves by turns, so that the halves' maps can be compared.
+        With 2, masks go alternately to two halves, so that the maps of the halves can be compared.
     progress : bool
-        Show a bar.
+        Show a progress bar.
     """
 
     def __init__(
@@ -128,7 +128,7 @@ class Sampling:
         self._predict = detector.predictor(sum(self.counts))
         self._boxes, self._probs = canvas.vectors(targets)
         self._size = batch_size or default_batch_size(detector)
-        self._own = threading.local()  # of each thread: its `masked` images
+        self._of_thread = threading.local()  # holds each thread's own `masked` images
         # n targets, then the density; doubles, since thousands of terms are added
         shape = halves, len(self.counts), len(targets) + 1, canvas.content[2] * canvas.content[3]
         self._sums = torch.zeros(shape, dtype=torch.float64, device=canvas.pixels.device)
@@ -136,7 +136,7 @@ class Sampling:
 
     @torch.inference_mode()
     def __iter__(self) -> Iterator[int]:
-        """Add up a batch of each level; gives the number of masks so far, those of `stops` among them."""
+        """Add up a batch of each level in turn. Yields the number of masks so far, including `stops`."""
         taken, total, size = 0, sum(self.counts), self._size
         with tqdm(total=total, unit="mask", disable=not self.progress or not total) as bar:
             for batch, weights, sums in map_in_threads(self.detector, self._add_up, self._batches()):
@@ -144,14 +144,14 @@ class Sampling:
                 self._weights[batch.level].append(weights)
                 taken += len(weights)
                 bar.update(len(weights))
-                if self._size < size:  # said here, since a warning in a thread names no caller
+                if self._size < size:  # warn here: in a thread, a warning names no caller
                     size = self._size
                     warnings.warn(f"memory does not suffice: going on with batches of {size}", stacklevel=4)
                 if batch.last:
                     yield taken
 
     def levels(self, half: int | None = None) -> list[Level]:
-        """What has been added up so far, by one half or by all."""
+        """The sums so far, of one half or of all masks."""
         sums = self._sums.sum(0) if half is None else self._sums[half]
         levels = []
         for k, (sampler, maps) in enumerate(zip(self.plan.samplers, sums)):
@@ -163,7 +163,7 @@ class Sampling:
         return levels
 
     def _half_of(self, sampler: MaskSampler, start: int, stop: int) -> torch.Tensor:
-        """The half of each mask; masks that are cut from one draw stay together."""
+        """Index of the half of each mask; masks that are cut from one draw stay together."""
         numbers = torch.arange(start, stop, device=self._boxes.device)
         return numbers // sampler.crops_per_draw % len(self._sums)
 
@@ -182,7 +182,7 @@ class Sampling:
                 yield from turn
 
     def _add_up(self, batch: _Batch) -> tuple[_Batch, torch.Tensor, torch.Tensor]:
-        """A batch's weights (b, n) and sums (halves, n + 1, pixels), in parts where memory is short."""
+        """Weights (b, n) and sums (halves, n + 1, pixels) of a batch, which is split if memory is short."""
         count = batch.stop - batch.start
         if count <= self._size:
             try:
@@ -191,23 +191,23 @@ class Sampling:
                 weights = self._weigh(masks)
                 rows = torch.cat([weights.T, weights.new_ones(1, count)])  # (n + 1, b)
                 halves = range(len(self._sums))
-                own = [self._half_of(sampler, batch.start, batch.stop) == half for half in halves]
-                return batch, weights, torch.stack([rows * mine @ masks.flatten(1) for mine in own])
+                members = [self._half_of(sampler, batch.start, batch.stop) == half for half in halves]
+                return batch, weights, torch.stack([rows * inside @ masks.flatten(1) for inside in members])
             except (MemoryError, RuntimeError) as error:
                 if count == 1 or not _is_about_memory(error):
                     raise
-            self._own.masked = None
-            self._size = min(self._size, count // 2)  # another thread may have found out before
+            self._of_thread.masked = None
+            self._size = min(self._size, count // 2)  # another thread may have halved it already
         middle = (batch.start + batch.stop) // 2
         _, weights, sums = self._add_up(batch._replace(stop=middle))
-        _, others, more = self._add_up(batch._replace(start=middle))
-        return batch, torch.cat([weights, others]), sums + more
+        _, later_weights, later_sums = self._add_up(batch._replace(start=middle))
+        return batch, torch.cat([weights, later_weights]), sums + later_sums
 
     def _weigh(self, masks: torch.Tensor) -> torch.Tensor:
         """Weights (b, n) of masks (b, h, w)."""
-        masked = getattr(self._own, "masked", None)
+        masked = getattr(self._of_thread, "masked", None)
         if masked is None or len(masked) < len(masks):
-            masked = self._own.masked = self.canvas.pixels.repeat(len(masks), 1, 1, 1)
+            masked = self._of_thread.masked = self.canvas.pixels.repeat(len(masks), 1, 1, 1)
         masked, window = masked[: len(masks)], self.canvas.window
         torch.mul(self.canvas.pixels[:, *window], masks[:, None], out=masked[:, :, *window])
         weights = mask_weights(self._predict(masked), self._boxes, self._probs, filtered=self.plan.filtered)
@@ -222,9 +222,9 @@ class _Batch(NamedTuple):
     level: int
     start: int
     stop: int
-    last: bool  # of a turn
+    last: bool  # whether it ends a turn of the levels
 
 
 def _is_about_memory(error: Exception) -> bool:
-    """Whether a device, PyTorch's allocator or ONNX Runtime's has run out."""
+    """Whether an error means that memory ran out, in PyTorch, in ONNX Runtime or on the device."""
     return isinstance(error, MemoryError | torch.OutOfMemoryError) or "allocate" in str(error)

@@ -1,4 +1,4 @@
-"""Section 3.2: how much a masked image's proposals still look like the target (Eq. 2 and 6)."""
+"""Section 3.2: how similar a masked image's proposals still are to the target (Eq. 2 and 6)."""
 
 from __future__ import annotations
 
@@ -35,12 +35,12 @@ def similarity_scores(
     iou = box_iou(target_boxes, boxes.flatten(0, 1)).view(shape)
     products = (probs.flatten(0, 1) @ target_probs.T).T.view(shape)
     lengths = target_probs.norm(dim=-1)[:, None, None] * probs.norm(dim=-1)
-    cosine = products / lengths.clamp_min(1e-12)  # squares of less leave float32
+    cosine = products / lengths.clamp_min(1e-12)  # no division by 0
     return (iou * objectness * cosine).permute(1, 2, 0)
 
 
 def lime_kernel(distance: torch.Tensor) -> torch.Tensor:
-    """Nearness of cosine distances in (0, 1], ``sqrt(exp(-d^2 / 0.25^2))`` (LIME, Ribeiro et al. 2016).
+    """Similarity in (0, 1] of a cosine distance d, ``sqrt(exp(-d^2 / 0.25^2))`` (LIME, Ribeiro et al. 2016).
 
     0.25 is the kernel width of section 4.2; the authors' program uses it in deletion and insertion.
     """
@@ -61,14 +61,14 @@ def mask_weights(
     proposals, target_boxes, target_probs
         As for `similarity_scores`.
     filtered : bool
-        False takes all T proposals, as the paper says. True takes what the authors' program
-        does: those left at confidence 0.25 after class-agnostic suppression at IoU 0.45, and of
-        the target's class only.
+        False uses all T proposals, as in the paper. True uses those of the authors' program: they
+        have the target's class, and survive confidence 0.25 and class-agnostic suppression at IoU
+        0.45.
 
     Returns
     -------
     (B, n) tensor in [0, 1]
-        0 where nothing is proposed.
+        0 if nothing is proposed.
     """
     scores = similarity_scores(proposals, target_boxes, target_probs)
     if filtered:
@@ -84,6 +84,6 @@ def mask_weights(
 
 @torch.inference_mode()
 def target_weights(detector: Detector, image: Any, targets: Detections) -> np.ndarray:
-    """Weight of each target in a whole image, with no pixel masked (Eq. 6), (n,) float32 in [0, 1]."""
+    """Weight of each target in an unmasked image (Eq. 6), (n,) float32 in [0, 1]."""
     canvas = detector.prepare(checks.image(image))
     return mask_weights(detector.predict(canvas.pixels[None]), *canvas.vectors(targets))[0].cpu().numpy()

@@ -1,4 +1,4 @@
-"""A test kit for the writer of an adapter: does a detector keep the contract of ``docs/detectors.md``?"""
+"""A test for authors of detectors: does a detector keep the contract of ``docs/detectors.md``?"""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ from .detection import Canvas, Detector, Proposals, box_iou
 from .images import load_photo
 from .threads import map_in_threads
 
-LEARNERS = _BatchNorm, _DropoutNd  # layers that do something else in training
+TRAINING_LAYERS = _BatchNorm, _DropoutNd  # layers that work differently in training
 SURE = 0.5  # a box with this score must be found again where its image has moved
 SEEN = 0.05  # proposals with this score are compared
-SAME = 0.05  # how far two answers may be apart, of 1
+SAME = 0.05  # largest distance in [0, 1] of two answers that count as the same
 COLOUR = 3  # mean difference of colours between canvas and image, in 0-255; resizing alone makes less than 1
 
 
@@ -31,18 +31,18 @@ def check_detector(detector: Detector, image: Any = None) -> list[str]:
     ----------
     detector : Detector
     image : array, optional
-        As for `Detector.detect`: best one of many colours on which it is sure of something (a score
-        of 0.5 or more). By default the photo "coffee".
+        As for `Detector.detect`. Best is a colourful one, with an object that the detector finds with a
+        score of 0.5 or more. By default the photo "coffee".
 
     Returns
     -------
     list of str
-        Remarks: what is right but should be known, and what could not be checked.
+        Remarks: limits that are allowed, and what could not be checked.
 
     Raises
     ------
     InputError
-        What is wrong, a line each.
+        Says what is wrong, in one line for each fault.
 
     Examples
     --------
@@ -60,17 +60,17 @@ def check_detector(detector: Detector, image: Any = None) -> list[str]:
         before = image.copy()
         canvas = _ask(detector, "prepare", detector.prepare, image)
         _stop(detector, _wrong_canvas(detector, canvas, image, before))
-        batch = canvas.pixels.repeat(3, 1, 1, 1)  # as it is, mirrored and black
+        batch = canvas.pixels.repeat(3, 1, 1, 1)  # the image, the image mirrored, and black
         batch[1, :, *canvas.window] = canvas.pixels[:, *canvas.window].flip(2)
         batch[2, :, *canvas.window] = 0
         given = batch.clone()
         proposals = _predict(detector, batch)
         _stop(detector, _wrong_proposals(detector, proposals, batch, given))
-        _stop(detector, _other_answers(detector, proposals, batch))
+        _stop(detector, _inconsistent_answers(detector, proposals, batch))
         probs = proposals.class_probs[_scores(proposals) > 0]  # (n, C)
         if len(probs) and probs.shape[1] > 1 and ((probs > 0).sum(-1) == 1).all():
             remarks.append(
-                "class vectors are one-hot: maps say nothing of how nearly an object was of another class"
+                "class vectors are one-hot: maps cannot show how close an object was to another class"
             )
         _stop(detector, _does_not_move(detector, image, remarks))
     return remarks
@@ -87,7 +87,7 @@ def _ask(detector: Detector, function: str, call: Callable[..., Any], *given: An
     """Result of a call; whatever it raises is reported with the function that raised it."""
     try:
         return call(*given, **options)
-    except Exception as error:  # a person's own code: anything can happen
+    except Exception as error:  # a user's own code can raise anything
         return _stop(detector, [f"{function} raised {type(error).__name__}: {error}"], error)
 
 
@@ -101,7 +101,7 @@ def _wrong_facts(detector: Detector) -> Iterator[str]:
         yield f"class_names must be one or more names, got {names!r}"
     module = getattr(detector, "module", None)
     layers = module.modules() if isinstance(module, torch.nn.Module) else ()
-    if any(layer.training for layer in layers if layer is module or isinstance(layer, LEARNERS)):
+    if any(layer.training for layer in layers if layer is module or isinstance(layer, TRAINING_LAYERS)):
         yield "its network is in training mode: call module.eval()"
 
 
@@ -187,32 +187,32 @@ def _wrong_boxes(proposals: Proposals, size: torch.Size) -> Iterator[str]:
             yield f"the box {_rounded(outside[0])} lies outside the canvas of {size[0]} x {size[1]} pixels"
 
 
-def _other_answers(detector: Detector, proposals: Proposals, batch: torch.Tensor) -> Iterator[str]:
-    """Ask again, ask alone, ask the form for many passes, ask from threads: the answer must stay."""
-    if _apart(proposals, _predict(detector, batch)) > SAME:
-        yield "the same pixels give another answer the second time: does it draw at random, is dropout on?"
+def _inconsistent_answers(detector: Detector, proposals: Proposals, batch: torch.Tensor) -> Iterator[str]:
+    """Repeated, single and threaded calls, and `predictor`, must all give the same answer."""
+    if _distance(proposals, _predict(detector, batch)) > SAME:
+        yield "the same pixels give another answer the second time: is it random, or is dropout on?"
         return
     images = batch.split(1)
     alone = [_predict(detector, image) for image in images]
     together = [Proposals(*parts) for parts in zip(*(part.split(1) for part in proposals))]
-    if any(_apart(*answers) > SAME for answers in zip(together, alone)):
+    if any(_distance(*answers) > SAME for answers in zip(together, alone)):
         yield (
-            "an image gives another answer in a batch than alone: does each image of the batch get its own, "
-            "and does the network evaluate?"
+            "an image gives another answer in a batch than alone: does each image of the batch get its own "
+            "answer, and is the network in evaluation mode?"
         )
     predict = _ask(detector, "predictor", detector.predictor, 1000)
     many = _ask(detector, "predictor", predict, batch)
     at_once = _ask(detector, "predictor", lambda: list(map_in_threads(detector, predict, images * 4)))
-    if _apart(proposals, many) > SAME:
+    if _distance(proposals, many) > SAME:
         yield "predictor(1000) gives other answers than predict"
-    elif any(_apart(*answers) > SAME for answers in zip(alone * 4, at_once)):
-        yield "it gives other answers when several threads ask at once: it is not thread_safe"
+    elif any(_distance(*answers) > SAME for answers in zip(alone * 4, at_once)):
+        yield "it gives other answers to several threads at once: it is not thread_safe"
 
 
 def _does_not_move(detector: Detector, image: np.ndarray, remarks: list[str]) -> Iterator[str]:
     """Move the image from the top left to the bottom right of a black frame: its boxes must follow.
 
-    There, x and y are larger than any width and height, so that boxes of another form are turned.
+    There, x and y exceed any width and height. So boxes that end in width and height end before they begin.
     """
     height, width = image.shape[:2]
     found = []
@@ -231,34 +231,34 @@ def _does_not_move(detector: Detector, image: np.ndarray, remarks: list[str]) ->
     overlap = box_iou(torch.tensor(found[1].boxes), torch.tensor(moved)).numpy()
     if not len(sure):
         remarks.append(
-            f"nothing was found with a score of {SURE} or more, so it was not looked at whether boxes go "
-            "where the image goes: give an image of what it knows"
+            f"nothing was found with a score of {SURE} or more, so it could not be checked whether "
+            "boxes follow the image: give an image of what it knows"
         )
     elif not (overlap[found[1].labels[:, None] == sure.labels] > 0.5).any():
         yield (
             f"{sure.names[0]!r} at {_rounded(sure.boxes[0])} was not found {width} pixels to the right and "
-            f"{height} below where the image was moved there, but {found[1]!r}: are boxes in canvas pixels?"
+            f"{height} below after the image moved there, but {found[1]!r}: are boxes in canvas pixels?"
         )
 
 
-def _apart(answer: Proposals, other: Proposals) -> float:
-    """How far two answers to the same B images are apart, in [0, 1], by their 20 surest proposals.
+def _distance(first: Proposals, second: Proposals) -> float:
+    """Distance in [0, 1] of two answers to the same B images, from their 20 surest proposals.
 
-    A proposal is as near to another of its class as they overlap and their scores agree.
+    Two proposals of one class are as near as their IoU, times 1 less the difference of their scores.
     """
-    apart = [0.0]
-    for a, b in ((answer, other), (other, answer)):
+    distances = [0.0]
+    for a, b in ((first, second), (second, first)):
         for k in range(len(a.boxes)):
-            boxes, labels, scores = (part[:20] for part in _surest_first(a, k))
-            others, names, values = _surest_first(b, k)
-            nearness = box_iou(boxes, others) * (1 - (scores[:, None] - values).abs())
-            nearness = torch.nn.functional.pad(nearness * (labels[:, None] == names), (1, 0))  # at least 0
-            apart += (1 - nearness.amax(1))[scores >= SEEN].tolist()
-    return max(apart)
+            boxes_a, labels_a, scores_a = (part[:20] for part in _surest_first(a, k))
+            boxes_b, labels_b, scores_b = _surest_first(b, k)
+            nearness = box_iou(boxes_a, boxes_b) * (1 - (scores_a[:, None] - scores_b).abs())
+            nearness = torch.nn.functional.pad(nearness * (labels_a[:, None] == labels_b), (1, 0))
+            distances += (1 - nearness.amax(1))[scores_a >= SEEN].tolist()
+    return max(distances)
 
 
 def _surest_first(proposals: Proposals, k: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Boxes, labels and scores of image k's proposals that have an area, by score."""
+    """Boxes, labels and scores of image k's proposals that have an area, the surest first."""
     boxes, scores = proposals.boxes[k].float(), _scores(proposals)[k].float()
     order = scores.argsort(descending=True)
     order = order[(boxes[order, 2:] > boxes[order, :2]).all(1)]

@@ -1,7 +1,7 @@
-"""Threads that work on the CPU side by side, each with one of PyTorch's own.
+"""Several batches at the same time on the CPU, one in each thread.
 
-Where a network has all threads for one batch, they wait for each other after each layer, and for
-what is done between two batches. Batches side by side keep all cores busy.
+If all threads work on one batch, they wait for each other after each layer and between batches. With
+a batch for each thread, all cores stay busy.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ Result = TypeVar("Result")
 
 
 def threads_for(detector: Detector) -> int:
-    """How many threads may call a detector at once: PyTorch's, where it is `thread_safe` and on the CPU."""
+    """How many threads may call a detector at once: PyTorch's if it is `thread_safe` on a CPU, else 1."""
     return torch.get_num_threads() if detector.thread_safe and detector.device.type == "cpu" else 1
 
 
@@ -29,8 +29,8 @@ def map_in_threads(
 ) -> Iterator[Result]:
     """Results of `work`, without gradients, in the order of the tasks.
 
-    With several threads, see `threads_for`, each works one task ahead. With one, a task is done here
-    when its result is asked for.
+    With several threads (see `threads_for`), tasks start before their results are asked for. With one,
+    each task runs in this thread when its result is asked for.
     """
     threads = threads_for(detector)
     work = torch.inference_mode()(work)
@@ -38,7 +38,7 @@ def map_in_threads(
         yield from map(work, tasks)
         return
     waiting: deque[Future[Result]] = deque()
-    torch.set_num_threads(1)  # here, and in threads that begin from now on
+    torch.set_num_threads(1)  # in this thread, and in threads that start from now on
     pool = ThreadPoolExecutor(threads)
     try:
         for task in tasks:

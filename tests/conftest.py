@@ -1,4 +1,4 @@
-"""Fixtures: the toy detector with known answers, and the real one where it is at hand."""
+"""Fixtures: the toy detector with known answers, and the real one if its weights are there."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def coco() -> Path:
 
 @pytest.fixture
 def threads():
-    """PyTorch with more than one thread, whatever the machine has; gives how many."""
+    """Give PyTorch three threads, whatever the machine has; returns 3."""
     before = torch.get_num_threads()
     torch.set_num_threads(3)
     yield 3

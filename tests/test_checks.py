@@ -39,7 +39,7 @@ def test_floats_in_0_1_are_scaled():
         (None, "shape"),
     ],
 )
-def test_what_is_no_image_is_refused(value, word):
+def test_other_arrays_than_images_are_refused(value, word):
     with pytest.raises(InputError, match=word):
         checks.image(value)
 

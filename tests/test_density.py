@@ -33,7 +33,7 @@ def test_a_pixel_that_no_mask_kept_gets_0():
     assert normalise(np.array([[[0.0, 1.0]]]), density).tolist() == [[[0, 0.5]]]
 
 
-def test_contrast_is_kept_less_hidden_by_loops():
+def test_contrast_is_kept_minus_hidden_against_a_loop():
     masks, weights = RNG.uniform(0, 1, (6, 4, 5)), RNG.uniform(0, 1, (6, 2))
     weighted_sum = np.einsum("kn,khw->nhw", weights, masks)
     got = contrast(weighted_sum, density_map(masks), weights)
@@ -47,7 +47,7 @@ def test_contrast_is_kept_less_hidden_by_loops():
                 assert np.isclose(got[n, i, j], kept - hidden)
 
 
-def test_contrast_of_what_is_always_or_never_kept_is_0():
+def test_contrast_is_0_for_pixels_that_are_always_or_never_kept():
     masks = np.array([[[1.0, 0.0, 1.0]], [[1.0, 0.0, 0.0]]])
     weights = np.array([[0.9], [0.2]])
     got = contrast(np.einsum("kn,khw->nhw", weights, masks), density_map(masks), weights)

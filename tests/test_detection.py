@@ -34,7 +34,7 @@ def test_rows_can_be_picked():
     assert found[-1].names == ["cow"]
     assert found[:2].names == ["dog", "cat"]
     assert found[found.scores > 0.22].names == ["dog", "cat"]
-    assert [one.names for one in found] == [["dog"], ["cat"], ["cow"]]
+    assert [row.names for row in found] == [["dog"], ["cat"], ["cow"]]
     with pytest.raises(IndexError):
         found[3]
 
@@ -46,7 +46,7 @@ def test_rows_stay_sorted_however_they_are_picked(index):
     assert set(scores) == set(make().scores[index])
 
 
-def test_tables_that_do_not_fit_are_refused_not_reshaped():
+def test_arrays_of_other_shapes_are_refused_not_reshaped():
     with pytest.raises(dc.InputError, match=r"class_probs must have the shape \(n, 3\)"):
         dc.Detections([[0, 0, 1, 1]] * 2, [1, 1], np.ones((3, 2)), NAMES)
     with pytest.raises(dc.InputError, match="not be empty"):
@@ -65,7 +65,7 @@ def test_detections_are_frozen():
         found.boxes[0, 0] = 7
 
 
-def test_no_detection_is_fine():
+def test_detections_may_be_empty():
     none = dc.Detections(np.zeros((0, 4)), [], np.zeros((0, 3)), NAMES)
     assert len(none) == 0 and none.scores.shape == (0,) and none.names == []
     assert "(0)" in repr(none)
@@ -90,7 +90,7 @@ def test_bad_boxes_are_refused(boxes, word):
         dc.Detections(boxes, [1], [[1, 0, 0]], NAMES)
 
 
-def test_targets_are_one_hot_and_sure():
+def test_targets_are_one_hot_with_objectness_1():
     targets = dc.Targets([[0, 0, 2, 2], [1, 1, 3, 3]], ["cow", 1]).detections(NAMES)
     assert targets.class_probs.tolist() == [[0, 0, 1], [0, 1, 0]]
     assert targets.objectness.tolist() == [1, 1]
@@ -188,7 +188,7 @@ def test_padding_is_never_detected(lamps, lit):
     assert len(lamps.detect(lit, confidence=0)) == 2
 
 
-def test_a_list_of_names_and_a_device_s_name_will_do(lit):
+def test_names_may_be_a_list_and_the_device_a_string(lit):
     class Listed(Lamps):
         def __init__(self):
             super().__init__([[1, 1, 7, 9]], [[1.0]])
@@ -202,7 +202,7 @@ def test_the_best_detection_chooses_first_and_each_truth_is_used_once():
     truths = np.array([[0, 0, 10, 10], [0, 0, 10, 12], [50, 50, 60, 60], [80, 80, 90, 90]], np.float32)
     boxes = [[0, 0, 10, 10], [0, 0, 10, 11], [0, 0, 10, 10], [50, 50, 60, 60], [80, 80, 90, 84.9]]
     found = dc.Detections(boxes, [0.9, 0.8, 0.7, 0.6, 0.5], np.eye(3)[[0, 0, 0, 1, 0]], NAMES)
-    # the first takes truth 0, the second truth 1, for the third none is left; then a wrong class,
+    # the first takes truth 0 and the second truth 1; none is left for the third; then a wrong class,
     # and an overlap that is too small
     assert match(found, truths, ["cat"] * 4) == [(0, 0), (1, 1)]
     assert match(found, truths, ["cat", "cat", "dog", "cat"]) == [(0, 0), (1, 1), (3, 2)]

@@ -1,4 +1,4 @@
-"""The code on the pages runs word by word, links lead somewhere, and the book needs no network."""
+"""All code on the pages runs, links lead somewhere, and the book needs no network."""
 
 import os
 import pkgutil
@@ -24,7 +24,7 @@ SECTIONS = re.findall(r"^## (.+?)$(.*?)(?=^## |\Z)", PAGE.read_text(encoding="ut
 
 @pytest.fixture
 def needs(tmp_path, monkeypatch):
-    """The folder that a reader works in, with the files that a section names."""
+    """A reader's working folder, with the files that a section names."""
     monkeypatch.chdir(tmp_path)
 
     def onnx():
@@ -63,10 +63,10 @@ def test_a_section_runs_by_itself(title, text, needs, capsys):
         assert all(share > 3 * area for share, area in zip(shares, areas))
         assert "one-hot" in capsys.readouterr().out
     if title == "The contract":
-        assert capsys.readouterr().out == "[]\n"  # nothing to be said against it
+        assert capsys.readouterr().out == "[]\n"  # no fault was found
 
 
-def test_the_page_has_all_kinds():
+def test_the_page_shows_every_kind_of_detector():
     assert [title for title, _ in SECTIONS] == [
         "A function",
         "A torchvision network",

@@ -17,8 +17,8 @@ from dclose_nb.methods import make
 from dclose_nb.sampling import Plan, sample
 
 
-def test_the_seven_steps_by_the_loop(lamps, lit):
-    """Section 3.5 from the first step to the last, without the module's loop, density or fusion."""
+def test_the_seven_steps_against_a_loop(lamps, lit):
+    """All steps of section 3.5, without the loop, density and fusion of the package."""
     segments, n_masks, p, r = (4, 8, 16), 30, 0.4, 1.5
     found = dc.explain(lamps, lit, n_masks=n_masks, segments=segments, p=p, r=r, seed=3, progress=False)
     h, w = lit.shape[:2]
@@ -59,7 +59,7 @@ def test_drise_is_the_weighted_sum_over_n_p(lamps, lit):
 
 @pytest.mark.parametrize("options", [{"method": "dclose"}, {"method": "drise", "grid": (4, 6)}])
 def test_maps_lie_on_their_lamp(options):
-    """Also where the canvas is larger than the image and shifted: a letterbox never moves a map."""
+    """Also if the canvas is larger than the image and shifted: padding never moves a map."""
     lamps = Lamps([[2, 3, 10, 11], [24, 14, 34, 22]], [[1, 0], [0, 1]], zoom=3)
     image = np.full((24, 36, 3), 200, np.uint8)
     found = dc.explain(lamps, image, n_masks=600, progress=False, **options)
@@ -92,9 +92,9 @@ def test_targets_need_not_be_detected(lamps, lit):
     assert found.detections.scores.tolist() == [1]
 
 
-def test_parts_of_an_explanation(lamps, lit):
+def test_an_explanation_can_be_indexed_and_iterated(lamps, lit):
     found = dc.explain(lamps, lit, n_masks=10, progress=False)
-    assert [len(one) for one in found] == [1, 1]
+    assert [len(part) for part in found] == [1, 1]
     assert np.array_equal(found[1].saliency[0], found.saliency[1])
     assert np.array_equal(found[1].levels[:, 0], found.levels[:, 1])
     assert found[1].detections.names == ["b"] and "dclose" in repr(found)
@@ -106,7 +106,7 @@ def test_nothing_to_explain_is_an_empty_record(lamps, lit):
 
 
 @pytest.mark.parametrize("kind", ["grey", "rgba", "float"])
-def test_other_images_are_converted(lamps, kind):
+def test_images_of_every_kind_are_converted(lamps, kind):
     grey = np.full((12, 20), 200, np.uint8)
     image = {
         "grey": grey,
@@ -142,7 +142,7 @@ def test_the_paper_s_parameters_are_the_defaults():
     assert (drise.n_masks, drise.grid, drise.p) == (5000, (16, 16), 0.5)
 
 
-def test_the_other_order_begins_with_the_coarsest(lamps, lit):
+def test_coarse_to_fine_begins_with_the_coarsest_level(lamps, lit):
     found = dc.explain(lamps, lit, n_masks=60, segments=(4, 8, 16), order="coarse_to_fine", progress=False)
     assert np.allclose(found.saliency, cascade(found.levels[::-1]), atol=1e-6)
 
@@ -235,7 +235,7 @@ def test_bad_input_is_refused_before_any_mask(lamps, lit, arguments, word):
     assert len(lamps.seen) <= 1  # the detection at most
 
 
-def test_a_detector_must_be_one(lit):
+def test_other_objects_than_detectors_are_refused(lit):
     with pytest.raises(dc.InputError, match="load_detector"):
         dc.explain("yolox_nano", lit)
 
@@ -266,12 +266,12 @@ def test_auto_stops_by_itself_and_says_how_far_it_got(lamps, lit):
 @pytest.mark.parametrize("method", ["dclose", "contrast", "drise", "mfpp"])
 def test_a_tolerance_stops_at_the_same_mask_for_any_batch_size(lamps, lit, method):
     options = {"method": method, "n_masks": 3000, "tolerance": 0.35, "progress": False}
-    first, *others = [dc.explain(lamps, lit, batch_size=size, **options) for size in (1, 7, 64)]
+    first, *again = [dc.explain(lamps, lit, batch_size=size, **options) for size in (1, 7, 64)]
     assert 1 < first.n_forward < 3000
-    for other in others:
-        assert other.n_forward == first.n_forward
-        assert np.allclose(other.relative_error, first.relative_error, rtol=1e-4)
-        assert np.allclose(other.saliency, first.saliency, atol=1e-5)
+    for found in again:
+        assert found.n_forward == first.n_forward
+        assert np.allclose(found.relative_error, first.relative_error, rtol=1e-4)
+        assert np.allclose(found.saliency, first.saliency, atol=1e-5)
 
 
 def test_auto_is_a_tolerance_of_a_tenth(lamps, lit):
@@ -281,7 +281,7 @@ def test_auto_is_a_tolerance_of_a_tenth(lamps, lit):
 
 
 def test_the_error_is_half_of_the_distance_of_two_halves(lamps, lit):
-    """Masks go to one half and to the other by turns."""
+    """Masks go to the two halves alternately."""
     with pytest.warns(UserWarning, match=r"after 64 masks a map's error is \d\.\d\d, not 0.01 or less"):
         found = dc.explain(
             lamps, lit, method="drise", n_masks=64, grid=(3, 4), tolerance=0.01, batch_size=4, progress=False
@@ -290,12 +290,12 @@ def test_the_error_is_half_of_the_distance_of_two_halves(lamps, lit):
     first = np.arange(64) % 2 == 0
     for n, (x1, y1, x2, y2) in enumerate(found.detections.boxes.astype(int)):
         weights = np.array([(lit * mask[:, :, None])[y1:y2, x1:x2].mean() / 255 for mask in masks])
-        whole, one, other = (
+        all_masks, even, odd = (
             min_max(np.einsum("k,khw->hw", weights[which], masks[which]))
             for which in (first | True, first, ~first)
         )
-        assert np.allclose(found.error[n], np.abs(one - other) / 2, atol=1e-4)
-        expected = np.sqrt((found.error[n] ** 2).mean()) / np.sqrt((whole**2).mean())
+        assert np.allclose(found.error[n], np.abs(even - odd) / 2, atol=1e-4)
+        expected = np.sqrt((found.error[n] ** 2).mean()) / np.sqrt((all_masks**2).mean())
         assert np.isclose(found.relative_error[n], expected, rtol=1e-3)
 
 
@@ -324,7 +324,7 @@ def test_what_auto_cannot_be_is_refused(lamps, lit, options, word):
 
 
 class Slow(Lamps):
-    """Long enough in a batch that every turn is watched."""
+    """Slow enough that `watch` is called after every batch."""
 
     def predict(self, pixels):
         if len(pixels) > 1:
@@ -359,33 +359,33 @@ RUNS = [
 
 def assert_same(found, expected):
     for field in fields(expected):
-        one, other = getattr(found, field.name), getattr(expected, field.name)
+        value, wanted = getattr(found, field.name), getattr(expected, field.name)
         if field.name == "detections":
             for name in ("boxes", "objectness", "class_probs"):
-                assert np.array_equal(getattr(one, name), getattr(other, name))
-            assert one.class_names == other.class_names
-        elif isinstance(other, np.ndarray):
-            assert one.dtype == other.dtype and np.array_equal(one, other) and not one.flags.writeable
+                assert np.array_equal(getattr(value, name), getattr(wanted, name))
+            assert value.class_names == wanted.class_names
+        elif isinstance(wanted, np.ndarray):
+            assert value.dtype == wanted.dtype and np.array_equal(value, wanted) and not value.flags.writeable
         else:
-            assert one == other and type(one) is type(other), field.name
+            assert value == wanted and type(value) is type(wanted), field.name
 
 
 @pytest.mark.parametrize("options", RUNS, ids=lambda options: options.get("method", "dclose"))
-def test_what_is_loaded_is_what_was_saved_to_the_bit(lamps, lit, tmp_path, options):
+def test_a_loaded_explanation_equals_the_saved_one_to_the_bit(lamps, lit, tmp_path, options):
     for expected in (found := dc.explain(lamps, lit, progress=False, **options), found[1], found[:0]):
         assert expected.save(tmp_path / "kept") == tmp_path / "kept"
         assert_same(dc.Explanation.load(tmp_path / "kept"), expected)
         assert sorted(file.name for file in (tmp_path / "kept").iterdir()) == ["manifest.json", "maps.npz"]
 
 
-def test_facts_of_a_detector_that_json_does_not_know_are_kept_as_words(lamps, lit, tmp_path):
+def test_provenance_that_json_cannot_hold_is_kept_as_text(lamps, lit, tmp_path):
     lamps.provenance = {"file": tmp_path, "mean": (1, 2)}
     found = dc.explain(lamps, lit, n_masks=5, progress=False)
     assert found.provenance["detector"]["file"] == str(tmp_path)
     assert_same(dc.Explanation.load(found.save(tmp_path / "kept")), found)
 
 
-def test_a_folder_of_somebody_else_is_left_alone(lamps, lit, tmp_path):
+def test_a_folder_with_somebody_else_s_files_is_left_alone(lamps, lit, tmp_path):
     found = dc.explain(lamps, lit, n_masks=5, progress=False)
     (tmp_path / "maps.npz").write_text("theirs")
     with pytest.raises(dc.InputError, match="is not an explanation's and would be lost"):
@@ -421,12 +421,12 @@ def cut(folder):
     (lambda folder: edited(folder, format="new"), "is damaged: "),
     (lambda folder: edited(folder, image={"sha256": "0"}), "its two files do not belong together"),
 ])  # fmt: skip
-def test_what_cannot_be_loaded_is_said_in_one_line(lamps, lit, tmp_path, damage, words):
+def test_a_folder_that_cannot_be_loaded_is_refused_in_one_line(lamps, lit, tmp_path, damage, words):
     dc.explain(lamps, lit, n_masks=5, progress=False).save(tmp_path)
     damage(tmp_path)
-    with pytest.raises(dc.InputError, match=words) as said:
+    with pytest.raises(dc.InputError, match=words) as refusal:
         dc.Explanation.load(tmp_path)
-    assert "\n" not in str(said.value)
+    assert "\n" not in str(refusal.value)
 
 
 def test_a_folder_that_is_missing(tmp_path):

@@ -66,17 +66,17 @@ def test_a_constant_map_becomes_0_even_with_rounding():
     assert (min_max(np.zeros((2, 2))) == 0).all()
 
 
-def test_the_largest_finite_numbers_are_taken():
+def test_the_largest_finite_numbers_are_accepted():
     fused = cascade(np.array([[[-3e38, 0, 3e38]], [[0, 1, 2]]], np.float32))
     assert np.allclose(fused, [[0, 0.5, 2]])
 
 
-def test_integers_and_float32_are_taken():
+def test_integers_and_float32_are_accepted():
     assert cascade(np.arange(24).reshape(2, 3, 4)).max() == 2
     assert cascade(RNG.uniform(0, 1, (2, 3, 4)).astype(np.float32)).dtype == np.float32
 
 
 @pytest.mark.parametrize("bad", [np.zeros((3, 4)), np.zeros((0, 3, 4)), np.full((2, 3, 4), np.nan)])
-def test_what_is_no_stack_of_levels_is_refused(bad):
+def test_other_arrays_than_levels_are_refused(bad):
     with pytest.raises(InputError, match="levels must be"):
         cascade(bad)

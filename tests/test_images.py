@@ -1,4 +1,4 @@
-"""Photos, scenes and situations: read to the pixel, refused in one line, and what they are said to be."""
+"""Photos, scenes and situations: how they are read, refused and found."""
 
 import socket
 import threading
@@ -24,7 +24,7 @@ def save(path, array, **options):
     return path
 
 
-def test_a_path_is_read_to_the_pixel(tmp_path):
+def test_a_file_is_read_without_changing_a_pixel(tmp_path):
     array = np.random.default_rng(0).integers(0, 256, (5, 7, 3), dtype=np.uint8)
     assert np.array_equal(dc.load_photo(save(tmp_path / "a.png", array)), array)
 
@@ -40,7 +40,7 @@ def test_greyscale_16_bit_palette_and_transparency(tmp_path):
     assert (dc.load_photo(save(tmp_path / "clear.png", clear)) == 255).all()
 
 
-def test_floats_are_read_from_0_to_1_and_other_numbers_are_not_guessed(tmp_path):
+def test_floats_in_0_1_are_read_and_others_refused(tmp_path):
     half = save(tmp_path / "half.tif", np.full((3, 4), 0.5, np.float32))
     assert (dc.load_photo(half) == 128).all()
     for name, array, word in (
@@ -68,10 +68,10 @@ def test_exif_turns_the_photo_upright(tmp_path):
 
 
 def test_what_cannot_be_read_is_refused(tmp_path):
-    whole = save(
+    photo = save(
         tmp_path / "whole.jpg", np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8)
     )
-    (tmp_path / "torn.jpg").write_bytes(whole.read_bytes()[:900])
+    (tmp_path / "torn.jpg").write_bytes(photo.read_bytes()[:900])
     (tmp_path / "text.png").write_text("no image")
     (tmp_path / "empty.png").touch()
     for name, word in (
@@ -104,14 +104,14 @@ def inside(inner, outer):
 
 
 def is_missed(detector, image, target):
-    """Whether nothing of the target's class overlaps it by half or more."""
+    """Whether no box of the target's class overlaps it by half or more."""
     found, wanted = detector.detect(image), target.detections(detector.class_names)
     overlap = box_iou(torch.tensor(found.boxes), torch.tensor(wanted.boxes))[:, 0].numpy()
     return not (overlap[found.labels == wanted.labels[0]] >= 0.5).any()
 
 
 @pytest.mark.filterwarnings("ignore:.*not the official")
-def test_situations_on_photos_are_what_they_say(yolox):
+def test_situations_on_photos_match_their_names(yolox):
     assert load_example("one object").targets.names == ["cat"]
     assert load_example("overlap").targets.names == ["cup", "dining table"]
     targets = load_example("inside another").targets
@@ -122,7 +122,7 @@ def test_situations_on_photos_are_what_they_say(yolox):
 
 @pytest.fixture
 def no_weights(tmp_path, monkeypatch):
-    """No weights, and a network that hangs up; lists who has called."""
+    """No weights, and a network that fails; lists the calls."""
     monkeypatch.setenv("YOLOX_HOME", str(tmp_path))
     calls = []
     with socket.create_server(("127.0.0.1", 0)) as server:
@@ -142,7 +142,7 @@ def no_weights(tmp_path, monkeypatch):
         server.shutdown(socket.SHUT_RDWR)
 
 
-def test_situations_on_scenes_are_what_they_say(no_weights):
+def test_situations_on_scenes_match_their_names(no_weights):
     examples = {}
     for name in ("one object", "overlap", "inside another", "missed"):
         with pytest.warns(
@@ -183,7 +183,7 @@ def test_images_with_their_ground_truth_are_scenes_without_weights(no_weights):
         assert len(truth.boxes) == len(truth.labels) >= 1
 
 
-def test_damaged_weights_are_not_passed_over(no_weights, tmp_path):
+def test_damaged_weights_are_an_error(no_weights, tmp_path):
     (tmp_path / "weights").mkdir()
     (tmp_path / "weights" / "yolox_nano.pth").write_bytes(b"torn")
     with pytest.raises(dc.WeightsError, match="cannot be read"):

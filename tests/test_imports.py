@@ -6,7 +6,7 @@ from importlib.util import resolve_name
 from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
-FLOORS = [  # from the ground up; a file stands where its package does, if it has no floor of its own
+FLOORS = [  # the lowest first; a file without a floor of its own is on that of its package
     "checks",
     "files commands",
     "detection masks density fusion",
@@ -45,7 +45,7 @@ WINGS = {"studies", "paper", "reports", "explorer_steps", "explorer"}
 
 
 def imported(path, package):
-    """Dotted names that a file imports: at its top, in functions and for types."""
+    """Dotted names of all that a file imports: at its top, in functions and for types."""
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         if isinstance(node, ast.ImportFrom):
             base = resolve_name("." * node.level + (node.module or ""), package)
@@ -55,7 +55,7 @@ def imported(path, package):
 
 
 def import_graph():
-    """Files of the package, by name, with the files of it that each imports."""
+    """For each file of the package, the files of the package that it imports."""
     graph, paths = {}, {}
     for path in (ROOT / "dclose_nb").rglob("*.py"):
         paths[".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")] = path
@@ -73,8 +73,8 @@ def height(name):
 def test_every_import_goes_down():
     graph = import_graph()
     assert [name for name in graph if height(name) < 0] == []  # each file has a floor
-    edges = [(name, other) for name, others in graph.items() for other in others]
-    assert [f"{name} -> {other}" for name, other in edges if height(other) > height(name)] == []
+    edges = [(name, imported) for name, imports in graph.items() for imported in imports]
+    assert [f"{name} -> {imported}" for name, imported in edges if height(imported) > height(name)] == []
 
 
 def test_no_import_goes_in_a_circle():

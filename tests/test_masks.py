@@ -74,10 +74,10 @@ def test_the_mean_of_the_masks_is_p(p):
     "make", [lambda **k: superpixel_masks(LABELS, **k), lambda **k: grid_masks((23, 31), **k)]
 )
 def test_a_mask_depends_on_its_seed_and_number_alone(make):
-    whole = make(seed=7).masks(0, 12)
-    assert torch.equal(torch.cat([make(seed=7).masks(a, a + 3) for a in range(0, 12, 3)]), whole)
-    assert torch.equal(make(seed=7).masks(5, 6)[0], whole[5])
-    assert not torch.equal(make(seed=8).masks(0, 12), whole)
+    masks = make(seed=7).masks(0, 12)
+    assert torch.equal(torch.cat([make(seed=7).masks(a, a + 3) for a in range(0, 12, 3)]), masks)
+    assert torch.equal(make(seed=7).masks(5, 6)[0], masks[5])
+    assert not torch.equal(make(seed=8).masks(0, 12), masks)
 
 
 def test_offsets_are_uniform_and_change_with_seed_and_level():
@@ -93,8 +93,8 @@ def test_offsets_are_uniform_and_change_with_seed_and_level():
     assert draws[0, 0] != draws[1, 0] != draws[0, 1] != draws[0, 0]
 
 
-def test_cells_are_kept_apart_from_each_other():
-    """Over 2000 masks no two cells go together: correlations scatter by 1 / sqrt(2000)."""
+def test_cells_are_kept_independently():
+    """Over 2000 masks no two cells are correlated: correlations scatter by 1 / sqrt(2000)."""
     sampler = superpixel_masks(np.arange(9).reshape(3, 3))
     kept = torch.stack([sampler.pattern(number).flatten() for number in range(2000)])
     correlation = np.corrcoef(kept.T.numpy())[~np.eye(9, dtype=bool)]
@@ -107,9 +107,9 @@ def test_slic_has_the_authors_parameters():
     assert np.array_equal(superpixels(image, 50), np.searchsorted(np.unique(labels), labels))
 
 
-def test_levels_draw_apart():
-    one, other = (superpixel_masks(LABELS, level=level).masks(0, 4) for level in (0, 1))
-    assert not torch.equal(one, other)
+def test_levels_draw_different_masks():
+    first, second = (superpixel_masks(LABELS, level=level).masks(0, 4) for level in (0, 1))
+    assert not torch.equal(first, second)
 
 
 def test_the_authors_cut_many_crops_from_one_draw():
@@ -122,8 +122,8 @@ def test_the_authors_cut_many_crops_from_one_draw():
     assert not torch.equal(fresh.pattern(1), fresh.pattern(0))
 
 
-def test_grid_masks_are_rise_s():
-    """Against RISE's own recipe: enlarge the grid by (s + 1) cells, crop within one cell."""
+def test_grid_masks_are_those_of_rise():
+    """As in RISE: enlarge the grid by (s + 1) cells, crop within one cell."""
     sampler = grid_masks((30, 44), grid=(4, 5))
     for number, mask in enumerate(sampler.masks(0, 10)):
         cell_h, cell_w = 8, 9

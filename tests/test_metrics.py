@@ -31,7 +31,7 @@ def test_energy_in_closed_form():
     assert metrics.ebpg(one_pixel(), BOX) == 1
     assert metrics.ebpg(one_pixel(at=(0, 0)), BOX) == 0
     assert metrics.ebpg(np.zeros((6, 8)), BOX) == 0
-    below = one_pixel() - 1  # what is negative counts as 0
+    below = one_pixel() - 1  # negative values count as 0
     assert metrics.ebpg(below, BOX) == 1
     assert metrics.ebpg(np.ones((6, 8)), BOX + 0.4) == pytest.approx(9 / 48)  # edges are rounded
     assert metrics.ebpg(np.ones((6, 8)), [-3, -3, 4, 3]) == pytest.approx(12 / 48)
@@ -49,7 +49,7 @@ def test_energy_by_the_loop():
     assert metrics.ebpg(saliency, BOX) == pytest.approx(inside / total)
 
 
-def test_pointing():
+def test_pointing_game_in_closed_form():
     assert metrics.pointing_game(one_pixel(), BOX) == 1
     assert metrics.pointing_game(one_pixel(at=(0, 0)), BOX) == 0
     assert metrics.pointing_game(one_pixel() + one_pixel(at=(0, 0)), BOX) == 0.5
@@ -69,7 +69,7 @@ def test_leakage_in_closed_form():
 
 
 def test_deletion_in_closed_form(lamps, lit):
-    """A lamp is found until too little of it shines: objectness b (1 - removed share), p = 0.9."""
+    """A lamp is found until too few of its pixels shine: objectness b (1 - removed share), p = 0.9."""
     found = lamps.detect(lit)[0]
     x1, y1, x2, y2 = found.boxes[0].astype(int)
     perfect = np.zeros(lit.shape[:2])
@@ -87,11 +87,11 @@ def test_deletion_in_closed_form(lamps, lit):
 
 def test_the_ends_of_the_curves(lamps, lit):
     found = lamps.detect(lit)[1]
-    whole = metrics.over_all(lamps, lit, found, np.random.default_rng(0).random(lit.shape[:2]), steps=7)
-    assert whole.deletion.curve[0] == pytest.approx(1) and whole.deletion.curve[-1] == 0
-    assert whole.insertion.curve[-1] == pytest.approx(1)
-    assert whole.score == pytest.approx(whole.insertion.score - whole.deletion.score)
-    assert len(whole.deletion.curve) == 8
+    got = metrics.over_all(lamps, lit, found, np.random.default_rng(0).random(lit.shape[:2]), steps=7)
+    assert got.deletion.curve[0] == pytest.approx(1) and got.deletion.curve[-1] == 0
+    assert got.insertion.curve[-1] == pytest.approx(1)
+    assert got.score == pytest.approx(got.insertion.score - got.deletion.score)
+    assert len(got.deletion.curve) == 8
 
 
 def by_the_loop(detector, image, target, saliency, steps, kind):
@@ -130,31 +130,31 @@ def test_curves_by_the_loop_on_a_real_network(kind):
     for k in (0, 1):
         expected = by_the_loop(detector, drawn.image, targets[k], saliency[k], 16, kind)
         assert np.allclose(got[k].curve, expected, atol=1e-3)
-        assert len(set(np.round(expected, 3))) >= 4  # the case shows something
+        assert len(set(np.round(expected, 3))) >= 4  # the curve is not trivial
 
 
-def test_batches_and_company_do_not_matter(lamps, lit):
+def test_batches_and_other_detections_do_not_change_a_curve(lamps, lit):
     found = lamps.detect(lit)
     maps = np.random.default_rng(3).random((2, *lit.shape[:2]))
     canvas = lamps.prepare(lit)
-    one = metrics.curves(lamps, canvas, found, maps, steps=10, batch_size=1)
-    many = metrics.curves(lamps, canvas, found, maps, steps=10, batch_size=7)
+    single = metrics.curves(lamps, canvas, found, maps, steps=10, batch_size=1)
+    batched = metrics.curves(lamps, canvas, found, maps, steps=10, batch_size=7)
     for k in (0, 1):
         alone = metrics.over_all(lamps, lit, found[k], maps[k], steps=10)
         for kind in ("deletion", "insertion"):
-            assert np.allclose(one[kind][k].curve, many[kind][k].curve, atol=1e-6)
-            assert np.allclose(one[kind][k].curve, getattr(alone, kind).curve, atol=1e-6)
+            assert np.allclose(single[kind][k].curve, batched[kind][k].curve, atol=1e-6)
+            assert np.allclose(single[kind][k].curve, getattr(alone, kind).curve, atol=1e-6)
 
 
-def test_equal_pixels_follow_at_random(lamps, lit):
-    """A map that says nothing must not be scored by where an object happens to stand.
+def test_pixels_of_equal_value_follow_each_other_at_random(lamps, lit):
+    """The score of a constant map must not depend on where an object stands.
 
     A lamp goes when as much of it is black as of the image. Row by row the first would last for 0.56
     of the steps, column by column for 0.27.
     """
     flat = np.ones(lit.shape[:2])
     for lamp, sureness in zip(lamps.detect(lit), (0.9, 0.8)):
-        lasts = 1 - 0.25 / (250 / 255 * sureness)  # the share that can go before the score is below 0.25
+        lasts = 1 - 0.25 / (250 / 255 * sureness)  # the share that can go until the score is below 0.25
         assert metrics.deletion(lamps, lit, lamp, flat, steps=240).score == pytest.approx(lasts, abs=0.1)
 
 
@@ -186,11 +186,11 @@ def test_ssim_read_from_its_definition():
     offsets = np.arange(-5, 6)
     window = np.exp(-(offsets[:, None] ** 2 + offsets**2) / (2 * 1.5**2))
     window /= window.sum()
-    x, y = ((one - one.min()) / np.ptp(one) for one in (a, b))
+    x, y = ((saliency - saliency.min()) / np.ptp(saliency) for saliency in (a, b))
     values = []
     for row in range(5, 8):
         for column in range(5, 9):
-            p, q = (one[row - 5 : row + 6, column - 5 : column + 6] for one in (x, y))
+            p, q = (scaled[row - 5 : row + 6, column - 5 : column + 6] for scaled in (x, y))
             mp, mq = (window * p).sum(), (window * q).sum()
             vp, vq = (window * p * p).sum() - mp**2, (window * q * q).sum() - mq**2
             cov = (window * p * q).sum() - mp * mq
@@ -208,15 +208,15 @@ def test_hog_correlation_in_closed_form():
     assert metrics.hog_correlation(across, 3 * across + 2) == pytest.approx(1)
 
 
-@pytest.mark.parametrize("likeness", [metrics.rank_correlation, metrics.ssim, metrics.hog_correlation])
-def test_maps_that_cannot_be_compared(likeness):
+@pytest.mark.parametrize("similarity", [metrics.rank_correlation, metrics.ssim, metrics.hog_correlation])
+def test_maps_that_cannot_be_compared(similarity):
     a = np.random.default_rng(0).random((20, 30))
-    assert np.isnan(likeness(a, np.ones((20, 30)))) and np.isnan(likeness(np.zeros((20, 30)), a))
-    assert np.isnan(likeness(a, np.ones((20, 30), np.float32) + 1e-7))  # the same but for rounding
+    assert np.isnan(similarity(a, np.ones((20, 30)))) and np.isnan(similarity(np.zeros((20, 30)), a))
+    assert np.isnan(similarity(a, np.ones((20, 30), np.float32) + 1e-7))  # the same but for rounding
     with pytest.raises(dc.InputError, match="one size"):
-        likeness(a, a.T)
+        similarity(a, a.T)
     with pytest.raises(dc.InputError, match="finite"):
-        likeness(a, np.full((20, 30), np.nan))
+        similarity(a, np.full((20, 30), np.nan))
 
 
 def test_maps_that_are_too_small_for_a_window():

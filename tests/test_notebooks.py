@@ -1,4 +1,4 @@
-"""The notebooks as they are committed; nbval runs them on photos or, without weights, on scenes."""
+"""Tests of the committed notebooks. nbval runs them, on photos or (without weights) on scenes."""
 
 import json
 import re

@@ -1,4 +1,4 @@
-"""The project's own files agree with each other, and its wheel works away from the checkout."""
+"""The project's own files agree with each other, and its wheel works outside the checkout."""
 
 import json
 import os
@@ -28,20 +28,20 @@ def parse(requirement):
 
 
 def wanted():
-    """Name and version of every requirement, developers' included."""
+    """Name and version of every requirement, including those of developers."""
     project = PYPROJECT["project"]
     return dict(map(parse, [*project["dependencies"], *project["optional-dependencies"]["dev"]]))
 
 
 def files_under(folder):
-    """Names of the files under a folder, without what Python keeps for itself."""
+    """Names of the files under a folder, without Python's caches."""
     paths = (path.relative_to(folder) for path in folder.rglob("*") if path.is_file())
     return {path.as_posix() for path in paths if "__pycache__" not in path.parts}
 
 
 @pytest.fixture(scope="module")
 def installed(tmp_path_factory):
-    """The project as a user has it: a wheel, built from a copy and unpacked away from the checkout."""
+    """The project as users get it: a wheel, built from a copy and unpacked outside the checkout."""
     source, wheels, site = (tmp_path_factory.mktemp(name) for name in ("source", "wheels", "site"))
     for name in ("pyproject.toml", "README.md", "LICENSE"):
         shutil.copy(ROOT / name, source)
@@ -146,7 +146,7 @@ def test_the_workflow_runs_what_every_change_must_pass():
 
 
 def test_hooks_run_tools_of_the_project():
-    """Nothing is fetched from elsewhere, and each hook calls a tool that `make` installs."""
+    """Hooks download nothing, and each calls a tool that `make` installs."""
     (repository,) = yaml.safe_load((ROOT / ".pre-commit-config.yaml").read_text(encoding="utf-8"))["repos"]
     assert repository["repo"] == "local"
     for hook in repository["hooks"]:
@@ -160,7 +160,7 @@ def test_the_changelog_has_this_version():
 
 
 def test_a_torchvision_that_does_not_fit_is_named_at_once(tmp_path):
-    """What a CPU-only torch beside the registry's torchvision does, played by a stand-in."""
+    """A stand-in does what a CPU-only torch with a CUDA torchvision does."""
     (tmp_path / "torchvision.py").write_text("raise RuntimeError('operator torchvision::nms does not exist')")
     for command in (["-c", "import dclose_nb; dclose_nb.explain"], ["-m", "dclose_nb", "explain", "coffee"]):
         result = subprocess.run(

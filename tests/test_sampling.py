@@ -1,4 +1,4 @@
-"""The loop of section 3.5 against its own text, in any batches, with any luck of memory."""
+"""The loop of section 3.5 against the paper's steps, for all batch sizes, and with too little memory."""
 
 from dataclasses import replace
 
@@ -62,9 +62,9 @@ def test_the_loop_against_the_paper_s_steps(lamps, lit):
 @pytest.mark.parametrize("filtered", [False, True])
 def test_batches_give_what_the_plain_loop_gives(lamps, lit, filtered):
     canvas, targets = lamps.prepare(lit), lamps.detect(lit)
-    what = plan(lit.shape[:2], (25, 13), filtered=filtered)
-    batches = sample(lamps, canvas, targets, what, batch_size=4, progress=False)
-    for level, plain in zip(batches, plain_loop(lamps, canvas, targets, what)):
+    planned = plan(lit.shape[:2], (25, 13), filtered=filtered)
+    batches = sample(lamps, canvas, targets, planned, batch_size=4, progress=False)
+    for level, plain in zip(batches, plain_loop(lamps, canvas, targets, planned)):
         assert plain.weights.std() > 0 and level.sampler is plain.sampler
         assert np.allclose(level.weights, plain.weights, atol=1e-6)
         assert np.allclose(level.weighted_sum, plain.weighted_sum, atol=1e-5)
@@ -72,7 +72,7 @@ def test_batches_give_what_the_plain_loop_gives(lamps, lit, filtered):
 
 
 def test_only_the_image_is_masked(lamps, lit):
-    """The network sees I times M inside and the padding untouched around it."""
+    """The network sees the image times the mask, with unchanged padding around it."""
     canvas = lamps.prepare(lit)
     lamps.seen.clear()
     levels_of(lamps, lit, lamps.detect(lit), counts=(3, 0), batch_size=2)
@@ -86,14 +86,15 @@ def test_only_the_image_is_masked(lamps, lit):
 
 @pytest.mark.parametrize("batch_size", [1, 4, 64])
 def test_the_batch_size_changes_nothing(lamps, lit, batch_size):
-    for one, other in zip(levels_of(lamps, lit, batch_size=batch_size), levels_of(lamps, lit, batch_size=5)):
-        assert np.allclose(one.saliency, other.saliency, atol=1e-6)
-        assert np.allclose(one.density, other.density, atol=1e-6)
+    found, expected = (levels_of(lamps, lit, batch_size=size) for size in (batch_size, 5))
+    for level, wanted in zip(found, expected):
+        assert np.allclose(level.saliency, wanted.saliency, atol=1e-6)
+        assert np.allclose(level.density, wanted.density, atol=1e-6)
 
 
 def test_another_seed_gives_another_map(lamps, lit):
-    one, other = levels_of(lamps, lit, seed=0)[0], levels_of(lamps, lit, seed=1)[0]
-    assert np.abs(one.saliency - other.saliency).max() > 1e-3
+    first, second = levels_of(lamps, lit, seed=0)[0], levels_of(lamps, lit, seed=1)[0]
+    assert np.abs(first.saliency - second.saliency).max() > 1e-3
 
 
 def test_targets_are_explained_together_as_alone(lamps, lit):
@@ -105,7 +106,7 @@ def test_targets_are_explained_together_as_alone(lamps, lit):
 
 
 def test_a_constant_weight_gives_a_flat_map(lamps, lit):
-    """A detector that ignores the masks: the density takes out how often a pixel was kept."""
+    """A detector that ignores the masks. The density removes how often a pixel was kept."""
     targets = lamps.detect(lit)
     constant = lamps.predict(lamps.prepare(lit).pixels[None])
     lamps.predict = lambda pixels: dc.Proposals(
@@ -117,7 +118,7 @@ def test_a_constant_weight_gives_a_flat_map(lamps, lit):
 
 
 def test_a_constant_weight_stays_flat_over_many_masks(lamps, lit):
-    """Rounding does not grow with the number of masks, so that no noise is fused."""
+    """Rounding errors do not grow with the number of masks, so that no noise is fused."""
     targets = lamps.detect(lit)
     constant = lamps.predict(lamps.prepare(lit).pixels[None])
     lamps.predict = lambda pixels: dc.Proposals(
@@ -165,19 +166,19 @@ def test_ctrl_c_stops_within_a_batch(lamps, lit):
     assert calls == [4]
 
 
-def test_memory_that_does_not_suffice_halves_the_batch(lamps, lit):
+def test_too_little_memory_halves_the_batch(lamps, lit):
     targets = lamps.detect(lit)
     expected = levels_of(lamps, lit, targets, batch_size=8)
     lamps.predict = out_of_memory_above(3, lamps.predict)
-    with pytest.warns(UserWarning, match="going on with batches of 2") as said:
+    with pytest.warns(UserWarning, match="going on with batches of 2") as warned:
         got = levels_of(lamps, lit, targets, batch_size=8)
-    assert len(said) == 1
-    for one, other in zip(got, expected):
-        assert np.allclose(one.saliency, other.saliency, atol=1e-6)
-        assert np.allclose(one.weights, other.weights, atol=1e-6)
+    assert len(warned) == 1
+    for level, wanted in zip(got, expected):
+        assert np.allclose(level.saliency, wanted.saliency, atol=1e-6)
+        assert np.allclose(level.weights, wanted.weights, atol=1e-6)
 
 
-def test_memory_for_not_even_one_image_is_an_error(lamps, lit):
+def test_too_little_memory_for_one_image_is_an_error(lamps, lit):
     targets = lamps.detect(lit)
 
     def none(pixels):
@@ -189,46 +190,46 @@ def test_memory_for_not_even_one_image_is_an_error(lamps, lit):
 
 
 @pytest.mark.parametrize("batch_size", [3, 4, 64])
-def test_two_halves_have_every_other_draw(lamps, lit, batch_size):
+def test_draws_go_alternately_to_two_halves(lamps, lit, batch_size):
     canvas, targets = lamps.prepare(lit), lamps.detect(lit)
-    what = plan(lit.shape[:2], (32, 32))
-    what.samplers[1] = replace(what.samplers[1], crops_per_draw=4)
-    sampling = Sampling(lamps, canvas, targets, what, batch_size=batch_size, halves=2, progress=False)
+    planned = plan(lit.shape[:2], (32, 32))
+    planned.samplers[1] = replace(planned.samplers[1], crops_per_draw=4)
+    sampling = Sampling(lamps, canvas, targets, planned, batch_size=batch_size, halves=2, progress=False)
     assert list(sampling)[-1] == 64
     for half in (0, 1):
         for k, (level, draw) in enumerate(zip(sampling.levels(half), (1, 4))):
             numbers = [i for i in range(32) if i // draw % 2 == half]
-            masks = torch.cat([what.samplers[k].masks(i, i + 1) for i in numbers])  # (16, h, w)
-            weights = plain_loop(lamps, canvas, targets, what)[k].weights[numbers]
+            masks = torch.cat([planned.samplers[k].masks(i, i + 1) for i in numbers])  # (16, h, w)
+            weights = plain_loop(lamps, canvas, targets, planned)[k].weights[numbers]
             assert np.allclose(level.weights, weights, atol=1e-6)
             assert np.allclose(level.weighted_sum, np.einsum("in,ihw->nhw", weights, masks), atol=1e-5)
             assert np.allclose(level.density, masks.sum(0), atol=1e-5)
 
 
 @pytest.mark.parametrize("batch_size", [1, 4, 64])
-def test_at_a_stop_every_level_has_had_its_share(lamps, lit, batch_size):
+def test_at_a_stop_every_level_has_its_share(lamps, lit, batch_size):
     canvas, targets = lamps.prepare(lit), lamps.detect(lit)
-    what, seen = plan(lit.shape[:2], (20, 10)), {}
+    planned, seen = plan(lit.shape[:2], (20, 10)), {}
     options = {"batch_size": batch_size, "stops": (7, 15), "progress": False}
-    sampling = Sampling(lamps, canvas, targets, what, **options)
+    sampling = Sampling(lamps, canvas, targets, planned, **options)
     for taken in sampling:
         seen[taken] = [len(level.weights) for level in sampling.levels()]
     assert sampling.stops == {6, 15}  # 4 + 2, and 10 + 5: shares are rounded down
     assert (seen[6], seen[15], seen[30]) == ([4, 2], [10, 5], [20, 10])
 
 
-def test_what_has_been_added_up_can_be_read_at_any_time(lamps, lit):
+def test_the_levels_so_far_can_be_read_at_any_time(lamps, lit):
     canvas, targets = lamps.prepare(lit), lamps.detect(lit)
     sampling = Sampling(lamps, canvas, targets, plan(lit.shape[:2], (8, 8)), batch_size=4, progress=False)
     assert next(iter(sampling)) == 8
     expected = sample(lamps, canvas, targets, plan(lit.shape[:2], (4, 4)), progress=False)
-    for level, other in zip(sampling.levels(), expected):
-        assert np.allclose(level.saliency, other.saliency, atol=1e-6) and len(level.weights) == 4
+    for level, wanted in zip(sampling.levels(), expected):
+        assert np.allclose(level.saliency, wanted.saliency, atol=1e-6) and len(level.weights) == 4
 
 
 def test_a_warning_names_the_caller_s_line(lamps, lit):
     targets = lamps.detect(lit)
     lamps.predict = out_of_memory_above(3, lamps.predict)
-    with pytest.warns(UserWarning, match="memory") as said:
+    with pytest.warns(UserWarning, match="memory") as warned:
         dc.explain(lamps, lit, targets, n_masks=40, batch_size=8, progress=False)
-    assert said[0].filename == __file__
+    assert warned[0].filename == __file__

@@ -59,7 +59,7 @@ def test_equation_6_against_a_loop():
     assert np.allclose(mask_weights(PROPOSALS, *TARGETS), by_the_loop().max(axis=1), atol=1e-6)
 
 
-def test_the_same_detection_is_as_similar_as_it_is_sure():
+def test_similarity_to_itself_is_the_objectness():
     boxes, probs = TARGETS
     proposals = Proposals(boxes[None], torch.tensor([[0.7, 0.4]]), 0.5 * probs[None])
     scores = similarity_scores(proposals, boxes, probs)
@@ -82,7 +82,7 @@ def test_faint_class_vectors_stay_in_range(faint):
     assert (scores <= 1 + 1e-6).all()
 
 
-def test_no_proposal_weighs_nothing():
+def test_without_proposals_the_weight_is_0():
     none = Proposals(torch.zeros(2, 0, 4), torch.zeros(2, 0), torch.zeros(2, 0, C))
     assert mask_weights(none, *TARGETS).tolist() == [[0, 0], [0, 0]]
 
@@ -107,7 +107,7 @@ def test_padding_changes_nothing():
     ],
 )
 def test_the_authors_filter(change, expected):
-    """Box 0 is the target; box 1 lies apart and has another class; box 2 lies on box 0, likewise."""
+    """Box 0 is the target. Boxes 1 and 2 have another class; 1 lies apart and 2 on box 0."""
     objectness = change.get("objectness", [0.6, 0.8, 0.1])
     boxes = [[0, 0, 4, 4], [9, 9, 12, 12], change.get("box", [0, 0, 4, 4])]
     probs = [[1, 0], [0, 1], [0, 1]]

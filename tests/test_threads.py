@@ -38,7 +38,7 @@ def test_results_come_in_the_order_of_the_tasks(safe, threads):
     assert set(own) == {1} and torch.get_num_threads() == threads
 
 
-def test_a_detector_that_is_not_thread_safe_is_asked_here_one_task_at_a_time(lamps, threads):
+def test_a_detector_that_is_not_thread_safe_works_in_the_caller_s_thread(lamps, threads):
     asked = []
 
     def work(task):
@@ -50,7 +50,7 @@ def test_a_detector_that_is_not_thread_safe_is_asked_here_one_task_at_a_time(lam
     assert list(results) == [1, 2, 3, 4]
 
 
-def test_threads_work_a_few_tasks_ahead_and_stop_when_nobody_asks(safe, threads):
+def test_threads_work_a_few_tasks_ahead_and_stop_with_the_caller(safe, threads):
     begun = []
     results = map_in_threads(safe, begun.append, range(1000))
     for _ in range(3):
@@ -74,7 +74,7 @@ def test_an_error_reaches_the_caller_and_ends_the_work(safe, threads):
     assert len(begun) <= 3 + 4 * threads and torch.get_num_threads() == threads
 
 
-def test_threads_that_begin_afterwards_have_all_of_pytorchs(safe, threads):
+def test_later_threads_have_all_of_pytorch_s_threads(safe, threads):
     list(map_in_threads(safe, lambda task: task, range(4)))
     seen = []
     thread = threading.Thread(target=lambda: seen.append(torch.get_num_threads()))
@@ -86,7 +86,7 @@ def test_threads_that_begin_afterwards_have_all_of_pytorchs(safe, threads):
 @pytest.mark.parametrize("method", ["dclose", "contrast", "drise"])
 def test_maps_are_the_same_with_threads_and_without(lamps, safe, lit, threads, method):
     options = {"method": method, "n_masks": 90, "batch_size": 8, "progress": False}
-    expected, found = (dc.explain(one, lit, one.detect(lit), **options) for one in (lamps, safe))
+    expected, found = (dc.explain(toy, lit, toy.detect(lit), **options) for toy in (lamps, safe))
     assert found.n_forward == expected.n_forward == 90
     assert np.array_equal(found.saliency, expected.saliency)
 
@@ -95,14 +95,14 @@ def test_curves_are_the_same_with_threads_and_without(lamps, safe, lit, threads)
     targets = lamps.detect(lit)
     maps = np.random.default_rng(0).random((len(targets), *lit.shape[:2]))
     expected, found = (
-        metrics.curves(one, one.prepare(lit), targets, maps, steps=30) for one in (lamps, safe)
+        metrics.curves(detector, detector.prepare(lit), targets, maps, steps=30) for detector in (lamps, safe)
     )
     for kind in ("deletion", "insertion"):
-        for one, other in zip(expected[kind], found[kind]):
-            assert np.array_equal(one.curve, other.curve)
+        for wanted, threaded in zip(expected[kind], found[kind]):
+            assert np.array_equal(wanted.curve, threaded.curve)
 
 
-def test_memory_that_does_not_suffice_is_met_in_threads_too(lamps, safe, lit, threads):
+def test_too_little_memory_halves_the_batch_in_threads_too(lamps, safe, lit, threads):
     safe.predict = out_of_memory_above(3, safe.predict)
     targets = lamps.detect(lit)
     options = {"method": "drise", "n_masks": 60, "progress": False}
@@ -113,7 +113,7 @@ def test_memory_that_does_not_suffice_is_met_in_threads_too(lamps, safe, lit, th
 
 
 class Slow(Safe):
-    """So long in a batch that a watcher is called now and then."""
+    """Slow enough that `watch` is called from time to time."""
 
     def predict(self, pixels):
         time.sleep(0.05)
@@ -135,7 +135,7 @@ def test_a_watcher_can_stop_threads(safe, lit, threads):
 
 @pytest.mark.skipif(not weights_at_hand(), reason=NO_WEIGHTS)
 @pytest.mark.parametrize("name", ["yolox_nano", "planted_two_stage"])
-def test_real_networks_answer_threads_as_they_answer_one(name, threads):
+def test_real_networks_give_the_same_answers_in_threads(name, threads):
     detector = dc.load_detector(name, device="cpu")
     image = dc.load_photo("coffee") if name in weights.OFFICIAL else dc.planted.scene(3).image
     targets = detector.detect(image)

@@ -1,4 +1,4 @@
-"""A detector whose explanation is known, and whether the real one is at hand."""
+"""Detectors whose explanations are known, and helpers of the tests."""
 
 import numpy as np
 import torch
@@ -14,7 +14,7 @@ def weights_at_hand() -> bool:
 
 
 def out_of_memory_above(most, predict):
-    """A `predict` that has no memory for more than `most` images at once."""
+    """A `predict` that runs out of memory with more than `most` images at once."""
 
     def narrow(pixels):
         if len(pixels) > most:
@@ -25,10 +25,10 @@ def out_of_memory_above(most, predict):
 
 
 class Lamps(dc.Detector):
-    """A detector whose answer is known: each lamp is a box that is as sure as it is bright.
+    """A detector whose answer is known: each lamp is a box whose objectness is its brightness.
 
     Lamp t's objectness is the mean brightness of its box (0 to 1); its class vector is fixed. The
-    image lies in a larger canvas at (2, 3), enlarged `zoom` times, so that a shift would be seen.
+    image lies in a larger canvas at (2, 3), enlarged `zoom` times, so that the tests notice a shift.
     """
 
     OFFSET = 2, 3
@@ -63,7 +63,7 @@ class Lamps(dc.Detector):
 
 
 class Street(Lamps):
-    """Lamps on all boxes of a data set, under its own names of classes: it finds the brighter objects."""
+    """Lamps on all boxes of a data set, with its class names. It finds the bright objects."""
 
     def __init__(self, data):
         names = sorted({label for truth in data.truths for label in truth.labels})
@@ -79,7 +79,7 @@ class Street(Lamps):
 
 
 class Wired(Lamps):
-    """Lamps that shine while the first of the switch's eight wires is live; another layer does nothing."""
+    """Lamps whose objectness is scaled by the first weight of a layer; a second layer has no effect."""
 
     def __init__(self, *args):
         super().__init__(*args)
@@ -99,5 +99,5 @@ class Wired(Lamps):
 
 
 def brightness(detector, image, truth):
-    """What a study may record: what is found, how bright the image is, how many objects there are."""
+    """A record of a study: number of detections, brightness of the image, number of objects."""
     return {"found": len(detector.detect(image)), "mean": float(image.mean()), "truths": len(truth.labels)}

@@ -36,7 +36,7 @@ def options_of(name: str) -> list[str]:
 
 
 def make(name: str, *, n_masks: int | None = None, **options: Any) -> Any:
-    """A method with its options, the fields of its class; None is the method's own number of masks.
+    """A method with options, the fields of its class. `n_masks` is by default the method's own number.
 
     An unknown method or option, or a value out of its range, raises `InputError`.
     """

@@ -20,18 +20,18 @@ class Contrast(Pyramid):
     """Our own method: what keeping a pixel adds. It differs from `Dclose` in four ways.
 
     - A level is the contrast of masks that kept a pixel and masks that hid it (`density.contrast`), not
-      the mean over those that kept it. What does not matter lies at 0, and not at a noisy plateau,
-      which the cascade would multiply.
+      the mean over those that kept it. Pixels without effect lie near 0, not on a noisy plateau, which
+      the cascade would amplify.
     - Negative contrasts are cut to a twentieth.
-    - A level gets masks in proportion to the size of its superpixels, since few large ones find an
-      object in fewer masks than many small ones.
+    - A level gets masks in proportion to the size of its superpixels, since large superpixels find an
+      object with fewer masks than small ones.
     - A level is averaged with all coarser ones, which are less noisy.
 
     Parameters
     ----------
     n_masks : int
-        Masked images over all levels, at least two a level. 400 kept over-all and EBPG of D-CLOSE's
-        4000 within 0.02 in ``benchmarks/quality.py``.
+        Masked images over all levels, at least two a level. 400 came within 0.02 of the over-all and
+        EBPG of D-CLOSE's 4000 in ``benchmarks/quality.py``.
     segments, p, r
         See `Pyramid`.
     """
@@ -43,7 +43,7 @@ class Contrast(Pyramid):
 
     @property
     def counts(self) -> list[int]:
-        """Masks of each level, finest first: two each, and the rest as superpixels are large."""
+        """Masks of each level, finest first: two each, and the rest in proportion to superpixel size."""
         parts = 1 / np.array(sorted(self.segments, reverse=True))
         ends = np.round((self.n_masks - 2 * len(parts)) * np.cumsum(parts) / parts.sum()).astype(int)
         return (2 + np.diff(ends, prepend=0)).tolist()

@@ -22,7 +22,7 @@ from .method import Maps, Method
 
 @dataclass(frozen=True)
 class Pyramid(Method):
-    """What all methods have in common whose masks are superpixels on several levels (section 3.1).
+    """The base of all methods that mask superpixels on several levels (section 3.1).
 
     Parameters
     ----------
@@ -36,7 +36,7 @@ class Pyramid(Method):
         Resize offset, 0 or more.
     """
 
-    least: ClassVar[int] = 1  # masks of each level
+    least: ClassVar[int] = 1  # fewest masks of a level
 
     n_masks: int = 4000
     segments: tuple[int, ...] = SEGMENTS
@@ -81,15 +81,15 @@ class Dclose(Pyramid):
     n_masks, segments, p, r
         See `Pyramid`. The paper takes 800 masks on each of five levels.
     crops_per_draw : int
-        1 draws each mask anew, as the paper says. The authors' program: 32.
+        1 draws each mask anew, as in the paper. The authors' program cuts 32 masks from each draw.
     proposals : {"all", "filtered"}
-        Which proposals Eq. 6 looks at: all, as the paper says, or the authors' program's choice;
+        Which proposals Eq. 6 uses: all, as in the paper, or those that the authors' program uses;
         see `similarity.mask_weights`.
     density : bool
         Whether a level is divided by its density map (Eq. 7). Otherwise it is divided by the
-        density that is expected, N p, which is the map without it in Table 1.
+        expected density N p, as in Table 1's maps without density.
     fusion : {"cascade", "mean"}
-        Eq. 8, or the mean of the levels, which is the map without it in Table 1.
+        Eq. 8, or the mean of the levels, as in Table 1's maps without fusion.
     order : {"fine_to_coarse", "coarse_to_fine"}
         Order of the cascade. The authors' program goes from fine to coarse.
     """
@@ -124,7 +124,7 @@ class Dclose(Pyramid):
         return self.fuse(saliency, density, [len(level.weights) for level in levels])
 
     def fuse(self, levels: np.ndarray, density: np.ndarray, counts: Sequence[int]) -> Maps:
-        """Step 7: one map of the levels S_k (L, n, h, w), finest first, of so many masks each."""
+        """Step 7: fuse levels S_k (L, n, h, w), finest first; `counts` are their numbers of masks."""
         if not self.density:
             expected = self.p * np.maximum(counts, 1).astype(np.float32)  # (L,)
             levels = levels * (density / expected[:, None, None])[:, None]

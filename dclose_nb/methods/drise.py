@@ -18,8 +18,8 @@ from .method import Maps, Method
 class Drise(Method):
     """The weighted sum of random grid masks, ``sum_i w_i M_i / (N p)``.
 
-    That is RISE's estimate of E[w | pixel kept]. The number of masks that kept a pixel is taken at its
-    expectation, not counted as D-CLOSE's density map does.
+    That is RISE's estimate of E[w | pixel kept]. It divides by the expected number of masks
+    that keep a pixel. D-CLOSE counts them in its density map.
 
     Parameters
     ----------

@@ -16,12 +16,12 @@ from .method import Maps
 
 @dataclass(frozen=True)
 class GradCam:
-    """Where the network made each box, by one image and one gradient a box. It samples nothing.
+    """Which features made each box, by one forward pass and one gradient for each box, without sampling.
 
-    The proposal that is most similar to a target (Eq. 2) stands for it. The gradient of its score
+    The proposal that is most similar to a target (Eq. 2) represents it. The gradient of its score
     (objectness times the probability of the target's class) with respect to a layer's output is
     averaged over the pixels of each channel. The map is the sum of the channels with these weights,
-    negatives cut off, enlarged bilinearly.
+    clipped at 0 and enlarged bilinearly.
 
     Parameters
     ----------
@@ -39,13 +39,13 @@ class GradCam:
     def maps(self, detector: Detector, canvas: Canvas, targets: Detections) -> Maps:
         """Maps of n targets in one image.
 
-        A map is 0 everywhere where nothing is proposed, nothing speaks for the target, or the
-        network's numbers overflow, as they may where weights are shuffled.
+        A map is 0 everywhere if nothing is proposed, if no proposal is similar to the target, or if the
+        network's numbers overflow, as they may with shuffled weights.
 
         Raises
         ------
         InputError
-            A detector without a network, or a layer that it does not have or that has no such output.
+            The detector has no network, or the layer does not exist or has no such output.
         """
         layers = self._layers(detector)
         outputs: dict[str, torch.Tensor] = {}
@@ -83,7 +83,7 @@ class GradCam:
         return Maps(maps)
 
     def _layers(self, detector: Detector) -> list[str]:
-        """Names of the layers to look at, finest first."""
+        """Names of the layers to use, finest first."""
         module = getattr(detector, "module", None)
         if not isinstance(module, torch.nn.Module) or not detector.feature_layers:
             raise InputError(f"gradcam needs a network with feature maps, and {detector.name!r} shows none")

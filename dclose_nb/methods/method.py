@@ -12,7 +12,7 @@ from ..sampling import Level, Plan
 
 
 class Maps(NamedTuple):
-    """What a method gives back: maps of n targets in the frame of the canvas's content, (h, w)."""
+    """A method's result: maps of n targets in the frame of the canvas's content, (h, w)."""
 
     saliency: np.ndarray  # (n, h, w) float32
     levels: np.ndarray | None = None  # (L, n, h, w) float32, finest first
@@ -35,4 +35,4 @@ class Method(ABC):
 
     @abstractmethod
     def combine(self, levels: list[Level]) -> Maps:
-        """Maps of what the masks of the plan's levels added up to, or the first of them."""
+        """Maps from the sums over the masks of the plan's levels, or over the first of these masks."""

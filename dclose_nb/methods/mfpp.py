@@ -1,4 +1,4 @@
-"""MFPP (Yang et al. 2021): superpixels on several levels, weighed as in RISE and averaged."""
+"""MFPP (Yang et al. 2021): superpixels on several levels, weighted as in RISE and averaged."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from .method import Maps
 
 @dataclass(frozen=True)
 class Mfpp(Pyramid):
-    """D-CLOSE's masks without its density map and without its cascade; parameters as of `Pyramid`.
+    """D-CLOSE's masks without its density map and without its cascade; parameters are those of `Pyramid`.
 
     MFPP explains classifiers. The similarity of detections (Eq. 2) takes the place of the class
     probability.

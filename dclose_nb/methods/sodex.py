@@ -1,4 +1,4 @@
-"""SODEx (Sejr et al. 2021): LIME on a surrogate that turns the detector into a number for one box."""
+"""SODEx (Sejr et al. 2021): LIME on a surrogate of the detector: the weight of one box."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class Sodex(Method):
     """A linear model of a target's weight over superpixels that are kept or hidden.
 
     LIME's recipe (Ribeiro et al. 2016): ridge regression (alpha 1) of the weight (Eq. 6) on which
-    superpixels were kept, samples weighed by `similarity.lime_kernel` of the cosine distance from
+    superpixels were kept, samples weighted by `similarity.lime_kernel` of the cosine distance from
     the whole image. A pixel's value is its superpixel's coefficient, and can be negative.
 
     Parameters
@@ -35,7 +35,7 @@ class Sodex(Method):
         Probability that a superpixel is kept, in (0, 1).
     """
 
-    has_halves: ClassVar[bool] = False  # it reads which mask each weight belongs to
+    has_halves: ClassVar[bool] = False  # it must know the mask of each weight
 
     n_masks: int = 1000
     segments: int = 100
@@ -58,7 +58,7 @@ class Sodex(Method):
         cells = level.sampler.cells.cpu().numpy()
         if not n:
             return Maps(np.zeros((targets, *cells.shape), dtype=np.float32))
-        # which superpixels each mask kept, (N, S): with r = 0 a mask is its pattern
+        # which superpixels each mask kept, (N, S); with r = 0 a mask is its pattern
         _, first, column = np.unique(cells, return_index=True, return_inverse=True)
         kept = np.stack([level.sampler.pattern(i).cpu().numpy().ravel()[first] for i in range(n)])
         distance = 1 - np.sqrt(kept.mean(axis=1))  # cosine distance from all ones

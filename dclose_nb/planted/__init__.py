@@ -1,4 +1,4 @@
-"""Scenes whose true explanation is known, a detector that is a formula, and scores of truth."""
+"""Scenes with a known true explanation, a detector that is a formula, and scores against the truth."""
 
 from . import scores
 from .rule_detector import RULES, RuleDetector

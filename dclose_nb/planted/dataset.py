@@ -36,7 +36,7 @@ def write_coco(folder: str | Path, seeds: Iterable[int], *, progress: bool = Tru
     """
     seeds = list(seeds)
     if len(set(seeds)) != len(seeds):
-        raise InputError("every seed can come once only, since it is the image's id")
+        raise InputError("each seed may come only once, since it is the image's id")
     folder = checks.path(folder)
     annotation_file = folder / "annotations" / "instances_val2017.json"
     content: dict[str, list[dict]] = {"images": [], "annotations": [], "categories": CATEGORIES}
@@ -58,7 +58,7 @@ def write_coco(folder: str | Path, seeds: Iterable[int], *, progress: bool = Tru
 
 
 def _annotations(seed: int, drawn: Scene, first_id: int) -> Iterator[dict[str, Any]]:
-    """A scene's objects in COCO's form."""
+    """A scene's objects in COCO's format."""
     rows = zip(drawn.boxes.tolist(), drawn.labels.tolist(), drawn.causal_masks)
     for number, (box, label, mask) in enumerate(rows, start=first_id):
         encoded = rle.encode(np.asfortranarray(mask.astype(np.uint8)))
@@ -80,9 +80,9 @@ def _xywh(box: list[float]) -> list[float]:
 def average_precision(detector: Detector, seeds: Iterable[int], *, progress: bool = True) -> dict[str, float]:
     """COCO's average precision of a detector on the planted scenes of these numbers.
 
-    Its boxes count from a confidence of 0.001, after suppression at an IoU of 0.65 within classes. Gives
+    Boxes count if their confidence is at least 0.001, after suppression at IoU 0.65 within classes. Returns
     AP (over IoU 0.50 to 0.95), AP50, AP75, and AP of small, medium and large objects (up to 32 ** 2 and
-    96 ** 2 visible pixels), in [0, 1]; -1 where there is no object.
+    96 ** 2 visible pixels), in [0, 1]; -1 if there is no object.
     """
     truth, found = COCO(), []
     truth.dataset = {"images": [], "annotations": [], "categories": CATEGORIES}

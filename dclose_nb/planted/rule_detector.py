@@ -1,4 +1,4 @@
-"""A detector of which every answer is a formula, and the exact explanation of its detections."""
+"""A detector whose answers are formulas, and the exact explanation of its detections."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ RULES = {
     "and": "objectness is the product of its two largest parts",
     "or": "objectness is 1 - (1 - v) (1 - v') of its two largest parts",
     "class": "as sum; the part that decides the class moves its probability from the twin to the class",
-    "edge": "as sum; the box reaches out to the edge part as far as that is visible",
-    "context": "as sum, times a third and two thirds of the ground's visibility",
-    "suppressor": "as sum, times 1 less half the mean visibility of the rocks",
+    "edge": "as sum; the box extends to the edge part in proportion to its visibility",
+    "context": "as sum, times 1/3 plus 2/3 of the ground's visibility",
+    "suppressor": "as sum, times 1 minus half the mean visibility of the rocks",
 }
 TWINS = {"taxi": "car"}  # without its deciding part an object is of this class
 MOST_PLAYERS = 16  # 2 ** 16 coalitions are enumerated in a second
@@ -30,7 +30,7 @@ MOST_PLAYERS = 16  # 2 ** 16 coalitions are enumerated in a second
 class Player(NamedTuple):
     """Something whose visibility a rule may depend on."""
 
-    thing: int  # index of its object, or -1
+    number: int  # index of its object, or -1
     name: str
     role: str  # of shapes.ROLES, or "inert" or "context"
     mask: np.ndarray  # (H, W) bool
@@ -39,9 +39,9 @@ class Player(NamedTuple):
 class RuleDetector(Detector):
     """A detector of one scene whose boxes and probabilities follow from what is visible of each part.
 
-    It compares what it is shown with the scene. A pixel's visibility is 1 less its relative
-    distance from the scene's, so that a masked pixel I M has the visibility M. A part's visibility is the
-    mean over its pixels. `rule` is a key of `RULES` and holds for all objects. Other rules, and an image
+    It compares each image with the scene. A pixel's visibility is 1 less its relative distance from
+    the scene's pixel, so that a masked pixel I M has the visibility M. A part's visibility is the mean
+    over its pixels. `rule` is a key of `RULES` and holds for all objects. Other rules, and an image
     of another size than the scene, raise `InputError`.
     """
 
@@ -76,9 +76,8 @@ class RuleDetector(Detector):
         objectness = torch.empty(b, n)
         probs = torch.zeros(b, n, len(self.class_names))
         for k, label in enumerate(self.scene.labels):
-            body, deciding, edges = (
-                self._players(k, *roles) for roles in (("body", "class"), ("class",), ("edge",))
-            )
+            by_role = (("body", "class"), ("class",), ("edge",))
+            body, deciding, edges = (self._players(k, *roles) for roles in by_role)
             objectness[:, k] = self._objectness(visible, body)
             probs[:, k, label] = 1
             twin = TWINS.get(self.class_names[label])
@@ -90,9 +89,10 @@ class RuleDetector(Detector):
                 boxes[:, k] = inner + visible[:, edges[0], None] * (boxes[:, k] - inner)
         return Proposals(boxes, objectness, probs)
 
-    def _players(self, thing: int, *roles: str) -> list[int]:
-        """Indices of the players of a thing (-1 for none) that have one of the roles."""
-        return [p for p, player in enumerate(self.players) if player.thing == thing and player.role in roles]
+    def _players(self, number: int, *roles: str) -> list[int]:
+        """Indices of an object's players (for -1, of no object's) that have one of the roles."""
+        players = enumerate(self.players)
+        return [p for p, player in players if player.number == number and player.role in roles]
 
     def _objectness(self, visible: torch.Tensor, body: list[int]) -> torch.Tensor:
         largest = sorted(body, key=lambda p: -int(self.players[p].mask.sum()))[:2]
@@ -116,9 +116,9 @@ class RuleDetector(Detector):
     def shapley_values(self, target: Detections) -> np.ndarray:
         """Exact Shapley value of each player for the target's weight, (P,) float64.
 
-        All coalitions of the players that can matter are enumerated: the parts of objects whose
-        boxes meet the target's, the ground and the rocks; for the others the value is 0. The values
-        add up to the weight with all visible less that with none. More than one target, and too many
+        Enumerates all coalitions of the players that can matter: the parts of objects whose boxes meet
+        the target's, the ground and the rocks. Other players have the value 0. The values add up to the
+        weight with all players visible less the weight with none. More than one target, and too many
         players to enumerate, raise `InputError`.
         """
         if len(target) != 1:
@@ -126,18 +126,18 @@ class RuleDetector(Detector):
         x1, y1, x2, y2 = target.boxes[0]
         left, top, right, bottom = self.scene.boxes.T
         meets = (left < x2) & (x1 < right) & (top < y2) & (y1 < bottom)
-        asked = [p for p, player in enumerate(self.players) if player.thing == -1 or meets[player.thing]]
-        n = len(asked)
+        relevant = [p for p, player in enumerate(self.players) if player.number < 0 or meets[player.number]]
+        n = len(relevant)
         if n > MOST_PLAYERS:
-            raise InputError(f"{n} players can matter, and {MOST_PLAYERS} at most are enumerated")
+            raise InputError(f"{n} players can matter, but at most {MOST_PLAYERS} can be enumerated")
         coalitions = (np.arange(2**n)[:, None] >> np.arange(n)) & 1  # (2^n, n)
         visible = torch.ones(2**n, len(self.players))
-        visible[:, asked] = torch.tensor(coalitions, dtype=torch.float32)
+        visible[:, relevant] = torch.tensor(coalitions, dtype=torch.float32)
         value = self.weights(visible, target).double().numpy()
         size = coalitions.sum(1)
         share = np.array([factorial(s) * factorial(n - s - 1) / factorial(n) for s in range(n)])
         values = np.zeros(len(self.players))
-        for i, p in enumerate(asked):
+        for i, p in enumerate(relevant):
             without = np.flatnonzero(coalitions[:, i] == 0)
             values[p] = (share[size[without]] * (value[without + (1 << i)] - value[without])).sum()
         return values

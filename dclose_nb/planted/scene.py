@@ -1,4 +1,4 @@
-"""Scenes that we draw ourselves, so that what makes each object is known to the pixel."""
+"""Drawn scenes, in which the pixels that make each object are known exactly."""
 
 from __future__ import annotations
 
@@ -27,11 +27,11 @@ LAYOUTS = ("mixed", "decoy", "overlap", "inside", "out of place")
 SMALLEST, LARGEST = 0.09, 0.55  # an object's longer side as a share of the image's
 OFF_CONTEXT = 0.05  # how often a cow stands elsewhere than on a meadow
 MOST_COVERED = 0.2  # share of the smaller of two boxes that the other may cover
-_SHIFT = 4  # bits of a pixel that polygons are placed by
+_SHIFT = 4  # polygon corners are placed to a fraction of a pixel of 4 bits
 
 
 class Part(NamedTuple):
-    """A part of an object: what it means to the truth, and its visible pixels."""
+    """A part of an object: its role in the truth, and its visible pixels."""
 
     name: str
     role: str  # see shapes.py
@@ -40,12 +40,12 @@ class Part(NamedTuple):
 
 @dataclass(frozen=True, eq=False)
 class Scene:
-    """A drawn image and all that is true of it."""
+    """A drawn image and its truth."""
 
     image: np.ndarray  # (H, W, 3) uint8 RGB, nowhere 0
     boxes: np.ndarray  # (n, 4) float32 x1, y1, x2, y2 in pixels, around what is visible of each object
     labels: np.ndarray  # (n,) int, indices into `class_names`
-    owner: np.ndarray  # (H, W) int: 0 where the background is seen, else 1 + the index in `drawn`
+    owner: np.ndarray  # (H, W) int: 0 for the background, else 1 + the index in `drawn`
     drawn: list[tuple[int, str, str]]  # object, name and role of every part; object -1 is a distractor
     ground: str  # a key of `GROUNDS`
     horizon: int  # first row of the ground
@@ -58,17 +58,17 @@ class Scene:
 
     @cached_property
     def causal_masks(self) -> np.ndarray:
-        """Pixels of each object's visible parts, (n, H, W) bool: what its detection is made of."""
+        """Pixels of each object's visible parts, (n, H, W) bool: what should cause its detection."""
         return np.array([np.logical_or.reduce([part.mask for part in parts]) for parts in self.parts])
 
     @cached_property
     def distractors(self) -> list[Part]:
-        """Inert things that belong to no class."""
+        """Inert objects that belong to no class."""
         return self._parts_of(-1)
 
     @property
     def ground_mask(self) -> np.ndarray:
-        """Visible pixels of the ground, (H, W) bool: the context of what stands on it."""
+        """Visible pixels of the ground, (H, W) bool: the context of the objects on it."""
         return (self.owner == 0) & (np.arange(len(self.owner))[:, None] >= self.horizon)
 
     @property
@@ -78,14 +78,14 @@ class Scene:
 
     @property
     def targets(self) -> Targets:
-        """The truth as targets to explain."""
+        """The true boxes and labels as targets to explain."""
         return Targets(self.boxes, self.labels.tolist())
 
-    def _parts_of(self, thing: int) -> list[Part]:
+    def _parts_of(self, number: int) -> list[Part]:
         found = (
             Part(name, role, self.owner == 1 + k)
             for k, (owner, name, role) in enumerate(self.drawn)
-            if owner == thing
+            if owner == number
         )
         return [part for part in found if part.mask.any()]
 
@@ -136,12 +136,12 @@ class _Object(NamedTuple):
     height: float
 
     def foot(self) -> float:
-        """Its lower edge: the larger, the nearer it stands."""
+        """Its lower edge. The lower it is, the nearer the object stands."""
         return self.y + self.height
 
 
 class _Stage:
-    """A scene in the making."""
+    """Draws a scene."""
 
     def __init__(self, rng: np.random.Generator, size: int, layout: str) -> None:
         self.rng, self.size, self.layout = rng, size, layout
@@ -156,24 +156,24 @@ class _Stage:
         self.owner = np.zeros((size, size), np.int32)
         self.drawn: list[tuple[int, str, str]] = []
 
-    # -- where things stand
+    # -- where objects stand
 
     def plant(self, n_objects: int) -> list[_Object]:
         """Place and draw objects and inert rocks, the farther ones first; returns the objects."""
         objects = sorted(self._place(n_objects), key=_Object.foot)
         candidates = [self._rock() for _ in range(self.rng.integers(1, 4))]
         rocks = [rock for rock in candidates if _most_covered(rock, objects) <= MOST_COVERED]
-        for thing in sorted([*objects, *rocks], key=_Object.foot):
-            if thing in rocks:
-                self._draw_rock(thing)
+        for item in sorted([*objects, *rocks], key=_Object.foot):
+            if item in rocks:
+                self._draw_rock(item)
             else:
-                self._draw_object(objects.index(thing), thing)
+                self._draw_object(objects.index(item), item)
         return objects
 
     def _rock(self) -> _Object:
         width = self.size * self.rng.uniform(0.06, 0.2)
         height = width * self.rng.uniform(0.5, 0.9)
-        return _Object("rock", self.rng.uniform(0, self.size - width), self._deep() - height, width, height)
+        return _Object("rock", self.rng.uniform(0, self.size - width), self._foot() - height, width, height)
 
     def _place(self, n_objects: int) -> list[_Object]:
         placed: list[_Object] = []
@@ -184,12 +184,12 @@ class _Stage:
                 if len(placed) == n_objects:
                     return placed
             elif len(placed) == 1 and tried % 20 == 0:
-                placed.clear()  # no room for a twin beside this one
+                placed.clear()  # there is no room for a twin beside it
         room = f"{self.size} x {self.size}"
         raise InputError(f"only {len(placed)} of {n_objects} objects fit in {room}: ask for fewer")
 
     def _candidate(self, placed: list[_Object]) -> _Object | None:
-        """An object at a random place, or None where it would hide or be hidden too much."""
+        """An object at a random place, or None if it leaves the image or overlaps another too much."""
         rng, size, layout = self.rng, self.size, self.layout
         twins = layout in ("decoy", "overlap")
         second = len(placed) == 1 and (twins or layout == "inside")  # the layout says how it stands
@@ -218,7 +218,7 @@ class _Stage:
         else:
             x = rng.uniform(0, size - width)
             sky = recipe.place == "sky"
-            bottom = rng.uniform(height, max(self.horizon, height + 1)) if sky else self._deep()
+            bottom = rng.uniform(height, max(self.horizon, height + 1)) if sky else self._foot()
         new = _Object(name, x, bottom - height, width, height)
         inside = x >= 0 and x + width <= size and new.y >= 0 and bottom <= size
         allowed = {"decoy": 0.0, "overlap": 0.5, "inside": 1.0}[layout] if second else MOST_COVERED
@@ -235,11 +235,11 @@ class _Stage:
                 names.append(name)
         return str(self.rng.choice(names))
 
-    def _deep(self) -> float:
-        """Where something stands on the ground: the row of its foot."""
+    def _foot(self) -> float:
+        """Random row for the foot of an object that stands on the ground."""
         return self.rng.uniform(self.horizon + 0.04 * self.size, self.size)
 
-    # -- how things look
+    # -- how objects look
 
     def _background(self) -> np.ndarray:
         rng, size = self.rng, self.size
@@ -251,7 +251,7 @@ class _Stage:
         image[self.horizon :] = np.array(GROUNDS[self.ground], np.float32) * (0.85 + 0.3 * rows)
         image[self.horizon :] *= 1 + self._texture(size - self.horizon, size, rng.uniform(0.08, 0.2))
         image[: self.horizon] *= 1 + 0.4 * self._texture(self.horizon, size, rng.uniform(0.05, 0.15))
-        for _ in range(rng.integers(4, 14)):  # clutter: tufts, stones and puddles that are nothing
+        for _ in range(rng.integers(4, 14)):  # clutter: tufts, stones and puddles, which are no objects
             x, y = rng.uniform(0, size), rng.uniform(self.horizon, size)
             centre = int(x), int(y)
             axes = int(rng.uniform(1, 1 + 0.06 * size)), int(rng.uniform(1, 2 + 0.015 * size))
@@ -266,8 +266,8 @@ class _Stage:
         x = self.rng.integers(0, tile.shape[1] - width + 1)
         return tile[y : y + height, x : x + width, None] * np.float32(strength)
 
-    def _draw_object(self, number: int, thing: _Object) -> None:
-        recipe = RECIPES[thing.name]
+    def _draw_object(self, number: int, item: _Object) -> None:
+        recipe = RECIPES[item.name]
         rng = self.rng
         jitter = rng.uniform(0.85, 1.15, 3)
         main = np.array(recipe.main[rng.integers(len(recipe.main))]) * jitter
@@ -278,7 +278,7 @@ class _Stage:
                 continue
             colour = own[shape.colour] if shape.colour in own else np.array(shape.colour) * jitter
             points = [np.abs(polygon - (flip, 0)) for polygon in shape.polygons]
-            scaled = [polygon * (thing.width, thing.height) + (thing.x, thing.y) for polygon in points]
+            scaled = [polygon * (item.width, item.height) + (item.x, item.y) for polygon in points]
             self._fill(scaled, colour, number, shape.name, shape.role)
 
     def _draw_rock(self, rock: _Object) -> None:
@@ -289,8 +289,8 @@ class _Stage:
         points = (corners + 1) / 2 * (rock.width, rock.height) + (rock.x, rock.y)
         self._fill([points], rng.uniform(70, 190) * rng.uniform(0.9, 1.1, 3), -1, "rock", "inert")
 
-    def _fill(self, polygons: list[np.ndarray], colour: np.ndarray, thing: int, name: str, role: str) -> None:
-        """Fill polygons (in pixels) with a shaded, textured colour, and take note of the pixels."""
+    def _fill(self, polygons: list[np.ndarray], colour: np.ndarray, owner: int, name: str, role: str) -> None:
+        """Fill polygons (in pixels) with a shaded, textured colour, and record whose pixels they are."""
         points = np.concatenate(polygons)
         left, top = np.floor(points.min(0)).astype(int).clip(0, self.size - 1)
         right, bottom = np.ceil(points.max(0)).astype(int).clip(1, self.size)
@@ -305,11 +305,11 @@ class _Stage:
         paint = colour.astype(np.float32) * shade * (1 + self._texture(bottom - top, right - left, 0.12))
         share = (alpha / np.float32(255))[..., None]
         self.image[window] += (paint - self.image[window]) * share
-        self.drawn.append((thing, name, role))
+        self.drawn.append((owner, name, role))
         self.owner[window][alpha > 127] = len(self.drawn)
 
     def finish(self, objects: list[_Object]) -> Scene:
-        """Light the scene, and read off what is true of it."""
+        """Light the scene, and return it with its truth."""
         rng, size = self.rng, self.size
         slope = rng.uniform(-0.15, 0.15, 2)
         at = np.linspace(-1, 1, size, dtype=np.float32)
@@ -319,9 +319,9 @@ class _Stage:
         image += self._texture(size, size, rng.uniform(2, 12))
         # no channel is 0, so that a mask can be read off a masked scene
         pixels = image.clip(1, 255).round().astype(np.uint8)
-        seen = np.array([-2, *(thing for thing, _, _ in self.drawn)])[self.owner]
+        seen = np.array([-2, *(number for number, _, _ in self.drawn)])[self.owner]
         boxes = np.stack([bounding_box(seen == number) for number in range(len(objects))])
-        labels = np.array([CLASS_NAMES.index(thing.name) for thing in objects])
+        labels = np.array([CLASS_NAMES.index(item.name) for item in objects])
         return Scene(pixels, boxes, labels, self.owner, self.drawn, self.ground, self.horizon)
 
 
@@ -332,7 +332,7 @@ def bounding_box(mask: np.ndarray) -> np.ndarray:
 
 
 def _most_covered(new: _Object, others: list[_Object]) -> float:
-    """Largest share that two boxes have in common of the smaller of them."""
+    """Largest overlap of a box with another one, as a share of the smaller of the two."""
     shares = [0.0]
     for old in others:
         width = min(new.x + new.width, old.x + old.width) - max(new.x, old.x)

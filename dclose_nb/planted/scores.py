@@ -29,8 +29,8 @@ def relevance_mass(saliency: np.ndarray, causal: np.ndarray) -> float:
     """Share of the map's energy that lies on causal pixels, in [0, 1].
 
     ``sum over causal of S / sum of S`` (Arras et al. 2022). The map S is (H, W), `causal` is (H, W) bool.
-    Negatives count as 0, and a map that is 0 everywhere scores 0. Given the pixels of what has no effect
-    instead of the causal ones, lower is better.
+    Negatives count as 0, and a map that is 0 everywhere scores 0. For pixels that have no effect,
+    instead of causal ones, lower is better.
     """
     energy = _clipped(saliency, causal)
     total = energy.sum()
@@ -40,8 +40,8 @@ def relevance_mass(saliency: np.ndarray, causal: np.ndarray) -> float:
 def relevance_rank(saliency: np.ndarray, causal: np.ndarray) -> float:
     """Share of the K highest pixels that are causal, K being the number of causal pixels, in [0, 1].
 
-    (Arras et al. 2022.) Pixels of equal value share the places that are left to them, so that a
-    constant map scores the causal share of the image. Parameters as of `relevance_mass`; no causal
+    (Arras et al. 2022.) Pixels of equal value share the remaining places, so that a constant map
+    scores the causal share of the image. Parameters are those of `relevance_mass`; no causal
     pixel raises `InputError`.
     """
     values = _clipped(saliency, causal)
@@ -57,9 +57,9 @@ def relevance_rank(saliency: np.ndarray, causal: np.ndarray) -> float:
 def part_correlation(saliency: np.ndarray, parts: list[Part], effects: np.ndarray) -> float:
     """Spearman correlation of each part's mean saliency with its true effect, in [-1, 1].
 
-    (After Hesse et al. 2023.) NaN where there are fewer than two parts or all are alike. Effects, (P,),
-    are a pixel's: a part's Shapley value, or the drop in score when it is removed, over its number of
-    pixels.
+    (After Hesse et al. 2023.) NaN if there are fewer than two parts, or if all are alike. Effects (P,)
+    are for one pixel: a part's Shapley value, or the drop in score when it is removed, divided by its
+    number of pixels.
     """
     _clipped(saliency, *(part.mask for part in parts))
     if len(parts) != len(effects):
@@ -84,7 +84,7 @@ def seed_spread(maps: np.ndarray) -> float:
 
 
 def random_map(shape: tuple[int, int], *, seed: int = 0) -> np.ndarray:
-    """Control: smooth noise (H, W) in [0, 1], a sixteenth of the image to a cell."""
+    """Control: smooth noise (H, W) in [0, 1], from a grid of 16 x 16 random values."""
     rng = np.random.default_rng(seed)
     cells = rng.random((16, 16))
     rows, columns = (np.linspace(0, 15, size) for size in shape)

@@ -1,11 +1,11 @@
 """What planted objects are made of: for each class its parts, drawn in a unit box.
 
 x runs right and y down, from (0, 0) at the box's top left to (1, 1) at its bottom right. Parts are
-drawn in the order in which they stand. A part's role says what it means to the truth:
+drawn in the order in which they stand. A part's role says what it decides:
 
 ``class``  decides the class: without it the object is one of another class
 ``body``   evidence for the object and its class
-``edge``   settles where the box ends and says nothing of the class; half of all objects have it
+``edge``   decides where the box ends, but not the class; half of all objects have it
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ class Shape(NamedTuple):
 
 
 class Recipe(NamedTuple):
-    """One class: how wide it is for its height, where it stands, and its parts."""
+    """One class: its width over its height, where it stands, and its parts."""
 
     aspect: float
     place: str  # "ground", "sky" or "water"
@@ -124,4 +124,4 @@ RECIPES: dict[str, Recipe] = {
 # fmt: on
 
 CLASS_NAMES = tuple(RECIPES)
-CONTEXT_CLASS, CONTEXT_GROUND = "cow", "meadow"  # where a cow nearly always stands
+CONTEXT_CLASS, CONTEXT_GROUND = "cow", "meadow"  # a cow nearly always stands there

@@ -1,8 +1,8 @@
 """Train a detector from scratch on planted scenes: ``python -m dclose_nb.planted.training planted OUT``.
 
-Scenes are drawn as they are needed and never come twice. A run that was stopped, however it was,
-goes on from its last checkpoint and draws the scenes that it would have drawn. It ends with the
-weights and their manifest in OUT, named as they ship under ``data/weights``.
+Scenes are drawn when they are needed and never repeated. A run that was stopped in any way resumes
+from its last checkpoint, with the scenes that would have come next. At the end it writes the weights
+and their manifest to OUT, with the names that they have in ``data/weights``.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ class Settings:
     peak_rate: float = 2e-3
     warm_up: int = 300  # steps
     weight_decay: float = 5e-4
-    average: float = 0.999  # of the weights over the steps, which is what is kept
+    average: float = 0.999  # decay of the running average of the weights, which is what is kept
     seed: int = 0
 
 
@@ -92,27 +92,27 @@ def train(
     workers: int = 1,
     progress: bool = True,
 ) -> Any:
-    """Train, or go on training, and return the averaged network.
+    """Train, or resume training, and return the averaged network.
 
     Parameters
     ----------
     folder : path
         ``checkpoint.pt`` and ``log.jsonl`` (a line every 50 steps) are kept there.
     settings : Settings
-        With a checkpoint in `folder` they must be its own. Those of what ships are in `SETTINGS`.
+        They must be those of a checkpoint in `folder`. `SETTINGS` has those of the networks that ship.
     checkpoint_every : int
         Steps between two checkpoints.
     device : torch.device or str, optional
-        By default the first GPU where there is one, else the CPU.
+        By default the first GPU if there is one, else the CPU.
     workers : int
-        Processes that draw scenes; with 0 this one does.
+        Processes that draw scenes; with 0, this process draws them.
     progress : bool
 
     Raises
     ------
     InputError
-        A checkpoint that is damaged or has other settings, a folder that cannot be written, or a
-        disk that is full. The last good checkpoint stays.
+        The checkpoint is damaged or has other settings, the folder cannot be written, or the disk is
+        full. The last good checkpoint stays.
     """
     network = NETWORKS[checks.choice("network", settings.network, NETWORKS)]
     folder = checks.path(folder)
@@ -132,7 +132,7 @@ def train(
     start = time.perf_counter()
     with tqdm(total=settings.steps, initial=done, unit="step", disable=not progress) as bar:
         for step, (images, tables) in enumerate(batches, start=done + 1):
-            torch.manual_seed(settings.seed + step)  # a network may draw samples: alike after a stop
+            torch.manual_seed(settings.seed + step)  # a loss may draw samples: the same after a stop
             images = images.to(device, memory_format=torch.channels_last)
             loss = network.loss(module, images, tables.to(device))
             optimiser.zero_grad()
@@ -156,7 +156,7 @@ def train(
 
 
 def running_average(most: float, old: torch.Tensor, new: torch.Tensor, n: Any) -> torch.Tensor:
-    """Keep a share of `most` of the average of `n` weights; less at first, to forget the untrained ones."""
+    """Update an average of `n` weights with decay `most`, or less at first, to forget untrained ones."""
     keep = min(most, (1 + int(n)) / (10 + int(n)))
     return (old + (1 - keep) * (new - old)).to(old.dtype)
 
@@ -170,7 +170,7 @@ def _share_of_peak_rate(settings: Settings, step: int) -> float:
 
 
 def _resume(path: Path, settings: Settings, learning: dict[str, Any]) -> int:
-    """Load a checkpoint where there is one; returns the steps that were done."""
+    """Load a checkpoint if there is one; returns how many steps were done."""
     if not path.exists():
         return 0
     try:
@@ -179,8 +179,8 @@ def _resume(path: Path, settings: Settings, learning: dict[str, Any]) -> int:
     except Exception as error:  # torch raises many types for a damaged file
         raise InputError(f"{str(path)!r} is damaged: move it away to begin anew") from error
     if found != asdict(settings):
-        other = {name: value for name, value in found.items() if asdict(settings).get(name) != value}
-        raise InputError(f"{str(path)!r} was made with {other}: use these settings, or another folder")
+        differing = {name: value for name, value in found.items() if asdict(settings).get(name) != value}
+        raise InputError(f"{str(path)!r} was made with {differing}: use these settings, or another folder")
     for name, part in learning.items():
         part.load_state_dict(state[name])
     return done
@@ -196,17 +196,17 @@ def _on_disk(folder: Path) -> Iterator[None]:
 
 
 def export(folder: str | Path, module: Any, settings: Settings, *, n_scenes: int) -> Path:
-    """Write a trained network as it ships, and score on scenes 0 to n_scenes - 1 what was written.
+    """Write a trained network in the form that ships, and score it on scenes 0 to n_scenes - 1.
 
     Parameters become float16; statistics of batch-norm stay float32. `folder` is where the network was
-    trained; one that cannot be written raises `InputError`. Gives the path of ``NAME.safetensors``. Its
+    trained; one that cannot be written raises `InputError`. Returns the path of ``NAME.safetensors``. Its
     manifest ``NAME.json`` has sha256, settings, loss at each logged step, average precision and versions.
     """
     folder = checks.path(folder)
     path = folder / f"{settings.network}.safetensors"
-    small = {name for name, _ in module.named_parameters()}
+    parameters = {name for name, _ in module.named_parameters()}
     state = {
-        name: (value.half() if name in small else value).cpu().contiguous()
+        name: (value.half() if name in parameters else value).cpu().contiguous()
         for name, value in module.state_dict().items()
     }
     content = safetensors.torch.save(state)
@@ -222,14 +222,14 @@ def export(folder: str | Path, module: Any, settings: Settings, *, n_scenes: int
     }
     with _on_disk(folder), atomic_write(path) as unfinished:
         unfinished.write_bytes(content)
-    _describe(path, manifest)
+    _write_manifest(path, manifest)
     detector = load(settings.network, device=pick_device("cpu"), folder=folder)
     scores = average_precision(detector, range(n_scenes))
-    _describe(path, manifest | {"held_out": {"scenes": n_scenes, **scores}})
+    _write_manifest(path, manifest | {"held_out": {"scenes": n_scenes, **scores}})
     return path
 
 
-def _describe(path: Path, manifest: dict[str, Any]) -> None:
+def _write_manifest(path: Path, manifest: dict[str, Any]) -> None:
     with _on_disk(path.parent), atomic_write(path.with_suffix(".json")) as unfinished:
         unfinished.write_text(json.dumps(manifest, indent=1) + "\n", encoding="utf-8")
 
@@ -238,7 +238,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; returns its exit status."""
     parser = argparse.ArgumentParser(description="Train a detector from scratch on planted scenes.")
     parser.add_argument("network", choices=NETWORKS)
-    parser.add_argument("folder", metavar="OUT", help="checkpoint, log, weights; a stopped run goes on there")
+    parser.add_argument("folder", metavar="OUT", help="checkpoint, log, weights; a stopped run resumes there")
     parser.add_argument("--steps", type=int, help="default: those of the network that ships")
     args = parser.parse_args(arguments)
     settings = SETTINGS[args.network]

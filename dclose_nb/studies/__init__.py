@@ -1,4 +1,4 @@
-"""Studies: each file is the study behind one notebook, over one runner and one module of inference."""
+"""Studies, one file for each notebook; they share a runner and a module of inference."""
 
 import lazy_loader
 

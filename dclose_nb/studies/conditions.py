@@ -2,8 +2,8 @@
 
 ``python -m dclose_nb.studies.conditions OUT``
 
-Every model in `CONDITIONS` takes an image as `Detector.detect` does and a severity from 0, which leaves
-it as it is, to 1. It returns (H, W, 3) uint8, the same image for the same seed. Light adds up in linear
+Every model in `CONDITIONS` takes an image as `Detector.detect` does, and a severity from 0 (unchanged)
+to 1. It returns (H, W, 3) uint8, the same image for the same seed. Light adds up in linear
 intensities, so each model decodes sRGB first and encodes it at the end (IEC 61966-2-1).
 """
 
@@ -38,18 +38,18 @@ RED = np.array([1.0, 0.02, 0.01])  # share of each channel that a red lamp leave
 MOON = np.array([0.004, 0.005, 0.008])  # light of the night over that of the day
 LAMP = np.array([0.4, 0.25, 0.1])  # light of a street lamp right in front of it, over that of the day
 FOG_DEPTH = float(np.log(20))  # optical depth at the horizon at severity 1: a 20th of the contrast is left
-AIRLIGHT = 0.7  # of fog and of raindrops, over white
-BLUR_LENGTH = 0.08  # path of the motion at severity 1, of the image's longer side
+AIRLIGHT = 0.7  # of fog and of raindrops, as a share of white
+BLUR_LENGTH = 0.08  # path of the motion at severity 1, as a share of the image's longer side
 LUMINANCE = np.array([0.2126, 0.7152, 0.0722])  # of red, green and blue (ITU-R BT.709)
 
 METHODS = ("dclose", "drise")
 SEVERITIES = (0.25, 0.5, 0.75, 1.0)
-MAPPED = ("low_light", "red_light", "night", "fog", "false_colour")  # Fig. 8, as far as it can be had
+MAPPED = ("low_light", "red_light", "night", "fog", "false_colour")  # those of Fig. 8 that can be modelled
 MAPPED_AT = 0.75  # severity of the images that are explained
-SEEDS = (1, 2)  # of the masks of an object's two maps
+SEEDS = (1, 2)  # of the masks; each object gets a map from each
 STEPS = 10  # of deletion and insertion, a twentieth of the paper's
-MOST = 5  # objects of an image
-SCENES = 5  # for a planted detector
+MOST = 5  # largest number of objects of an image
+SCENES = 5  # that a planted detector sees
 
 
 def low_light(image: Any, severity: float, *, seed: int = 0) -> np.ndarray:
@@ -59,14 +59,14 @@ def low_light(image: Any, severity: float, *, seed: int = 0) -> np.ndarray:
 
 
 def sensor_noise(image: Any, severity: float, *, seed: int = 0) -> np.ndarray:
-    """As little light as in `low_light`, brought back to full brightness by the camera's gain."""
+    """The light of `low_light`, brought back to full brightness by the camera's gain."""
     light, rng = _decoded(image, severity, seed)
     exposure = 2 ** (-STOPS * severity)
     return _encoded(expose(light, exposure, rng) / exposure)
 
 
 def red_light(image: Any, severity: float, *, seed: int = 0) -> np.ndarray:
-    """Light that turns red: each channel is scaled as a red lamp would scale it (von Kries's model)."""
+    """Light that turns red: each channel is scaled by a red lamp's share (von Kries's model)."""
     light, _ = _decoded(image, severity, seed)
     return _encoded(light * RED**severity)
 
@@ -145,10 +145,10 @@ CONDITIONS: dict[str, Callable[..., np.ndarray]] = {
 
 
 def expose(light: np.ndarray, exposure: Any, rng: np.random.Generator) -> np.ndarray:
-    """Add a sensor's noise to light: Poisson's of the photons, Gauss's of the reading (Foi et al. 2008).
+    """Add a sensor's noise to light: Poisson noise of photons, Gaussian noise of reading (Foi et al. 2008).
 
     `light` is linear, 1 being white; `exposure`, a number or an array, is the share of it that is left.
-    At 1 no noise is added, since the photo has its own already. Noise can bring the result below 0.
+    At 1 no noise is added, since the photo already has its own. Noise can bring the result below 0.
     """
     if np.all(exposure == 1):
         return light
@@ -187,15 +187,15 @@ def _encoded(light: np.ndarray) -> np.ndarray:
 
 
 def study_image(detector: Detector, image: np.ndarray, *, n_masks: int) -> Record:
-    """Follow the objects of an image through all conditions, and their maps through those of `MAPPED`.
+    """Measure how the objects of an image fare in all conditions, and their maps in those of `MAPPED`.
 
-    The targets are those that the detector finds in the clear image (H, W, 3), even where it no longer
-    draws them. Each map is made with `n_masks` masks.
+    The targets are those that the detector finds in the clear image (H, W, 3), even if it no longer
+    finds them. Each map is made with `n_masks` masks.
 
     Each of ``objects`` has ``label``, ``score``, ``area`` (share of the image), ``left`` (by condition, its
     weight at each of `SEVERITIES` over that in the clear image, Eq. 6) and ``maps``: for "clear" and each
-    of `MAPPED`, by method, the `map_scores`; ``drawn``, 1 where the detector draws the target in that
-    image, else 0; ``over_all`` of the first seed's map, None where the target is not drawn.
+    of `MAPPED`, by method, the `map_scores`; ``drawn``, 1 if the detector finds the target in that
+    image, else 0; ``over_all`` of the first seed's map, None if the target is not found.
     """
     targets = detector.detect(image)[:MOST]
     if not len(targets):
@@ -233,14 +233,14 @@ def study_image(detector: Detector, image: np.ndarray, *, n_masks: int) -> Recor
 
 
 def map_scores(maps: np.ndarray, clear: np.ndarray, box: np.ndarray) -> Record:
-    """Scores of an object's maps (2, H, W) in one condition, each the mean over the two seeds.
+    """Scores of an object's maps (2, H, W) in one condition, as means over the two seeds.
 
-    ``itself`` is the rank correlation of the two maps, ``clear`` that with the clear image's map of the
-    other seed, since maps of the same masks share their noise; both are None where a map is empty.
+    ``itself`` is the rank correlation of the two maps. ``clear`` is that with the clear image's map of the
+    other seed, since maps from the same masks share noise. Both are None if a map is empty.
     ``inside`` is `relevance_rank` in the box; ``ebpg`` and ``sparsity`` are those of `metrics`.
     """
     in_box = filled_box(maps.shape[1:], box) > 0
-    crossed = [metrics.rank_correlation(saliency, other) for saliency, other in zip(maps, clear[::-1])]
+    crossed = [metrics.rank_correlation(*pair) for pair in zip(maps, clear[::-1])]
     return {
         "itself": rounded(metrics.rank_correlation(*maps)),
         "clear": rounded(sum(crossed) / 2),
@@ -259,24 +259,24 @@ def study_conditions(
     coco: str | Path | None = None,
     **run_options: Any,
 ) -> Records:
-    """Study `CONDITIONS` on photos and scenes that ship, or go on where a run was stopped.
+    """Study `CONDITIONS` on photos and scenes that ship, or resume a run that was stopped.
 
     Parameters
     ----------
     out : path
         Folder, see `runner.run_study`; a line has ``detector``, ``image`` and what `study_image` returns.
     detectors : sequence of str or Detector
-        Those whose name begins with "planted" see the first `SCENES` scenes, others see `PHOTOS`.
+        Detectors whose name begins with "planted" see the first `SCENES` scenes, others see `PHOTOS`.
     n_masks : int
         Masks of each map.
     limit : int, optional
-        Only the first so many images of each detector.
+        Number of images for each detector; by default all.
     coco : path, optional
-        A folder of COCO, whose photos come after those that ship.
+        A folder of COCO. Its photos come after those that ship.
     **run_options
         ``workers``, ``executor`` and ``progress`` of `runner.run_study`, whose errors are raised here too.
     """
-    n_masks = make("dclose", n_masks=n_masks).n_masks  # one mask at least for each of its levels
+    n_masks = make("dclose", n_masks=n_masks).n_masks  # at least one mask for each level
     settings = {"n_masks": n_masks, "severity": MAPPED_AT}
     if limit is not None:
         checks.at_least("limit", limit, 1)

@@ -1,4 +1,4 @@
-"""Section 4.4: where a detector errs, and what it looked at when it did (Fig. 5 and 6). Notebook 05.
+"""Section 4.4: what errors a detector makes, and what it looked at in each (Fig. 5 and 6). Notebook 05.
 
 ``python -m dclose_nb.studies.error_analysis OUT --coco DIR``
 """
@@ -29,7 +29,7 @@ from .inference import rounded
 from .records import Record, Records
 from .runner import study_command, study_parser
 
-FOUND, NEAR = 0.5, 0.1  # IoU above which a box is in the right place, and below which it is nowhere near
+FOUND, NEAR = 0.5, 0.1  # IoU: above FOUND a box is in the right place, below NEAR it is far off
 ERRORS = ("wrong class", "wrong place", "missed", "not there")  # the paper's four
 PAIRED = ("wrong class", "wrong place")  # the errors that have a prediction and a ground truth
 KINDS = ("right", *ERRORS, "duplicate", "other", "in a crowd", "unknown class")
@@ -37,12 +37,12 @@ SHARES = (0, 0.01, 0.02, 0.05, 0.1, 0.2)  # pixels to hide, over the area of the
 
 
 class Case(NamedTuple):
-    """A detection and the object it stands for, or one of them alone."""
+    """A detection and its object, or one of them alone."""
 
     kind: str  # one of `KINDS`
     prediction: Detections | None  # one row; None for an object without a detection
     truth: Targets | None  # one box; None for a detection without an object
-    iou: float  # of both; for one alone, its largest with any object or detection
+    iou: float  # of the two; for one alone, its largest with any object or detection
     row: int | None  # index of the detection
     number: int | None  # index of the object
 
@@ -56,23 +56,23 @@ class Case(NamedTuple):
 
 
 def cases(found: Detections, truth: Targets, crowds: Targets | None = None) -> list[Case]:
-    """Name each detection and each object: right, or which error.
+    """Classify each detection and each object as right or as an error.
 
     The four errors are the paper's, with the limits of Hoiem et al. (2012) and TIDE (Bolya et al.
-    2020). What `detection.match` pairs is "right". Of the other detections, one that lies by more than
-    half in a crowd of its class is "in a crowd" and no error, since nobody has marked the single objects
-    there (COCO's rule). Each detection that is left, best first, takes an object that is still free,
-    namely the one of largest IoU that makes it
+    2020). Pairs of `detection.match` are "right". Another detection is "in a crowd" if more than half
+    of it lies in a crowd of its class. This is no error, since nobody has marked the single objects there
+    (COCO's rule). Each detection that is left, best first, takes the object of largest IoU that is still
+    free and that makes it
 
     - "wrong class": another class, IoU above 0.5;
     - "wrong place": the same class, IoU from 0.1 to 0.5.
 
-    Objects that nothing has taken are "missed". Detections that have taken nothing are "not there" if
-    their IoU with every object is below 0.1. The rest are no errors of the paper's:
+    Objects that no detection has taken are "missed". Detections that have taken no object are "not there"
+    if their IoU with every object is below 0.1. The paper does not count the rest as errors:
 
     - "duplicate": IoU above 0.5 with an object of its class that another detection has taken;
     - "other": a detection near an object that is taken, or wrong in both class and place;
-    - "unknown class": an object that nothing has taken, of a class that the detector does not have.
+    - "unknown class": an object that is not taken, of a class that the detector does not have.
 
     Parameters
     ----------
@@ -84,13 +84,13 @@ def cases(found: Detections, truth: Targets, crowds: Targets | None = None) -> l
     Returns
     -------
     list of Case
-        The detections in their order, then the objects that nothing has taken. "duplicate" and "other"
+        The detections in their order, then the objects that are not taken. "duplicate" and "other"
         name the object of largest IoU, which may be in another case too.
 
     Raises
     ------
     InputError
-        No ground truth, or boxes and labels that do not fit.
+        There is no ground truth, or boxes and labels do not match.
 
     Examples
     --------
@@ -139,7 +139,7 @@ def cases(found: Detections, truth: Targets, crowds: Targets | None = None) -> l
 
 
 def _as_detections(found: Detections, truth: Targets) -> Detections:
-    """Ground truths as rows in their order, whether the detector has their classes or not."""
+    """Ground truths as rows, in their order, even if the detector does not have their classes."""
     if not isinstance(truth, Targets):
         raise InputError(
             f"the ground truth must be dc.Targets(boxes, labels), got {truth!r}: an image that nobody has "
@@ -161,16 +161,16 @@ def _in_crowds(found: Detections, crowds: Targets | None) -> np.ndarray:
     regions = _as_detections(found, crowds)
     corners = [rows.boxes.astype(np.float64) for rows in (found, regions)]
     boxes = [np.hstack([xyxy[:, :2], xyxy[:, 2:] - xyxy[:, :2]]) for xyxy in corners]  # x, y, width, height
-    shares = coco_mask.iou(*boxes, [1] * len(regions))  # for crowds, over the detection's own area
+    shares = coco_mask.iou(*boxes, [1] * len(regions))  # IoU with a crowd is over the detection's own area
     return ((shares > FOUND) & _same_class(found, regions)).any(axis=1)
 
 
 def vectors(case: Case, class_names: Sequence[str]) -> Detections:
-    """What to `explain` of a case: the ground truth, then the prediction; one row if it has only one.
+    """What to `explain` for a case: the ground truth, then the prediction, or the only one of them.
 
-    The ground truth is the box that should have been drawn, with its class's probability and the
-    objectness 1. The prediction is the detection as it is. Both maps are then made with the same masks,
-    so that their difference does not come from chance. An object of a class that the detector does not
+    The ground truth is the box that should have been found, with its class's probability and the
+    objectness 1. The prediction is the detection itself. Both maps are made with the same masks, so that
+    their difference does not come from chance. An object of a class that the detector does not
     have raises `InputError`.
     """
     rows = [] if case.truth is None else [case.truth.detections(class_names)]
@@ -184,9 +184,9 @@ def vectors(case: Case, class_names: Sequence[str]) -> Detections:
 
 
 def hide(image: np.ndarray, saliency: np.ndarray, n_pixels: int) -> np.ndarray:
-    """The image (H, W, 3) with the `n_pixels` pixels black that are highest in a map (H, W)."""
+    """A copy of an image (H, W, 3) whose `n_pixels` highest pixels in a map (H, W) are black."""
     if np.shape(saliency) != image.shape[:2]:
-        raise InputError(f"the map must be {image.shape[:2]} as the image, got {np.shape(saliency)}")
+        raise InputError(f"the map must be {image.shape[:2]} like the image, got {np.shape(saliency)}")
     order = np.argsort(-saliency, axis=None, kind="stable")
     hidden = image.copy()
     hidden.reshape(-1, 3)[order[: checks.at_least("n_pixels", n_pixels, 0)]] = 0
@@ -195,14 +195,14 @@ def hide(image: np.ndarray, saliency: np.ndarray, n_pixels: int) -> np.ndarray:
 
 @torch.inference_mode()
 def class_scores(detector: Detector, image: np.ndarray, case: Case) -> tuple[float, float]:
-    """Scores in [0, 1] of a case's predicted class and of its true class, where the object is.
+    """Scores in [0, 1] of a case's predicted class and of its true class, at the object's place.
 
-    They are the highest objectness times probability of all proposals, before suppression, whose IoU with
-    the ground truth is above 0.5, and 0 where there is none. `image` is the case's (H, W, 3) uint8 image,
-    or what is left of it. A case without a prediction or a ground truth raises `InputError`.
+    A score is the highest objectness times probability of the proposals, before suppression, whose IoU
+    with the ground truth is above 0.5. It is 0 if there is none. `image` is the case's (H, W, 3) uint8
+    image, or what is left of it. A case without a prediction or a ground truth raises `InputError`.
     """
     if case.truth is None or case.prediction is None:
-        raise InputError(f"a case with a prediction and a ground truth is wanted, got {case}")
+        raise InputError(f"a case must have a prediction and a ground truth, got {case}")
     truth = case.truth.detections(detector.class_names)
     canvas = detector.prepare(image)
     boxes, objectness, probs = (part[0] for part in detector.predict(canvas.pixels[None]))
@@ -213,17 +213,17 @@ def class_scores(detector: Detector, image: np.ndarray, case: Case) -> tuple[flo
 
 
 def hidden_scores(detector: Detector, case: Case, explanation: Explanation) -> dict[str, np.ndarray]:
-    """Does the error go away when the pixels are hidden that the difference of the maps points at?
+    """Hide the pixels that the difference of the two maps points at: does the error go away?
 
     If the difference (prediction less ground truth) shows the source of the error, hiding its highest
     pixels lowers the predicted class and spares or raises the true one. It must do so better than hiding
     the highest pixels of the prediction's own map, or random pixels of the object's box.
 
-    `explanation` is that of the case's `vectors`. Gives the `class_scores` for each of `SHARES`,
+    `explanation` explains the case's `vectors`. Returns the `class_scores` for each of `SHARES`,
     (shares, 2), by what was hidden: "difference", "prediction" and "random".
     """
     if case.truth is None or case.prediction is None:
-        raise InputError(f"a case with a prediction and a ground truth is wanted, got {case}")
+        raise InputError(f"a case must have a prediction and a ground truth, got {case}")
     truth, prediction = min_max(explanation.saliency)
     x1, y1, x2, y2 = case.truth.boxes[0]
     chance = random_map(truth.shape) * filled_box(truth.shape, np.array([x1, y1, x2, y2]))
@@ -249,7 +249,7 @@ def study_image(
 
     Each of ``cases`` has ``kind``, ``truth`` and ``prediction`` (class names or None), ``score`` and
     ``iou``. With `n_masks`, each of `PAIRED` and, as a control, the best "right" are explained with so
-    many masks. They have ``correlation``, the rank correlation of the two maps (None where one is empty),
+    many masks. They have ``correlation``, the rank correlation of the two maps (None if one is empty),
     and ``difference``, the mean absolute difference of the maps scaled to [0, 1]. A "wrong class" also
     has its `hidden_scores` as ``hidden``. `confidence` is that of `Detector.detect`.
     """
@@ -273,7 +273,7 @@ def study_image(
 
 
 def _study_maps(detector: Detector, image: np.ndarray, case: Case, n_masks: int) -> Record:
-    """What `study_image` says of the two maps of a case."""
+    """The scores of `study_image` that need the two maps of a case."""
     targets = vectors(case, detector.class_names)
     explanation = explain(detector, image, targets, n_masks=n_masks, progress=False)
     truth, prediction = min_max(explanation.saliency)
@@ -296,7 +296,7 @@ def study_errors(
     n_masks: int | None = None,
     **study_options: Any,
 ) -> Records:
-    """Name the errors of a detector on a data set, or go on where a run was stopped.
+    """Find the errors of a detector on a data set, or resume a run that was stopped.
 
     For `confidence` and `n_masks` see `study_image`; for the rest, ``seed``, ``limit``, ``workers``,
     ``executor`` and ``progress``, see `coco.study_photos`. A number out of range raises `InputError`.
@@ -309,7 +309,7 @@ def study_errors(
 
 
 def tally(lines: Iterable[Record]) -> dict[str, Counter[str]]:
-    """Count the cases of each kind by class: the object's, or the prediction's where there is no object.
+    """Count the cases of each kind by class: the object's, or the prediction's if there is no object.
 
     ``sum(tally(lines).values(), Counter())`` counts all classes together.
     """
@@ -326,7 +326,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--coco", metavar="DIR", required=True, help="holds val2017/ and annotations/")
     parser.add_argument("--detector", default="yolox_nano", help="default: %(default)s")
     parser.add_argument("--confidence", type=float, default=0.25, help="default: %(default)s")
-    parser.add_argument("--n-masks", type=int, help="explain errors with so many masks (default: none)")
+    parser.add_argument("--n-masks", type=int, help="explain errors with this many masks (default: none)")
     parser.add_argument("--limit", type=int, metavar="N", help="only the first N images, in random order")
     parser.add_argument("--skip-missing", action="store_true", help="go on without images that are missing")
     options = vars(parser.parse_args(arguments))

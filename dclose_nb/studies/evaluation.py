@@ -18,26 +18,26 @@ from ..methods import METHODS, make, options_of
 from .coco import DataSet, Truth, matched, study_photos
 from .records import Record, Records
 
-# Table 1: what is left of D-CLOSE without one or two of its parts, from the forward passes of the whole
+# Table 1: D-CLOSE without one or two of its parts, computed from the same forward passes
 ABLATION: dict[str, dict[str, Any]] = {
     "mfpp": {"density": False, "fusion": "mean"},  # segments alone
     "segments+density": {"density": True, "fusion": "mean"},
     "segments+fusion": {"density": False, "fusion": "cascade"},
 }
 KNOWN = tuple(dict.fromkeys([*METHODS, *ABLATION]))
-CURVE_POINTS = 42  # of a curve's steps that are kept in a record
+CURVE_POINTS = 42  # of a curve that a record keeps
 
 
 def study_image(
     detector: Detector, image: np.ndarray, truth: Truth, *, methods: dict[str, Record], steps: int, seed: int
 ) -> Record:
-    """Every method's maps of the matched detections of one image (H, W, 3), scored.
+    """Score every method's maps of the matched detections of one image (H, W, 3).
 
-    `methods` has names from `KNOWN` and the options of each. Those of `ABLATION` have options of D-CLOSE;
-    they are made of the levels of ``methods["dclose"]`` and get no forward pass of their own. `steps` are
+    `methods` has names from `KNOWN` and the options of each. Those of `ABLATION` have D-CLOSE's options.
+    They use the levels of ``methods["dclose"]`` and need no forward pass of their own. `steps` are
     those of deletion and insertion, `seed` is that of the masks.
 
-    Gives ``found`` and ``truths`` (how many), ``seconds`` and ``n_forward`` by method, and ``objects`` as
+    Returns ``found`` and ``truths`` (how many), ``seconds`` and ``n_forward`` by method, and ``objects`` as
     `coco.matched` does, each with its ``score`` and ``box`` and the scores of each method.
     """
     canvas = detector.prepare(image)
@@ -96,7 +96,7 @@ def evaluate(
     seed: int = 0,
     **study_options: Any,
 ) -> Records:
-    """Evaluate methods on a data set, or go on where a run was stopped.
+    """Evaluate methods on a data set, or resume a run that was stopped.
 
     Parameters
     ----------
@@ -105,7 +105,7 @@ def evaluate(
     methods : sequence of str
         Of `KNOWN`; those of `ABLATION` need "dclose".
     n_masks : int, optional
-        Budget of each sampling method; by default its own.
+        Number of masks of each sampling method; by default its own.
     steps : int
         Of deletion and insertion.
     seed : int

@@ -1,4 +1,4 @@
-"""What records say about all images: means over objects, with bootstrap intervals over images."""
+"""Means over the objects of all images, with bootstrap intervals over images."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ def mean_with_interval(groups: Sequence[Sequence[Any]], *, draws: int = 2000) ->
     Parameters
     ----------
     groups : sequence of sequences
-        At least one. A group holds values that belong together, the objects of an image for instance:
+        At least one. A group holds values that belong together, such as the objects of an image:
         numbers, or arrays of one shape.
     draws : int
-        Samples of the bootstrap, which are the same at each call.
+        Samples of the bootstrap. They are the same at each call.
 
     Returns
     -------
     (3, ...) array
-        Mean, low and high end. The ends are NaN for a single group, which says nothing of the spread.
+        Mean, low and high end. The ends are NaN for a single group, which does not show the spread.
     """
     sums = np.array([np.sum(group, axis=0) for group in groups], dtype=float)  # (G, ...)
     counts = np.array([len(group) for group in groups])
@@ -39,8 +39,8 @@ def mean_with_interval(groups: Sequence[Sequence[Any]], *, draws: int = 2000) ->
 def mean(objects: Iterable[Record], value: Callable[[Record], Any]) -> np.ndarray | None:
     """Mean of a value over objects with its 95 % interval, by a bootstrap over images.
 
-    `objects` are records, each with its ``image``. `value` gives a number or an array of a record, or None
-    to leave the object out. Gives (3, ...) as `mean_with_interval`, and None where no object is left.
+    `objects` are records, each with its ``image``. `value` maps a record to a number or an array, or to None
+    to leave the object out. Returns (3, ...) as `mean_with_interval`, or None if no object is left.
     """
     by_image: dict[Any, list[Any]] = {}
     for record in objects:
@@ -50,17 +50,17 @@ def mean(objects: Iterable[Record], value: Callable[[Record], Any]) -> np.ndarra
 
 
 def difference(
-    objects: Iterable[Record], value: Callable[[Record], Any], other: Callable[[Record], Any]
+    objects: Iterable[Record], value: Callable[[Record], Any], reference: Callable[[Record], Any]
 ) -> np.ndarray | None:
-    """Mean of `value` less `other` of the same object; objects that lack one are left out. As `mean`."""
+    """Mean of `value` less `reference` of each object. Objects that lack one are left out. As `mean`."""
 
     def gain(record: Record) -> Any:
-        a, b = value(record), other(record)
+        a, b = value(record), reference(record)
         return None if a is None or b is None else np.subtract(a, b)
 
     return mean(objects, gain)
 
 
 def rounded(value: float | np.floating, digits: int = 4) -> float | None:
-    """A number for a record: None where it is NaN, which JSON does not have."""
+    """A number for a record: None if it is NaN, which JSON does not have."""
     return None if np.isnan(value) else round(float(value), digits)

@@ -1,6 +1,6 @@
 """How near do maps come to the truth of planted scenes? Notebook 09.
 
-``python -m dclose_nb.studies.planted_truth OUT`` writes records, and the `table` of them beside.
+``python -m dclose_nb.studies.planted_truth OUT`` writes records and, beside them, their `table`.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ SCORES = {
 
 @torch.inference_mode()
 def removal_effects(detector: Detector, drawn: Scene, target: Detections, parts: list[Part]) -> np.ndarray:
-    """Loss of a target's weight (Eq. 6) for each pixel of a part that is masked alone, (P,) float64."""
+    """Loss of a target's weight (Eq. 6) per pixel when each part alone is masked, (P,) float64."""
     canvas = detector.prepare(drawn.image)
     shown = canvas.pixels.repeat(1 + len(parts), 1, 1, 1)  # the first has all parts
     for pixels, part in zip(shown[1:], parts):
@@ -67,12 +67,12 @@ def study_scene(
 ) -> Record:
     """Score every method and control on the objects that a detector finds in a scene.
 
-    The detector is trained on planted scenes, or is this scene's `RuleDetector` with the rule "sum". Each
+    The detector is trained on planted scenes, or it is this scene's `RuleDetector` with the rule "sum". Each
     map is made with `n_masks` masks; with `twice`, also with a second seed and with shuffled weights.
     `seed` decides the random maps.
 
     Each of ``objects`` is for an object and a method: ``object`` (its index in the scene), ``label``,
-    ``method`` and the keys of `SCORES`, None where a score does not apply.
+    ``method`` and the keys of `SCORES`, None if a score does not apply.
     """
     found = detector.detect(drawn.image)
     pairs = match(found, drawn.boxes, drawn.names)
@@ -91,10 +91,10 @@ def study_scene(
     shuffled = maps_of(randomise(detector), 1) if twice and has_weights else {}
 
     objects = []
-    for k, (_, thing) in enumerate(pairs):
-        score = truth_scores(detector, drawn, thing, targets[k])
+    for k, (_, number) in enumerate(pairs):
+        score = truth_scores(detector, drawn, number, targets[k])
         maps = {method: first[method][k] for method in METHODS}
-        maps |= controls(detector, drawn, targets[k], seed=1000 * seed + thing)
+        maps |= controls(detector, drawn, targets[k], seed=1000 * seed + number)
         for method, saliency in maps.items():
             values = score(saliency)
             if method in again:
@@ -103,19 +103,19 @@ def study_scene(
                 values["random_weights"] = abs(metrics.rank_correlation(saliency, shuffled[method][k]))
                 values["random_empty"] = float(np.isnan(values["random_weights"]))
             known = {name: value for name, value in values.items() if not np.isnan(value)}
-            where = {"object": thing, "label": targets.names[k], "method": method}
+            where = {"object": number, "label": targets.names[k], "method": method}
             objects.append(where | dict.fromkeys(SCORES) | known)
     return {"objects": objects}
 
 
 def truth_scores(
-    detector: Detector, drawn: Scene, thing: int, target: Detections
+    detector: Detector, drawn: Scene, number: int, target: Detections
 ) -> Callable[[np.ndarray], dict[str, float]]:
-    """A function that gives the scores of a map (H, W) of `target`, which finds the scene's object `thing`.
+    """A function that scores a map (H, W) of `target`, the detection of the scene's object `number`.
 
-    They are those of `SCORES` that need no second map, as far as they apply to the object.
+    It gives those of `SCORES` that need no second map and that apply to the object.
     """
-    own, ruled = drawn.parts[thing], isinstance(detector, RuleDetector)
+    own, ruled = drawn.parts[number], isinstance(detector, RuleDetector)
     used = [part for part in own if not (ruled and part.role == "edge")]
     inert = [*drawn.distractors, *(part for part in own if ruled and part.role == "edge")]
     others = [part for parts in drawn.parts if parts is not own for part in parts]
@@ -135,14 +135,14 @@ def truth_scores(
         if inert:
             values["false_mass"] = scores.relevance_mass(saliency, without_effect)
         if others:
-            values["leakage"] = metrics.leakage(saliency, drawn.causal_masks[thing], other)
+            values["leakage"] = metrics.leakage(saliency, drawn.causal_masks[number], other)
         return values
 
     return score
 
 
 def controls(detector: Detector, drawn: Scene, target: Detections, *, seed: int) -> dict[str, np.ndarray]:
-    """Maps (H, W) that know no more than the box, and the true map where the detector is a formula."""
+    """Maps (H, W) that know at most the box, and the true map if the detector is a formula."""
     shape = drawn.owner.shape
     maps = {
         "random map": scores.random_map(shape, seed=seed),
@@ -160,13 +160,13 @@ def study_planted_truth(
     n_masks: int = 500,
     **run_options: Any,
 ) -> Records:
-    """Study scenes 0, 1, ... of `LAYOUTS`, or go on where a run was stopped, and write the `table`.
+    """Study scenes 0, 1, ... of `LAYOUTS`, or resume a run that was stopped, and write the `table`.
 
     Parameters
     ----------
     out : path
         Folder, see `runner.run_study`; a line has ``detector``, ``scene`` and what `study_scene` returns.
-        `TABLE` comes beside.
+        `TABLE` is written beside them.
     detectors : iterable of str
         Some of `DETECTORS`.
     scenes, n_masks : int
@@ -176,7 +176,7 @@ def study_planted_truth(
     """
     names = [checks.choice("detector", name, DETECTORS) for name in detectors]
     numbers = range(checks.at_least("scenes", scenes, 1))
-    settings = {"n_masks": make("dclose", n_masks=n_masks).n_masks}  # one at least for each of its levels
+    settings = {"n_masks": make("dclose", n_masks=n_masks).n_masks}  # at least one mask for each level
     tasks = [Task({"detector": name, "scene": k}, (name, k)) for k in numbers for name in names]
     records = run_study(out, settings, tasks, partial(_study_number, **settings), **run_options)
     path = records.path.with_name(TABLE)
@@ -197,7 +197,7 @@ def _study_number(name: str, number: int, *, n_masks: int) -> Record:
 def table(lines: Iterable[Record]) -> list[Record]:
     """Means over objects with 95 % intervals over scenes: a row of `COLUMNS` for each score that applies.
 
-    A score of one scene alone has None for the ends of its interval.
+    A score from one scene only has None as the ends of its interval.
     """
     by_method: dict[tuple[str, str], list[Record]] = {}
     for line in sorted(lines, key=itemgetter("detector", "scene")):

@@ -35,26 +35,26 @@ from .runner import Task, detector_of, run_study, study_command, study_parser
 
 SCORES = {"rank": metrics.rank_correlation, "ssim": metrics.ssim, "hog": metrics.hog_correlation}
 KINDS = ("cascade", "alone", "full")
-# To judge a score by: the same network with other masks, and two maps that know nothing
+# To compare a score with: the same network with other masks, and two maps that show nothing
 REFERENCES = ("other masks", "moved map", "random map")
 
 
 def randomise(detector: Detector, stages: Iterable[str] | None = None, *, seed: int = 0) -> Detector:
-    """A copy of a detector in which the weights of some layers are shuffled, each within itself.
+    """A copy of a detector in which the weights of some layers are shuffled, each layer by itself.
 
-    What was learned is lost, and each layer keeps its scale. Weights drawn as before training do not
-    serve: with batch-norm folded, a YOLOX then gives the same answer to a photo and to a black image, and
-    every map is empty. The running means of a batch-norm that is not folded are kept.
+    What was learned is lost, but each layer keeps its scale. Newly initialised weights are of no use: with
+    them and a folded batch-norm, a YOLOX gives the same answer to a photo and to a black image, and every
+    map is empty. The running means of a batch-norm that is not folded are kept.
 
     Parameters
     ----------
     detector : Detector
-        With a PyTorch network as its `module`. It is left as it is.
+        With a PyTorch network as its `module`. It does not change.
     stages : iterable of str, optional
         Keys of the detector's `stages`; by default every parameter.
     seed : int
-        The same seed shuffles a layer in the same way whatever the stages, so that each step of a
-        cascade goes on from the one before.
+        The same seed shuffles a layer in the same way whatever the stages are, so that each step of a
+        cascade continues the one before.
 
     Raises
     ------
@@ -75,10 +75,10 @@ def randomise(detector: Detector, stages: Iterable[str] | None = None, *, seed: 
         raise InputError(f"{detector.name} has no parameters to randomise")
     names = None if stages is None else [checks.choice("stage", name, detector.stages) for name in stages]
     layers = [""] if names is None else [layer for name in names for layer in detector.stages[name]]
-    other = deepcopy(detector)
-    other.name = f"{detector.name}, shuffled {'weights' if names is None else ', '.join(names)}"
-    other.provenance = {"shuffled": detector.name, "stages": names, "seed": seed}
-    copied: torch.nn.Module = other.module  # type: ignore[attr-defined]
+    shuffled = deepcopy(detector)
+    shuffled.name = f"{detector.name}, shuffled {'weights' if names is None else ', '.join(names)}"
+    shuffled.provenance = {"shuffled": detector.name, "stages": names, "seed": seed}
+    copied: torch.nn.Module = shuffled.module  # type: ignore[attr-defined]
     chosen = {weights for layer in layers for weights in copied.get_submodule(layer).parameters()}
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
@@ -86,11 +86,11 @@ def randomise(detector: Detector, stages: Iterable[str] | None = None, *, seed: 
             order = torch.randperm(weights.numel(), generator=generator).to(weights.device)
             if weights in chosen:
                 weights.copy_(weights.flatten()[order].view_as(weights))
-    return other
+    return shuffled
 
 
 def steps(detector: Detector, kind: str) -> list[tuple[str, ...]]:
-    """Stages that are shuffled at each step, from the output inwards.
+    """Stages that are shuffled at each step, from output to input.
 
     `kind` is "cascade" (one stage more at each step), "alone" (each stage by itself) or "full" (all of
     them at once). A detector that names no stages raises `InputError`.
@@ -104,15 +104,15 @@ def steps(detector: Detector, kind: str) -> list[tuple[str, ...]]:
 
 
 def map_similarity(a: np.ndarray, b: np.ndarray) -> dict[str, float]:
-    """Similarity of two maps (H, W) by each of `SCORES`; NaN where one is empty, see `metrics`."""
+    """Similarity of two maps (H, W) by each of `SCORES`; NaN if one is empty, see `metrics`."""
     return {name: score(a, b) for name, score in SCORES.items()}
 
 
 def moved(maps: np.ndarray, offsets: np.ndarray) -> np.ndarray:
-    """Maps (n, H, W) moved by (n, 2) rows and columns; what leaves at an edge comes in at the other.
+    """Maps (n, H, W) moved by (n, 2) rows and columns; what leaves at one edge enters at the opposite one.
 
-    Over all offsets the mean rank correlation of a map with itself is 0. So its absolute value at a
-    random offset shows what chance gives to maps that are as smooth as this one.
+    Over all offsets, the mean rank correlation of a map with its moved copies is 0. So its absolute value
+    at a random offset shows what chance gives for maps that are as smooth as this one.
     """
     pairs = zip(maps, offsets)
     return np.stack([np.roll(saliency, tuple(offset), axis=(0, 1)) for saliency, offset in pairs])
@@ -129,10 +129,10 @@ def study_image(
     """Compare the maps of an image's detections with the maps that randomised networks give.
 
     The n detections that match the truth are explained, by each of `methods` with its options. The
-    randomised networks get other masks: maps of the same masks share their sampling noise. `seed` decides
+    randomised networks get other masks, since maps from the same masks share sampling noise. `seed` decides
     the masks and the shuffling; for `kinds` see `steps`.
 
-    Gives ``labels`` (n); ``left``, by kind (steps, n): the weight (Eq. 6) of each detection among what the
+    Returns ``labels`` (n); ``left``, by kind (steps, n): the weight (Eq. 6) of each detection among what the
     randomised network proposes for the image; ``methods``, by method: ``empty`` (n), whether the trained
     network's map is; ``scores``, by kind and for each of `REFERENCES` (steps, n, 3): the `SCORES`, None
     where a map is empty.
@@ -165,11 +165,11 @@ def study_image(
     add_scores("random map", dict.fromkeys(first, noise))
 
     planned = {kind: steps(detector, kind) for kind in kinds}
-    networks = dict.fromkeys(stages for of_kind in planned.values() for stages in of_kind)
-    for stages in networks:  # a step that two kinds share is done once
-        other = randomise(detector, stages, seed=seed)
-        left = [float(f"{weight:.3g}") for weight in target_weights(other, image, targets)]
-        maps = maps_of(other, 2 * seed + 1)
+    distinct = dict.fromkeys(stages for of_kind in planned.values() for stages in of_kind)
+    for stages in distinct:  # a step that two kinds share is done once
+        randomised = randomise(detector, stages, seed=seed)
+        left = [float(f"{weight:.3g}") for weight in target_weights(randomised, image, targets)]
+        maps = maps_of(randomised, 2 * seed + 1)
         for kind in [kind for kind in kinds if stages in planned[kind]]:
             line["left"].setdefault(kind, []).append(left)
             add_scores(kind, maps)
@@ -188,7 +188,7 @@ def study_sanity(
     coco: str | Path | None = None,
     **run_options: Any,
 ) -> Records:
-    """Check methods on planted scenes or on a data set, or go on where a run was stopped.
+    """Check methods on planted scenes or on a data set, or resume a run that was stopped.
 
     Parameters
     ----------
@@ -201,9 +201,9 @@ def study_sanity(
     n_masks : int
         Masks of each explanation, for methods that mask.
     seeds : int
-        Shufflings of each image. No two images share one: an interval over images is one over networks.
+        Shufflings for each image. Every image has its own, so that intervals cover networks too.
     limit : int
-        Images: scenes 0, 1, ..., or the first of the data set in random order.
+        Number of images: scenes 0, 1, ..., or the first of the data set in random order.
     coco : path, optional
         Folder of a data set in COCO format, see `coco.read_coco`; by default planted scenes.
     **run_options
@@ -212,7 +212,7 @@ def study_sanity(
     checks.at_least("seeds", seeds, 1)
     checks.at_least("limit", limit, 1)
     loaded = detector_of(detector)
-    randomise(loaded)  # refuses here what cannot be randomised
+    randomise(loaded)  # raises here what would fail later
     kinds = [kind for kind in dict.fromkeys(kinds) if steps(loaded, kind)]
     budgets = {name: n_masks if "n_masks" in options_of(name) else None for name in methods}
     plans = {name: asdict(make(name, n_masks=budget)) for name, budget in budgets.items()}
@@ -226,7 +226,7 @@ def study_sanity(
         scenes = enumerate(map(scene, range(limit)))
         truths = [Truth(k, f"scene_{k}", s.boxes, s.names, [None] * len(s.boxes)) for k, s in scenes]
     else:
-        raise InputError(f"{loaded.name} knows no planted scenes: name a folder of COCO (coco=, --coco)")
+        raise InputError(f"{loaded.name} knows no planted scenes: pass a folder of COCO (coco=, --coco)")
     tasks = [
         Task({"image": truth.image, "seed": seed}, (detector, truth, seed))
         for again in range(seeds)
@@ -236,9 +236,9 @@ def study_sanity(
 
 
 def likeness(records: Records, where: str, method: str, score: str, *, absolute: bool = False) -> np.ndarray:
-    """Mean similarity to the trained network's map at each step, with its 95 % interval over images.
+    """Mean similarity to the trained network's map at each step, with a 95 % interval over images.
 
-    Gives (3, steps): mean, low and high. Empty maps are left out, and NaN stands where all are empty;
+    Returns (3, steps): mean, low and high, or NaN if all maps are empty. Empty maps are left out;
     `emptied` counts them. `where` is a kind that was studied or one of `REFERENCES`, which have one step.
     `score` is a key of `SCORES`; `absolute` takes each object's absolute value before the mean.
     """
@@ -253,13 +253,13 @@ def likeness(records: Records, where: str, method: str, score: str, *, absolute:
 
 
 def emptied(records: Records, where: str, method: str) -> np.ndarray:
-    """Share of the maps that are empty at each step, (steps,) in [0, 1]; as `likeness`."""
+    """Share of the maps that are empty at each step, (steps,) in [0, 1]; see `likeness`."""
     tables = _scores(records, where, method)
     return np.isnan(np.concatenate(tables, axis=1)[..., 0]).mean(axis=1) if tables else np.zeros(0)
 
 
 def left(records: Records, kind: str) -> np.ndarray:
-    """Mean weight of the detections at each step (Eq. 6), (3, steps) as `likeness`."""
+    """Mean weight of the detections at each step (Eq. 6), (3, steps) as in `likeness`."""
     return mean_with_interval([list(zip(*line["left"][kind])) for line in records.lines if line["labels"]])
 
 
@@ -279,16 +279,16 @@ def summary(records: Records) -> str:
     lines = [line for line in records.lines if line["labels"]]
     objects = {line["image"]: len(line["labels"]) for line in lines}
     without = len({line["image"] for line in records.lines}) - len(objects)
-    said = [f"{sum(objects.values())} objects of {len(objects)} images; {without} images without any."]
+    sentences = [f"{sum(objects.values())} objects of {len(objects)} images; {without} images without any."]
     for method in records.settings["methods"]:
         before = sum(sum(line["methods"][method]["empty"]) for line in lines)
         tables = [table for kind in records.settings["kinds"] for table in _scores(records, kind, method)]
         after = [np.isnan(table[..., 0]) for table in tables]
-        said.append(
+        sentences.append(
             f"{method}: {before} maps of the trained network are empty and {sum(map(np.sum, after))} of the "
             f"{sum(map(np.size, after))} of shuffled ones, which saw nothing of the target."
         )
-    return " ".join(said)
+    return " ".join(sentences)
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -2,7 +2,7 @@
 
 ``python -m dclose_nb.studies.stability OUT [--coco DIR --detector NAME]``
 
-How far do maps agree from seed to seed, and what is gained by more masks? Must D-RISE be tuned to an
+How far do maps of different seeds agree, and what do more masks add? Must D-RISE be tuned to an
 object's size? How much of a map lies on another object?
 """
 
@@ -34,7 +34,7 @@ SEEDS = 2
 GRIDS = (4, 8, 32)  # cells a side, beside D-RISE's own 16
 SWEEP = 2000  # masks for each grid
 STEPS = 50  # of deletion and insertion
-COVERED = 0.1  # of the smaller of two boxes, for objects that overlap
+COVERED = 0.1  # share of the smaller of two boxes, from which they overlap
 
 
 def planned_runs(
@@ -55,13 +55,13 @@ def planned_runs(
 def study_image(
     detector: Detector, image: np.ndarray, truth: Truth, *, runs: dict[str, Record], steps: int
 ) -> Record:
-    """The maps of each of `planned_runs` for the matched detections of one image (H, W, 3), scored.
+    """Score the maps of each of `planned_runs` for the matched detections of one image (H, W, 3).
 
-    Gives ``objects`` as `coco.matched` does, with scores for each run and budget: ``agreement``, the
-    mean rank correlation of its seeds' maps (None where a map is empty, or of one seed); ``ebpg`` and
+    Returns ``objects`` as `coco.matched` does, with scores for each run and budget: ``agreement``, the
+    mean rank correlation of its seeds' maps (None if a map is empty, or with one seed); ``ebpg`` and
     ``over_all`` (in so many `steps`) of the first seed's map; ``leakage``, the mean of
-    `metrics.leakage` onto the objects whose boxes overlap this one (None where there is none).
-    "flat", a map that is the same everywhere, has ``leakage`` only.
+    `metrics.leakage` onto the objects whose boxes overlap this one (None if there is none).
+    The constant map "flat" has ``leakage`` only.
     """
     canvas = detector.prepare(image)
     targets, truths, objects = matched(detector.detect_on(canvas), truth, image.shape)
@@ -97,7 +97,7 @@ def study_image(
 def _by_budget(
     detector: Detector, image: np.ndarray, canvas: Canvas, targets: Detections, run: Record, seed: int
 ) -> dict[int, np.ndarray]:
-    """Maps (n, H, W) of each budget from one sampling, since the masks of a larger one begin alike."""
+    """Maps (n, H, W) of each budget from one sampling, since a larger budget begins with the same masks."""
     if not run["budgets"]:
         e = explain(detector, image, targets, method=run["method"], progress=False, **run["options"])
         return {0: e.saliency}
@@ -114,7 +114,7 @@ def _by_budget(
 
 
 def overlapping(boxes: np.ndarray, own: int) -> list[int]:
-    """Indices of the boxes (n, 4) that share at least `COVERED` of the smaller of the two with one."""
+    """Indices of the boxes (n, 4) that overlap box `own` by at least `COVERED` of the smaller of the two."""
     sides = np.minimum(boxes[:, 2:], boxes[own, 2:]) - np.maximum(boxes[:, :2], boxes[own, :2])
     areas = box_areas(boxes)
     covered = sides.clip(0).prod(axis=1) / np.minimum(areas, areas[own])

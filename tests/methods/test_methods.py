@@ -1,4 +1,4 @@
-"""Each method beside the paper's: against closed forms and its own recipe, step by step."""
+"""The other methods, against closed forms and step-by-step computations."""
 
 from dataclasses import FrozenInstanceError, asdict
 
@@ -24,7 +24,7 @@ def levels_by_hand(detector, image, targets, n_masks):
     samplers = [superpixel_masks(superpixels(content, n), level=k) for k, n in enumerate(finest)]
     counts = Dclose(n_masks, SEGMENTS).counts
     found = sample(detector, canvas, targets, Plan(samplers, counts), progress=False)
-    return [(one.weighted_sum, one.density, count) for one, count in zip(found, counts)]
+    return [(level.weighted_sum, level.density, count) for level, count in zip(found, counts)]
 
 
 @pytest.mark.parametrize("density", [True, False])
@@ -38,7 +38,8 @@ def test_the_four_settings_of_the_ablation(lamps, lit, density, fusion):
     if fusion == "mean":
         expected = sum(maps) / len(maps)
     else:
-        S = [(one - one.min((1, 2), keepdims=True)) / np.ptp(one, (1, 2), keepdims=True) for one in maps]
+        lows, spans = np.min(maps, (2, 3), keepdims=True), np.ptp(maps, (2, 3), keepdims=True)
+        S = (maps - lows) / spans
         expected = (S[0] + S[1]) * S[1]
         expected = (expected + S[2]) * S[2]
     options = {"segments": SEGMENTS, "n_masks": 64, "progress": False}
@@ -49,13 +50,13 @@ def test_the_four_settings_of_the_ablation(lamps, lit, density, fusion):
 
 
 def test_all_settings_come_from_one_run(lamps, lit):
-    """What an evaluation does: the levels of one run, put together in other ways."""
+    """As in an evaluation, the levels of one run are fused in several ways."""
     options = {"segments": SEGMENTS, "n_masks": 65}  # one more on the finest level
-    whole = dc.explain(lamps, lit, **options, progress=False)
+    found = dc.explain(lamps, lit, **options, progress=False)
     counts, canvas = Dclose(**options).counts, lamps.prepare(lit)
     for setting in ({"density": d, "fusion": f} for d in (True, False) for f in ("cascade", "mean")):
         alone = dc.explain(lamps, lit, **setting, **options, progress=False)
-        together = Dclose(**setting, **options).fuse(whole.levels, whole.density, counts).saliency
+        together = Dclose(**setting, **options).fuse(found.levels, found.density, counts).saliency
         assert np.allclose(alone.saliency, canvas.maps_to_image(together), atol=1e-5)
     mfpp = dc.explain(lamps, lit, method="mfpp", **options, progress=False)
     assert np.allclose(mfpp.saliency, canvas.maps_to_image(together), atol=1e-5)
@@ -63,7 +64,7 @@ def test_all_settings_come_from_one_run(lamps, lit):
 
 
 def test_contrast_mask_by_mask(lamps, lit):
-    """Kept less hidden, averaged with coarser levels, negatives cut to a twentieth, then the cascade."""
+    """Kept minus hidden, averaged with coarser levels, negatives times 1/20, then the cascade."""
     targets = lamps.detect(lit)
     found = dc.explain(
         lamps, lit, targets, method="contrast", segments=SEGMENTS, n_masks=60, seed=2, progress=False
@@ -98,14 +99,14 @@ def test_contrast_mask_by_mask(lamps, lit):
 
 @pytest.mark.parametrize("n_masks", [6, 7, 200, 1001])
 def test_the_budget_of_contrast(n_masks):
-    """At least two masks a level, no mask lost, and the rest as superpixels are large."""
+    """At least two masks for each level, and the rest in proportion to superpixel size."""
     counts = Contrast(n_masks, (100, 200, 400)).counts
     assert sum(counts) == n_masks and min(counts) >= 2
     assert np.allclose(counts, 2 + (n_masks - 6) * np.array([1, 2, 4]) / 7, atol=1)
 
 
 def test_sodex_is_a_weighted_ridge_regression(lamps, lit):
-    """The normal equations, written out."""
+    """Compare with the normal equations."""
     targets = lamps.detect(lit)
     found = dc.explain(lamps, lit, targets, method="sodex", n_masks=50, segments=6, seed=3, progress=False)
     canvas = lamps.prepare(lit)
@@ -128,7 +129,7 @@ def test_sodex_is_a_weighted_ridge_regression(lamps, lit):
 
 
 class TwoChannels(dc.Detector):
-    """One box, as sure as 0.3 mean(A_0) - 0.2 mean(A_1) + 0.5, from a layer A of two channels."""
+    """One box of objectness 0.3 mean(A_0) - 0.2 mean(A_1) + 0.5, from a layer A of two channels."""
 
     def __init__(self):
         super().__init__("two channels", ("a", "b"))
@@ -156,7 +157,7 @@ class TwoChannels(dc.Detector):
 
 
 def test_grad_cam_in_closed_form():
-    """Each channel's weight is its factor over the number of pixels; negatives are cut off."""
+    """Each channel's weight is its factor divided by the number of pixels; negatives become 0."""
     detector, image = TwoChannels(), np.random.default_rng(0).integers(0, 256, (12, 16, 3), np.uint8)
     found = dc.explain(detector, image, detector.detect(image), method="gradcam")
     canvas = detector.prepare(image)
@@ -174,8 +175,8 @@ def test_grad_cam_in_closed_form():
 
 
 @pytest.mark.parametrize("name", ["planted", "planted_two_stage"])
-def test_grad_cam_looks_at_the_map_that_made_the_box(name):
-    """A large and a small object of one image: another layer, and no gradient on coarser ones."""
+def test_grad_cam_uses_the_layer_that_made_the_box(name):
+    """A large and a small object use different layers, without a gradient on coarser ones."""
     detector, drawn = dc.load_detector(name, device="cpu"), dc.planted.scene(266)
     found = detector.detect(drawn.image)
     large, small = (found[found.names.index(label)] for label in ("taxi", "house"))
@@ -190,7 +191,7 @@ def test_grad_cam_looks_at_the_map_that_made_the_box(name):
     assert all(maps[layer].max() == 0 for layer in detector.feature_layers[2:])
 
 
-def test_grad_cam_is_silent_about_what_nobody_proposes():
+def test_grad_cam_is_empty_without_a_similar_proposal():
     detector, image = TwoChannels(), np.full((12, 16, 3), 90, np.uint8)
     far = dc.Targets([[9, 9, 12, 12]], ["a"])
     assert (dc.explain(detector, image, far, method="gradcam").saliency == 0).all()
@@ -223,10 +224,10 @@ def test_bad_options(lamps, lit):
     ):
         with pytest.raises(dc.InputError, match=word):
             dc.explain(detector, photo, progress=False, **options)
-    assert len(dc.explain(network, image, method="gradcam", seed=4, batch_size=2)) == 1  # no use, no harm
+    assert len(dc.explain(network, image, method="gradcam", seed=4, batch_size=2)) == 1  # it has no effect
 
 
-def test_options_are_plain_numbers_however_they_are_given():
+def test_options_are_stored_as_plain_numbers():
     method = make("dclose", n_masks=np.int64(50), segments=[np.int32(10), 20], p=np.float64(0.25))
     assert asdict(method)["segments"] == (10, 20) and asdict(method)["n_masks"] == 50
     assert {type(value) for value in (method.n_masks, method.segments[0], method.p)} == {int, float}
@@ -234,7 +235,7 @@ def test_options_are_plain_numbers_however_they_are_given():
         method.p = 0.5
 
 
-def test_without_anything_to_explain(lamps, lit):
+def test_without_targets_the_maps_are_empty(lamps, lit):
     for method in ("contrast", "mfpp", "sodex"):
         found = dc.explain(lamps, np.zeros_like(lit), method=method, progress=False)
         assert found.saliency.shape == (0, *lit.shape[:2])

@@ -11,7 +11,7 @@ from dclose_nb.planted import CLASS_NAMES, scene
 from dclose_nb.planted.dataset import average_precision, write_coco
 
 
-def test_a_data_set_is_what_pycocotools_reads(tmp_path):
+def test_pycocotools_reads_the_data_set(tmp_path):
     from pycocotools.coco import COCO
 
     truth = COCO(str(write_coco(tmp_path, range(3), progress=False)))
@@ -29,7 +29,7 @@ def test_a_data_set_is_what_pycocotools_reads(tmp_path):
 
 
 def test_average_precision_in_closed_form():
-    """A detector that knows the truth has 1; of one that sees every second scene only, the recall."""
+    """A detector that knows the truth scores 1; one that sees every second scene scores its recall."""
 
     class Knowing(dc.Detector):
         def __init__(self, every):
@@ -60,8 +60,8 @@ def test_average_precision_in_closed_form():
     assert average_precision(Knowing(20), range(1, 4), progress=False)["AP"] == 0  # nothing found
 
 
-def test_a_data_set_is_whole_or_not_there(tmp_path, monkeypatch):
-    with pytest.raises(dc.InputError, match="once only"):
+def test_a_data_set_is_never_half_written(tmp_path, monkeypatch):
+    with pytest.raises(dc.InputError, match="only once"):
         write_coco(tmp_path, [1, 1], progress=False)
     monkeypatch.setattr(json, "dumps", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
     with pytest.raises(KeyboardInterrupt):

@@ -20,7 +20,7 @@ def rule(name, seed=13, **options):
 
 
 @pytest.mark.parametrize("name", RULES)
-def test_it_finds_what_is_there(name):
+def test_it_finds_the_objects_of_the_scene(name):
     drawn, _, found = rule(name)
     assert sorted(found.names) == sorted(CLASS_NAMES[label] for label in drawn.labels)
     assert {tuple(box) for box in found.boxes.tolist()} == {tuple(box) for box in drawn.boxes.tolist()}
@@ -38,7 +38,7 @@ def test_a_masked_pixel_is_as_visible_as_its_mask():
 
 
 def cached(value):
-    """A coalition's value is asked for again and again."""
+    """Caches the value of a coalition, which is needed many times."""
     known = {}
 
     def look_up(there):
@@ -78,7 +78,7 @@ def test_shapley_values_against_their_definition(name):
 
 @pytest.mark.parametrize("name", RULES)
 def test_shapley_values_add_up(name):
-    """To the weight with all visible less that with none, for each target of a crowded scene."""
+    """They add up to the weight with all players visible less that with none."""
     _, detector, found = rule(name)
     full = torch.ones(1, len(detector.players))
     for target in found:
@@ -92,7 +92,7 @@ def value_of(detector, values, role):
     return sum(value for value, player in zip(values, detector.players) if player.role == role)
 
 
-def test_rules_reward_what_they_name():
+def test_each_rule_gives_value_to_the_parts_that_it_names():
     taxi = CLASS_NAMES.index("taxi")
     seed = next(s for s in range(400) if scene(s, n_objects=1).labels.tolist() == [taxi])
     _, detector, found = rule("class", seed=seed, n_objects=1)
@@ -115,7 +115,7 @@ def test_the_map_tends_to_its_closed_form_at_the_monte_carlo_rate():
     drawn, detector, found = rule("sum", seed=21, n_objects=1, size=64)
     rows, columns = np.indices((64, 64)) // 16
     labels, p = rows * 4 + columns, 0.5
-    body = [player.mask for player in detector.players if player.thing == 0 and player.role != "edge"]
+    body = [player.mask for player in detector.players if player.number == 0 and player.role != "edge"]
     shares = np.array([np.bincount(labels[mask], minlength=16) / mask.sum() for mask in body])  # (K, 16)
     expected = (p + (1 - p) * shares).mean(0)[labels]
     canvas = detector.prepare(drawn.image)
@@ -131,10 +131,10 @@ def test_the_map_tends_to_its_closed_form_at_the_monte_carlo_rate():
 
     few, many = error(100), error(1600)
     assert many < 0.5 / np.sqrt(1600 * p)  # weights in [0, 1] scatter by half at most
-    assert 2.8 < few / many < 5.6  # sixteen times the masks, a quarter of the error
+    assert 2.8 < few / many < 5.6  # sixteen times as many masks give a quarter of the error
 
 
-def test_the_rules_own_bad_input():
+def test_bad_rules_and_targets_are_refused():
     drawn, detector, found = rule("sum")
     with pytest.raises(dc.InputError, match="rule"):
         RuleDetector(drawn, "guess")

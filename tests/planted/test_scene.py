@@ -1,4 +1,4 @@
-"""Planted scenes: true of themselves, to the bit the same for a seed, and of the layout asked for."""
+"""Planted scenes: their truth, their seeds and their layouts."""
 
 import numpy as np
 import pytest
@@ -9,16 +9,16 @@ from dclose_nb.planted.shapes import CONTEXT_CLASS, CONTEXT_GROUND, RECIPES
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
-def test_a_seed_gives_one_scene_to_the_bit(layout):
-    first, again, other = (scene(seed, layout=layout) for seed in (5, 5, 6))
+def test_a_seed_gives_the_same_scene_to_the_bit(layout):
+    first, again, next_scene = (scene(seed, layout=layout) for seed in (5, 5, 6))
     assert np.array_equal(first.image, again.image)
     assert np.array_equal(first.boxes, again.boxes)
     assert np.array_equal(first.owner, again.owner)
-    assert not np.array_equal(first.image, other.image)
+    assert not np.array_equal(first.image, next_scene.image)
 
 
 @pytest.mark.parametrize("seed", range(40))
-def test_a_scene_is_true_of_itself(seed):
+def test_the_truth_of_a_scene_fits_its_pixels(seed):
     drawn = scene(seed)
     assert drawn.image.shape == (320, 320, 3)
     assert drawn.image.min() >= 1  # so that masks can be read off it
@@ -34,10 +34,10 @@ def test_a_scene_is_true_of_itself(seed):
         assert rock.role == "inert"
         counted += rock.mask
     counted += drawn.ground_mask
-    assert counted.max() == 1  # no pixel belongs to two things
+    assert counted.max() == 1  # no pixel belongs to two parts
 
 
-def test_sizes_go_from_small_to_large_and_all_classes_come():
+def test_objects_have_all_sizes_and_classes():
     scenes = [scene(seed) for seed in range(150)]
     boxes = np.concatenate([drawn.boxes for drawn in scenes])
     longer = np.ptp(boxes.reshape(-1, 2, 2), axis=1).max(1) / 320
@@ -75,8 +75,8 @@ def test_decoys_stand_apart_and_overlapping_twins_do_not(seed):
         drawn = scene(seed, layout=layout)
         assert len(drawn.labels) == 2
         assert drawn.labels[0] == drawn.labels[1]
-        first, other = drawn.boxes
-        near = other + np.array([-2, -2, 2, 2])  # the one in front may hide all that the boxes had in common
+        first, second = drawn.boxes
+        near = second + np.array([-2, -2, 2, 2])  # the one in front may hide all that the boxes had in common
         assert (overlap(first, near) > 0) == (layout == "overlap")
 
 
@@ -86,7 +86,7 @@ def test_a_person_stands_inside_the_house(seed):
     house, person = drawn.boxes
     assert drawn.names == ["house", "person"]
     assert (person[:2] >= house[:2]).all() and (person[2:] <= house[2:] + 1).all()
-    assert drawn.parts[1][0].name  # in front: none of its parts is gone
+    assert drawn.parts[1][0].name  # it is in front, so no part is hidden
     assert len(drawn.parts[1]) >= 4
 
 

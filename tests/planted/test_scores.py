@@ -11,7 +11,7 @@ CAUSAL = np.zeros((20, 30), bool)
 CAUSAL[4:9, 5:15] = True  # 50 of 600 pixels
 
 
-def test_closed_forms_of_the_scores():
+def test_scores_in_closed_form():
     flat, perfect = np.ones(CAUSAL.shape), CAUSAL.astype(float)
     assert scores.relevance_mass(flat, CAUSAL) == pytest.approx(50 / 600)
     assert scores.relevance_rank(flat, CAUSAL) == pytest.approx(50 / 600)
@@ -21,7 +21,7 @@ def test_closed_forms_of_the_scores():
     assert scores.relevance_mass(perfect - 5 * ~CAUSAL, CAUSAL) == 1  # negatives count as 0
 
 
-def test_rank_and_mass_by_the_loop():
+def test_rank_and_mass_against_a_loop():
     saliency = RNG.uniform(0, 1, CAUSAL.shape)
     highest = sorted(np.ndindex(*CAUSAL.shape), key=lambda at: -saliency[at])[:50]
     assert scores.relevance_rank(saliency, CAUSAL) == pytest.approx(sum(CAUSAL[at] for at in highest) / 50)
@@ -40,7 +40,7 @@ def test_parts_are_ranked():
 
 
 def test_the_true_map_wins_its_own_scores():
-    """And the filled box, which energy in the box would crown, loses to it."""
+    """The filled box, which has the best energy in the box, loses to it."""
     for seed in range(6):
         drawn = scene(seed)
         detector = RuleDetector(drawn, "sum")
@@ -70,7 +70,7 @@ def test_controls_have_the_image_s_shape():
     assert scores.filled_box((20, 30), np.array([5, 4, 15, 9])).astype(bool).tolist() == CAUSAL.tolist()
 
 
-def test_scores_refuse_what_does_not_fit():
+def test_arrays_that_do_not_fit_are_refused():
     for score in (scores.relevance_mass, scores.relevance_rank):
         with pytest.raises(dc.InputError, match="one size"):
             score(np.ones((3, 3)), CAUSAL)

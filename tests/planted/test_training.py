@@ -1,4 +1,4 @@
-"""Training goes on where it was stopped, and never loses its last good checkpoint."""
+"""Training resumes after a stop, and never loses its last good checkpoint."""
 
 import hashlib
 import json
@@ -32,7 +32,7 @@ def weights(module):
 
 
 def fail_at_third_save(monkeypatch, error):
-    """Let PyTorch raise an error while it saves for the third time from now on."""
+    """Make PyTorch raise an error at its third save from now on."""
     save, calls = torch.save, []
 
     def failing(*given):
@@ -44,7 +44,7 @@ def fail_at_third_save(monkeypatch, error):
     monkeypatch.setattr(torch, "save", failing)
 
 
-def test_a_scene_becomes_what_the_package_learns_from():
+def test_a_scene_becomes_a_training_example():
     image, table = Scenes(Settings(), 0)[5]
     drawn = scene(FIRST_TRAINING_SEED + 5)
     assert np.array_equal(image.permute(1, 2, 0).numpy(), drawn.image)
@@ -56,9 +56,9 @@ def test_a_scene_becomes_what_the_package_learns_from():
 
 
 @pytest.mark.parametrize("network", networks.NETWORKS)
-def test_a_stopped_run_ends_as_an_unbroken_one(tmp_path, monkeypatch, network):
+def test_a_stopped_run_ends_like_an_unbroken_one(tmp_path, monkeypatch, network):
     small = replace(SMALL, network=network)
-    whole = train(tmp_path / "whole", small, checkpoint_every=1, **HERE)
+    unbroken = train(tmp_path / "whole", small, checkpoint_every=1, **HERE)
     fail_at_third_save(monkeypatch, KeyboardInterrupt())
     with pytest.raises(KeyboardInterrupt):
         train(tmp_path / "broken", small, checkpoint_every=1, **HERE)
@@ -66,14 +66,14 @@ def test_a_stopped_run_ends_as_an_unbroken_one(tmp_path, monkeypatch, network):
     again = train(tmp_path / "broken", small, checkpoint_every=1, **HERE)
     torch.manual_seed(SMALL.seed)
     untrained = networks.NETWORKS[network].build()
-    assert torch.allclose(weights(again), weights(whole), rtol=1e-4, atol=1e-5)
+    assert torch.allclose(weights(again), weights(unbroken), rtol=1e-4, atol=1e-5)
     assert not torch.allclose(weights(again), weights(untrained), rtol=1e-4, atol=1e-4)
     assert json.loads((tmp_path / "broken" / "log.jsonl").read_text())["step"] == 4
 
 
 @pytest.mark.parametrize("network", networks.NETWORKS)
-def test_what_was_trained_is_what_ships(tmp_path, network):
-    """Parameters to half precision, everything else as it was, and a manifest that says so."""
+def test_the_exported_network_is_the_trained_one(tmp_path, network):
+    """Parameters have half precision, the rest is unchanged, and the manifest says so."""
     small = replace(SMALL, network=network)
     module = train(tmp_path, small, **HERE)
     path = export(tmp_path, module, small, n_scenes=2)
@@ -100,7 +100,7 @@ def test_the_settings_that_ship_are_in_the_manifests():
         assert manifest["settings"] == asdict(settings)
 
 
-def test_bad_checkpoints_and_disks_are_named_and_kept(tmp_path, monkeypatch):
+def test_bad_checkpoints_and_full_disks_are_named(tmp_path, monkeypatch):
     with monkeypatch.context() as patch:
         fail_at_third_save(patch, RuntimeError("no space left on device"))
         with pytest.raises(dc.InputError, match=r"no space left on device; the last checkpoint is kept"):
@@ -115,7 +115,7 @@ def test_bad_checkpoints_and_disks_are_named_and_kept(tmp_path, monkeypatch):
 
 
 def test_the_average_forgets_the_untrained_weights():
-    """After 100 steps a start of 1 has left next to nothing of an average of zeros."""
+    """After 100 steps, a start of 1 has almost no effect on an average of zeros."""
     kept = torch.ones(1)
     for n in range(1, 100):
         kept = running_average(Settings().average, kept, torch.zeros(1), n)

@@ -27,7 +27,7 @@ def photo():
 
 
 def decoded(value):
-    """sRGB 0-255 to linear intensity, as IEC 61966-2-1 has it."""
+    """sRGB 0-255 to linear intensity (IEC 61966-2-1)."""
     value = value / 255
     return value / 12.92 if value <= 0.04045 else ((value + 0.055) / 1.055) ** 2.4
 
@@ -114,7 +114,7 @@ def test_fog_is_koschmieders_row_by_row():
 def test_light_is_never_added_by_a_red_lamp_nor_by_night(photo, monkeypatch):
     red = linear(conditions.red_light(photo, 1))
     assert np.allclose(red, linear(photo) * [1, 0.02, 0.01], atol=0.003)
-    monkeypatch.setattr(conditions, "FULL_WELL", 1e12)  # no noise to speak of
+    monkeypatch.setattr(conditions, "FULL_WELL", 1e12)  # hardly any noise
     white = np.full((40, 60, 3), 255, np.uint8)
     lit = linear(conditions.night(white, 1, seed=5))
     lamps = np.random.default_rng(5).random((2, 2)) * [40, 60]
@@ -174,7 +174,7 @@ def test_grey_keeps_the_luminance_and_the_palette_follows_it(photo):
 # -- the study
 
 
-def test_what_is_left_is_the_brightness_of_a_lamp(lamps, lit):
+def test_the_weight_left_is_the_brightness_of_a_lamp(lamps, lit):
     targets = lamps.detect(lit)
     assert target_weights(lamps, lit, targets) == pytest.approx([250 / 255] * 2)
     objects = conditions.study_image(lamps, lit, n_masks=5)["objects"]
@@ -184,7 +184,7 @@ def test_what_is_left_is_the_brightness_of_a_lamp(lamps, lit):
                 assert share == pytest.approx(model(lit, severity)[y1:y2, x1:x2].mean() / 250, abs=1e-4)
 
 
-def test_a_record_holds_every_method_in_every_condition_as_those_that_ship_do(lamps, lit):
+def test_a_record_has_every_method_and_condition_like_those_that_ship(lamps, lit):
     objects = conditions.study_image(lamps, lit, n_masks=40)["objects"]
     assert [record["label"] for record in objects] == lamps.detect(lit).names
     for record, area in zip(objects, (48 / 240, 48 / 240)):
@@ -229,13 +229,13 @@ def test_correlated_maps_never_share_a_seed():
 
 @pytest.fixture
 def blind():
-    """Two detectors that find nothing, one of photos and one of planted scenes: a pass for each image."""
+    """Two detectors that find nothing, for photos and for planted scenes, with one pass for each image."""
     detectors = [Lamps([[1, 1, 7, 9]], [[0.1, 0.1]]) for _ in range(2)]
     detectors[1].name = "planted lamps"
     return detectors
 
 
-def test_a_stopped_run_goes_on(tmp_path, blind):
+def test_a_stopped_run_resumes(tmp_path, blind):
     def study(**options):
         records = conditions.study_conditions(tmp_path, detectors=blind, n_masks=7, progress=False, **options)
         return [(line["detector"], line["image"], line["objects"]) for line in records.lines]
@@ -250,7 +250,7 @@ def test_a_stopped_run_goes_on(tmp_path, blind):
     assert [len(detector.seen) for detector in blind] == [len(PHOTOS), conditions.SCENES]
 
 
-def test_a_bad_option_is_refused_in_a_line(tmp_path, blind, capsys):
+def test_a_bad_option_is_refused_in_one_line(tmp_path, blind, capsys):
     for wrong, word in (
         ({"n_masks": 4}, "n_masks must be at least one for each of 5 levels, got 4"),
         ({"limit": 0}, "limit"),

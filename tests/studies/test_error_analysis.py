@@ -1,4 +1,4 @@
-"""Errors: named as a plain reading of the definitions names them, explained as `explain` does, counted."""
+"""Errors: classified as the definitions say, explained as `explain` does, and counted."""
 
 import json
 import warnings
@@ -42,7 +42,7 @@ def named(found, truth, crowds=None):
     [
         ([0, 0, 10, 8], "cup", ["right"], 0.8),
         ([0, 0, 10, 8], "bowl", ["wrong class"], 0.8),
-        ([0, 0, 10, 5], "cup", ["wrong place"], 0.5),  # not above a half, so not found
+        ([0, 0, 10, 5], "cup", ["wrong place"], 0.5),  # IoU not above 0.5, so not found
         ([0, 0, 10, 1], "cup", ["wrong place"], 0.1),
         ([0, 0, 9, 1], "cup", ["not there", "missed"], 0.09),
         ([0, 0, 10, 5], "bowl", ["other", "missed"], 0.5),
@@ -51,7 +51,7 @@ def named(found, truth, crowds=None):
         ([20, 0, 30, 10], "cup", ["not there", "missed"], 0),
     ],
 )
-def test_one_detection_of_one_cup(box, label, kinds, iou):
+def test_one_detection_and_one_cup(box, label, kinds, iou):
     found = cases(detections((box, label, 0.9)), dc.Targets([BOX], ["cup"]))
     assert [case.kind for case in found] == kinds
     assert all(case.iou == pytest.approx(iou) for case in found)
@@ -79,7 +79,7 @@ def test_a_detection_takes_the_object_it_overlaps_most():
     assert named(found, truth) == [("wrong class", 0, 1), ("missed", None, 0)]
 
 
-def test_what_lies_in_a_crowd_is_no_error():
+def test_a_detection_in_a_crowd_is_no_error():
     crowd = dc.Targets([[0, 0, 10, 10], [50, 0, 60, 10]], ["cup", "spoon"])
     found = detections(
         ([0, 0, 4, 4], "cup", 0.9),
@@ -87,7 +87,7 @@ def test_what_lies_in_a_crowd_is_no_error():
         ([8, 0, 12, 4], "cup", 0.7),  # half of it, and no more
         ([7, 5, 11, 9], "cup", 0.6),  # three quarters
         ([50, 0, 60, 10], "spoon", 0.5),  # right, though it lies in a crowd
-        ([50, 0, 60, 5], "spoon", 0.4),  # a duplicate, were it not for the crowd
+        ([50, 0, 60, 5], "spoon", 0.4),  # without the crowd it would be a duplicate
     )
     truth = dc.Targets([[50, 0, 60, 9]], ["spoon"])
     kinds = [case.kind for case in cases(found, truth, crowd)]
@@ -120,7 +120,7 @@ def plain_iou(a, b):
 
 
 def plain_kinds(found, truth):
-    """The docstring of `cases`, read line by line."""
+    """The rules in the docstring of `cases`, as a plain loop."""
     taken = {number for _, number in match(found, truth.boxes, truth.labels)}
     right = {row for row, _ in match(found, truth.boxes, truth.labels)}
     kinds = []
@@ -128,7 +128,7 @@ def plain_kinds(found, truth):
         if row in right:
             kinds.append("right")
             continue
-        ious = [plain_iou(box, other) for other in truth.boxes.tolist()]
+        ious = [plain_iou(box, true_box) for true_box in truth.boxes.tolist()]
         best = None
         for number, (iou, label) in enumerate(zip(ious, truth.labels)):
             error = 0.1 <= iou <= 0.5 if label == name else iou > 0.5
@@ -144,7 +144,7 @@ def plain_kinds(found, truth):
     return kinds + ["missed"] * (len(truth.labels) - len(taken))
 
 
-def test_chance_is_named_as_by_a_plain_reading():
+def test_random_boxes_are_classified_as_by_a_plain_loop():
     rng = np.random.default_rng(0)
     seen = Counter()
     for _ in range(300):
@@ -172,7 +172,7 @@ def test_chance_is_named_as_by_a_plain_reading():
 
 @pytest.fixture
 def wrong(lamps, lit):
-    """The left lamp found, where the right one should have been."""
+    """The left lamp is found, but the right one is the truth."""
     left = lamps.detect(lit)
     left = left[left.names.index("a")]
     return errors.Case("wrong place", left, dc.Targets([[10, 2, 18, 8]], ["b"]), 0.0, 0, 0)
@@ -183,7 +183,7 @@ def explained(detector, image, case, **options):
     return dc.explain(detector, image, targets, progress=False, **options)
 
 
-def test_both_vectors_come_from_the_same_passes(lamps, lit, wrong):
+def test_both_vectors_share_the_same_passes(lamps, lit, wrong):
     options = {"n_masks": 60, "segments": (4, 16), "seed": 3}
     lamps.seen.clear()
     both = explained(lamps, lit, wrong, **options)
@@ -205,11 +205,11 @@ def test_a_case_with_one_side_has_one_vector(lamps, lit, wrong):
         assert errors.vectors(alone, lamps.class_names).names == [label]
         explanation = explained(lamps, lit, alone, method="drise", n_masks=20)
         assert len(explanation) == 1 and explanation.method == "drise"
-        with pytest.raises(dc.InputError, match="a prediction and a ground truth is wanted, got wrong place"):
+        with pytest.raises(dc.InputError, match="must have a prediction and a ground truth, got wrong place"):
             errors.hidden_scores(lamps, alone, explanation)
 
 
-def test_a_sure_prediction_does_not_take_the_place_of_the_truth(lamps, lit, wrong):
+def test_the_truth_stays_before_a_sure_prediction(lamps, lit, wrong):
     sure = dc.Targets([[1, 1, 7, 9]], ["a"]).detections(lamps.class_names)
     explanation = explained(lamps, lit, wrong._replace(prediction=sure), n_masks=20)
     assert explanation.detections.names == ["b", "a"]
@@ -220,21 +220,21 @@ def test_what_cannot_be_explained_is_refused(lamps, lit, wrong):
         explained(lamps, lit, wrong._replace(truth=dc.Targets([BOX], ["saucer"])))
     with pytest.raises(dc.InputError, match="no option 'magic'"):
         explained(lamps, lit, wrong, magic=1)
-    other = detections((BOX, "cup", 0.9))
+    foreign = detections((BOX, "cup", 0.9))
     with pytest.raises(dc.InputError, match="other classes than the detector"):
-        explained(lamps, lit, wrong._replace(prediction=other, truth=None))
+        explained(lamps, lit, wrong._replace(prediction=foreign, truth=None))
 
 
 # -- hiding
 
 
 def test_the_highest_pixels_are_hidden(lit):
-    heat = np.arange(240.0).reshape(12, 20)
-    assert np.array_equal(errors.hide(lit, heat, 0), lit)
-    hidden = errors.hide(lit, heat, 7)
+    saliency = np.arange(240.0).reshape(12, 20)
+    assert np.array_equal(errors.hide(lit, saliency, 0), lit)
+    hidden = errors.hide(lit, saliency, 7)
     assert (hidden[-1, -7:] == 0).all() and np.array_equal(hidden[-1, :-7], lit[-1, :-7])
     assert np.array_equal(hidden[:-1], lit[:-1])
-    for arguments, word in (((heat.T, 3), "the map must be"), ((heat, -1), "n_pixels")):
+    for arguments, word in (((saliency.T, 3), "the map must be"), ((saliency, -1), "n_pixels")):
         with pytest.raises(dc.InputError, match=word):
             errors.hide(lit, *arguments)
 
@@ -248,7 +248,7 @@ def test_a_class_score_is_the_best_near_the_object(lit, zoom):
     assert predicted == pytest.approx(0.9 * 250 / 255) and true == pytest.approx(0.6 * 250 / 255)
     far = case._replace(truth=dc.Targets([[0, 10, 9, 12]], ["b"]))
     assert errors.class_scores(lamps, lit, far) == (0, 0)
-    with pytest.raises(dc.InputError, match="a prediction and a ground truth is wanted, got missed: b"):
+    with pytest.raises(dc.InputError, match="must have a prediction and a ground truth, got missed: b"):
         errors.class_scores(lamps, lit, case._replace(kind="missed", prediction=None))
 
 
@@ -284,7 +284,7 @@ def folder(tmp_path_factory):
     return folder
 
 
-def test_crowds_are_kept_apart_from_objects(folder):
+def test_crowds_are_not_objects(folder):
     first, second, *_ = read_coco(folder).truths
     drawn = dc.planted.scene(0)
     assert np.allclose(first.crowds.boxes, drawn.boxes[:1]) and first.crowds.labels == drawn.names[:1]
@@ -321,13 +321,13 @@ def test_a_tally_counts_every_detection_and_every_object(folder, street, tmp_pat
     assert {name: counts["right"] for name, counts in found.items() if counts["right"]} == Counter(objects)
 
 
-def test_a_stopped_run_goes_on(folder, street, tmp_path):
+def test_a_stopped_run_resumes(folder, street, tmp_path):
     data = read_coco(folder)
-    whole = errors.study_errors(street, data, tmp_path / "whole", progress=False)
-    text = whole.path.read_text().splitlines(keepends=True)
+    unbroken = errors.study_errors(street, data, tmp_path / "whole", progress=False)
+    text = unbroken.path.read_text().splitlines(keepends=True)
     (tmp_path / "part").mkdir()
     (tmp_path / "part" / "records.jsonl").write_text("".join(text[:3]))
-    assert errors.study_errors(street, data, tmp_path / "part", progress=False).lines == whole.lines
+    assert errors.study_errors(street, data, tmp_path / "part", progress=False).lines == unbroken.lines
     with pytest.raises(dc.InputError, match=r"confidence 0\.25, not 0\.5"):
         errors.study_errors(street, data, tmp_path / "part", confidence=0.5, progress=False)
     for options in ({"confidence": 2}, {"n_masks": 0}, {"limit": 0}, {"workers": 0}):
@@ -337,7 +337,7 @@ def test_a_stopped_run_goes_on(folder, street, tmp_path):
 
 
 @pytest.mark.slow
-def test_errors_with_two_vectors_are_compared_when_asked_for(folder, street):
+def test_errors_with_two_vectors_are_compared_with_n_masks(folder, street):
     truth = read_coco(folder).truths[3]
     truth = truth._replace(boxes=truth.boxes[:3], labels=truth.labels[:3])
     image = dc.load_photo(truth.path)
@@ -354,10 +354,11 @@ def test_errors_with_two_vectors_are_compared_when_asked_for(folder, street):
         assert all(np.shape(scores) == (len(SHARES), 2) for scores in line.get("hidden", {}).values())
     for line, case in zip(lines, cases(found, dc.Targets(swapped.boxes, swapped.labels))):
         if "difference" in line:
-            own, other = min_max(explained(street, image, case, n_masks=10).saliency)
-            assert line["difference"] == pytest.approx(abs(other - own).mean(), abs=1e-5)
-            likeness = dc.metrics.rank_correlation(own, other)
-            assert line["correlation"] == (None if np.isnan(likeness) else pytest.approx(likeness, abs=1e-3))
+            true_map, predicted_map = min_max(explained(street, image, case, n_masks=10).saliency)
+            assert line["difference"] == pytest.approx(abs(predicted_map - true_map).mean(), abs=1e-5)
+            correlation = dc.metrics.rank_correlation(true_map, predicted_map)
+            expected = None if np.isnan(correlation) else pytest.approx(correlation, abs=1e-3)
+            assert line["correlation"] == expected
     plain = errors.study_image(street, image, swapped)["cases"]
     assert [line.keys() for line in plain] == [{"kind", "truth", "prediction", "score", "iou"}] * len(plain)
 
@@ -409,7 +410,7 @@ def test_photos_show_all_four_errors(yolox):
         detector, images = dc.load_annotated()
     assert detector.name == "yolox_nano" and kinds_of(detector, images) >= {"right", *ERRORS}
     for name, (image, truth) in images.items():
-        known = truth.detections(detector.class_names)  # sorted by nothing, inside the photo
+        known = truth.detections(detector.class_names)  # in no order, inside the photo
         height, width = image.shape[:2]
         assert (known.boxes >= 0).all() and (known.boxes[:, [0, 2]] <= width).all(), name
         assert (known.boxes[:, [1, 3]] <= height).all() and len(truth.labels) == len(known), name

@@ -1,4 +1,4 @@
-"""Evaluations: matched by hand, scored as alone, and alike whoever does them and however often they stop."""
+"""Evaluations against separate computations, with several workers, and after stops."""
 
 import os
 import subprocess
@@ -24,7 +24,7 @@ QUICK = {"methods": ["dclose", "drise", *ABLATION], "n_masks": 20, "steps": 5, "
 
 @pytest.fixture(scope="module", autouse=True)
 def one_thread():
-    """As workers have it here: the number of threads decides how sums are rounded."""
+    """One thread, as in a worker: the number of threads decides how sums are rounded."""
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     yield
@@ -55,15 +55,15 @@ def serial(street, data, tmp_path_factory):
 
 
 def timeless(records):
-    """Records by image, without what a clock says."""
+    """Records by image, without times."""
     lines = sorted(records.lines, key=lambda line: line["image"])
     return [{name: value for name, value in line.items() if name != "seconds"} for line in lines]
 
 
-# -- what a record says
+# -- a record
 
 
-def test_a_record_is_what_one_would_compute_alone(data):
+def test_a_record_against_a_separate_computation(data):
     detector = dc.load_detector("planted", device="cpu")
     truth = data.truths[0]
     methods = {name: {"n_masks": 20, **ABLATION.get(name, {})} for name in KNOWN} | {"gradcam": {}}
@@ -81,14 +81,14 @@ def test_a_record_is_what_one_would_compute_alone(data):
             assert line["objects"][k]["label"] == found.names[row]
             assert np.allclose(line["objects"][k]["box"], found.boxes[row], atol=0.06)
             got = line["objects"][k]["methods"][name]
-            whole = metrics.over_all(detector, image, targets[k], alone.saliency[k], steps=5)
-            assert got["over_all"] == pytest.approx(whole.score, abs=2e-3)
+            curves = metrics.over_all(detector, image, targets[k], alone.saliency[k], steps=5)
+            assert got["over_all"] == pytest.approx(curves.score, abs=2e-3)
             assert got["sparsity"] == pytest.approx(metrics.sparsity(alone.saliency[k]), rel=1e-3)
             assert got["ebpg"] == pytest.approx(metrics.ebpg(alone.saliency[k], truth.boxes[index]), abs=1e-4)
-            assert np.allclose(got["deletion_curve"], whole.deletion.curve, atol=2e-3)
+            assert np.allclose(got["deletion_curve"], curves.deletion.curve, atol=2e-3)
 
 
-def test_the_paper_s_parts_need_no_pass_of_their_own(data, street):
+def test_the_ablation_needs_no_passes_of_its_own(data, street):
     options = {"n_masks": 20}
     image = dc.load_photo(data.truths[0].path)
 
@@ -114,7 +114,7 @@ class Counting(Street):
         return super().predict(pixels)
 
 
-def test_records_say_every_option_of_each_method(serial):
+def test_records_name_every_option_of_each_method(serial):
     methods = serial.settings["methods"]
     assert methods["drise"] == {"n_masks": 20, "grid": [16, 16], "p": 0.5} and serial.settings["seed"] == 0
     for name, changed in ABLATION.items():
@@ -128,10 +128,10 @@ def test_nothing_found_and_nothing_matched_are_counted(tmp_path, data):
     assert len(records.lines) == 6 and all(line["objects"] == [] for line in records.lines)
 
 
-# -- stops, workers, machines
+# -- stopped runs and workers
 
 
-def test_dask_gives_what_one_process_gives(street, data, serial, tmp_path):
+def test_dask_gives_the_same_as_one_process(street, data, serial, tmp_path):
     """Two worker processes of a local cluster, which gives each one thread."""
     from distributed import Client, LocalCluster
 
@@ -143,7 +143,7 @@ def test_dask_gives_what_one_process_gives(street, data, serial, tmp_path):
         assert timeless(evaluate(street, data, tmp_path, executor=executor, **QUICK)) == timeless(serial)
 
 
-def test_a_killed_command_goes_on_and_ends_as_an_unbroken_one(folder, tmp_path, capsys):
+def test_a_killed_command_resumes_and_ends_like_an_unbroken_one(folder, tmp_path, capsys):
     command = ["evaluate", "--coco", str(folder), "--detector", "planted", "--methods", "dclose,gradcam"]
     command += ["--n-masks", "10", "--steps", "2", "--out"]
     killed = tmp_path / "killed" / "records.jsonl"

@@ -9,7 +9,7 @@ from dclose_nb.studies.inference import difference, mean, mean_with_interval, ro
 
 
 def test_intervals_against_every_possible_draw():
-    """Objects count alike; groups are drawn anew with all that is in them."""
+    """All objects have the same weight; groups are drawn as a whole."""
     groups = [[0.2, 0.4], [0.9], [0.5, 0.6, 0.1]]
     mean, low, high = mean_with_interval(groups, draws=4000)
     assert mean == pytest.approx(2.7 / 6)
@@ -26,7 +26,7 @@ def objects(*values):
     return [{"image": image, "a": a, "b": b} for image, a, b in values]
 
 
-def test_a_mean_leaves_out_what_has_no_value():
+def test_a_mean_leaves_out_objects_without_a_value():
     records = objects((1, 1, 0), (1, 3, 0), (2, None, 0), (3, 5, 0))
     expected = mean_with_interval([[1, 3], [5]])
     assert np.array_equal(mean(records, lambda record: record["a"]), expected) and expected[0] == 3
@@ -34,14 +34,14 @@ def test_a_mean_leaves_out_what_has_no_value():
     assert mean(records[2:3], lambda record: record["a"]) is None
 
 
-def test_one_image_has_a_mean_and_no_interval():
+def test_one_image_has_a_mean_but_no_interval():
     for values, expected in (([[1, 3]], 2), ([[[1, 2], [3, 4]]], [2, 3])):
         centre, low, high = mean_with_interval(values)
         assert np.array_equal(centre, expected) and np.isnan(low).all() and np.isnan(high).all()
     assert mean(objects((7, 1, 0), (7, 3, 0)), lambda record: record["a"])[0] == 2
 
 
-def test_a_difference_is_of_the_same_objects():
+def test_a_difference_compares_the_same_objects():
     records = objects((1, 1, 0.5), (1, 3, None), (2, None, 0), (3, 5, 1))
     found = difference(records, lambda record: record["a"], lambda record: record["b"])
     assert np.array_equal(found, mean_with_interval([[0.5], [4]]))
@@ -51,6 +51,6 @@ def test_a_difference_is_of_the_same_objects():
     assert centre.tolist() == [2, 1.5] and low.tolist() == [2, 1] and high.tolist() == [2, 2]
 
 
-def test_a_number_for_a_record_is_none_where_json_has_none():
+def test_nan_becomes_none_in_a_record():
     assert rounded(np.float32(0.123456)) == 0.1235 and rounded(0.126, 2) == 0.13
     assert rounded(float("nan")) is None and json.dumps(rounded(np.float64(2 / 3))) == "0.6667"

@@ -1,4 +1,4 @@
-"""The table of scores: against loops over small cases, and across a stop."""
+"""The table of scores, against loops over small cases and after a stop."""
 
 import csv
 
@@ -16,12 +16,12 @@ from dclose_nb.studies.sanity import randomise
 
 
 def test_the_effect_of_a_part_is_what_the_formula_says():
-    """With the rule "sum" each of n parts is worth 1 / n, edges nothing."""
+    """With the rule "sum", each of n parts has the effect 1 / n, and edges have none."""
     drawn = scene(1)
     detector = RuleDetector(drawn)
     found = detector.detect(drawn.image)
-    for row, thing in match(found, drawn.boxes, drawn.names):
-        target, parts = found[row], drawn.parts[thing]
+    for row, number in match(found, drawn.boxes, drawn.names):
+        target, parts = found[row], drawn.parts[number]
         body = [part for part in parts if part.role != "edge"]
         effects = removal_effects(detector, drawn, target, parts) * [part.mask.sum() for part in parts]
         assert np.allclose(effects, [(part.role != "edge") / len(body) for part in parts], atol=1e-5)
@@ -33,7 +33,7 @@ def records():
     return study_scene(RuleDetector(drawn), drawn, n_masks=60, twice=True)["objects"]
 
 
-def test_a_record_an_object_and_method(records):
+def test_each_object_and_method_has_a_record(records):
     methods = ["dclose", "drise", "random map", "centre Gaussian", "filled box", "truth"]
     assert [record["method"] for record in records] == methods * 2
     assert {record["object"] for record in records} == {0, 1}
@@ -45,10 +45,10 @@ def test_a_record_an_object_and_method(records):
         assert record["random_weights"] is None  # a formula has no weights
 
 
-def test_the_truth_is_the_best_and_the_filled_box_wins_ebpg_only(records):
+def test_the_truth_scores_best_and_the_filled_box_wins_ebpg_only(records):
     by = {(record["object"], record["method"]): record for record in records}
-    for thing in (0, 1):
-        exact, box = by[thing, "truth"], by[thing, "filled box"]
+    for number in (0, 1):
+        exact, box = by[number, "truth"], by[number, "filled box"]
         assert exact["relevance_mass"] == pytest.approx(1) and exact["relevance_rank"] == pytest.approx(1)
         assert exact["part_correlation"] == pytest.approx(1) and exact["leakage"] == 0
         assert box["energy_in_box"] == pytest.approx(1) and box["relevance_mass"] < 0.95
@@ -69,7 +69,7 @@ def test_shuffled_weights_get_other_masks():
     assert first["random_weights"] == pytest.approx(likeness, abs=1e-6)
 
 
-def test_empty_maps_of_shuffled_weights_are_counted_apart():
+def test_empty_maps_of_shuffled_weights_are_counted_separately():
     drawn = scene(0)
     lamps = Wired(drawn.boxes.tolist(), np.eye(len(drawn.names))[range(len(drawn.names))].tolist())
     lamps.class_names = tuple(drawn.names)
@@ -90,14 +90,14 @@ def line(detector, number, *leakages):
     return {"detector": detector, "scene": number, "objects": [blank | {"leakage": x} for x in leakages]}
 
 
-def test_a_row_a_score_that_applies():
+def test_each_score_that_applies_has_a_row():
     (row,) = table([line("d", 0, 0.25, None), line("d", 1), line("d", 2, 0.75)])
     assert (row["detector"], row["method"], row["score"]) == ("d", "m", "leakage")
     assert (row["mean"], row["low"], row["high"]) == (0.5, 0.25, 0.75)
     assert (row["objects"], row["scenes"]) == (2, 2)
 
 
-def test_a_table_is_the_same_in_whatever_order_scenes_were_done():
+def test_a_table_does_not_depend_on_the_order_of_the_scenes():
     lines = [line(name, k, 0.1 * k, 0.5) for name in ("a", "b") for k in range(4)]
     rows = table(lines)
     assert [row["detector"] for row in rows] == ["a", "b"]
@@ -113,19 +113,19 @@ def test_the_table_that_ships_has_the_columns_of_a_new_one():
 
 
 @pytest.mark.slow
-def test_a_stopped_run_goes_on(tmp_path):
+def test_a_stopped_run_resumes(tmp_path):
     options = {"detectors": ["rule: sum"], "scenes": 3, "n_masks": 20, "progress": False}
-    whole = truth.study_planted_truth(tmp_path / "whole", **options)
+    unbroken = truth.study_planted_truth(tmp_path / "whole", **options)
     written = (tmp_path / "whole" / "planted_truth.csv").read_bytes()
-    header, first, *_ = whole.path.read_text().splitlines(keepends=True)
+    header, first, *_ = unbroken.path.read_text().splitlines(keepends=True)
     (tmp_path / "broken").mkdir()
     (tmp_path / "broken" / "records.jsonl").write_text(header + first + '{"detector": "rule: s')
     with pytest.warns(UserWarning, match="was cut off"):
-        assert truth.study_planted_truth(tmp_path / "broken", **options).lines == whole.lines
+        assert truth.study_planted_truth(tmp_path / "broken", **options).lines == unbroken.lines
     assert (tmp_path / "broken" / "planted_truth.csv").read_bytes() == written
     rows = list(csv.DictReader(written.decode().splitlines()))
     assert {row["method"] for row in rows} >= {"dclose", "drise", "filled box", "truth"}
-    assert [line["scene"] for line in whole.lines] == [0, 1, 2]
+    assert [line["scene"] for line in unbroken.lines] == [0, 1, 2]
 
 
 def test_bad_input(tmp_path, capsys):

@@ -1,4 +1,4 @@
-"""Randomised networks, and the study of how alike their maps are."""
+"""Randomised networks, and the study that compares their maps."""
 
 import json
 
@@ -31,12 +31,12 @@ METHODS = {"dclose": {"n_masks": 40, "segments": (4, 8)}, "drise": {"n_masks": 4
 SEED = next(k for k in range(9) if torch.randperm(8, generator=torch.Generator().manual_seed(k))[0] != 0)
 
 
-def test_every_layer_keeps_its_values_and_no_order():
+def test_every_layer_keeps_its_values_but_not_their_order():
     detector = dc.load_detector("planted", device="cpu")
     before = [value.clone() for value in detector.module.parameters()]
-    first, again, other = (list(randomise(detector, seed=seed).module.parameters()) for seed in (1, 1, 2))
-    for value, kept, a, b, c in zip(detector.module.parameters(), before, first, again, other):
-        assert torch.equal(value, kept)  # the caller's network is as it was
+    first, again, reseeded = (list(randomise(detector, seed=seed).module.parameters()) for seed in (1, 1, 2))
+    for value, kept, a, b, c in zip(detector.module.parameters(), before, first, again, reseeded):
+        assert torch.equal(value, kept)  # the caller's network does not change
         assert torch.equal(a, b)
         assert torch.equal(a.flatten().sort().values, value.flatten().sort().values)
         if value.numel() > 100:
@@ -56,7 +56,7 @@ def test_stages_hold_every_parameter_once(name, request):
 
 
 @pytest.mark.parametrize("name", ["planted", "planted_two_stage"])
-def test_stages_go_from_the_output_inwards(name):
+def test_stages_go_from_output_to_input(name):
     """What a stage puts out changes nothing before it: layers run in the reverse order of stages."""
     detector = dc.load_detector(name, device="cpu")
     ran = []
@@ -71,7 +71,7 @@ def test_stages_go_from_the_output_inwards(name):
     assert sorted(last, key=last.get, reverse=True) == list(range(len(last)))
 
 
-def test_a_cascade_goes_on_from_the_step_before():
+def test_each_step_of_a_cascade_continues_the_one_before():
     detector = dc.load_detector("planted", device="cpu")
     stages = detector.stages
     shuffled = list(stages)[:2]
@@ -126,17 +126,17 @@ def test_an_image_without_a_match_has_no_objects(wired, truth):
     assert line["labels"] == [] and line["methods"] == {}
 
 
-def test_a_moved_map_is_alike_by_chance_only():
-    heat = np.random.default_rng(0).random((5, 6)).cumsum(0).cumsum(1)
+def test_a_moved_map_is_similar_by_chance_only():
+    saliency = np.random.default_rng(0).random((5, 6)).cumsum(0).cumsum(1)
     offsets = np.array([(row, column) for row in range(5) for column in range(6)])
-    others = sanity.moved(np.broadcast_to(heat, (30, 5, 6)), offsets)
-    assert np.array_equal(others[0], heat) and others[8, 3, 4] == heat[2, 2]  # by one row and two columns
-    assert np.mean([dc.metrics.rank_correlation(heat, other) for other in others]) == pytest.approx(
+    shifted = sanity.moved(np.broadcast_to(saliency, (30, 5, 6)), offsets)
+    assert np.array_equal(shifted[0], saliency) and shifted[8, 3, 4] == saliency[2, 2]  # by (1, 2)
+    assert np.mean([dc.metrics.rank_correlation(saliency, moved) for moved in shifted]) == pytest.approx(
         0, abs=1e-12
     )
 
 
-def test_sizes_that_overflow_are_finite():
+def test_box_sizes_that_overflow_become_finite():
     detector = dc.load_detector("planted", device="cpu")
     with torch.no_grad():
         for layer in detector.module.head.reg_preds:
@@ -150,12 +150,12 @@ def test_sizes_that_overflow_are_finite():
 
 @pytest.mark.parametrize("method", ["dclose", "gradcam"])
 def test_a_shuffled_network_that_overflows_gives_finite_maps(yolox, method):
-    other = randomise(yolox)
+    shuffled = randomise(yolox)
     image = dc.load_photo("chelsea")
-    assert not other.module(other.prepare(image).pixels[None]).isfinite().all()
+    assert not shuffled.module(shuffled.prepare(image).pixels[None]).isfinite().all()
     budget = {} if method == "gradcam" else {"n_masks": 5}
     targets = dc.Targets([[50, 50, 300, 250]], ["cat"])
-    maps = dc.explain(other, image, targets, method=method, progress=False, **budget).saliency
+    maps = dc.explain(shuffled, image, targets, method=method, progress=False, **budget).saliency
     assert np.isfinite(maps).all()
 
 
@@ -178,7 +178,7 @@ def records(tmp_path):
     return found
 
 
-def test_empty_maps_are_counted_apart(records):
+def test_empty_maps_are_counted_separately(records):
     mean, low, high = sanity.likeness(records, "cascade", "m", "rank")
     assert mean == pytest.approx([0.1, 0.2])
     assert low[0] <= mean[0] <= high[0]
@@ -195,19 +195,19 @@ def test_empty_maps_are_counted_apart(records):
 
 
 @pytest.mark.slow
-def test_a_run_goes_on_where_it_was_stopped(tmp_path):
+def test_a_stopped_run_resumes(tmp_path):
     options = {"methods": ["dclose"], "kinds": ["full"], "n_masks": 5, "limit": 1, "progress": False}
     (first,) = sanity.study_sanity(tmp_path, **options).lines
-    again, other = sanity.study_sanity(tmp_path, seeds=2, **options).lines
-    assert again == first and [line["seed"] for line in (first, other)] == [0, 10_000]
-    assert first["image"] == other["image"] == 0
-    assert first["left"]["full"][0] != other["left"]["full"][0]  # another shuffling of the same image
+    again, reseeded = sanity.study_sanity(tmp_path, seeds=2, **options).lines
+    assert again == first and [line["seed"] for line in (first, reseeded)] == [0, 10_000]
+    assert first["image"] == reseeded["image"] == 0
+    assert first["left"]["full"][0] != reseeded["left"]["full"][0]  # another shuffling of the same image
     with pytest.raises(dc.InputError, match=r"was made with methods .*'n_masks': 5.*, not .*'n_masks': 6"):
         sanity.study_sanity(tmp_path, **options | {"n_masks": 6})
 
 
 def test_images_of_a_data_set_come_in_random_order(wired, truth, tmp_path):
-    """An object in each of three images, of which two are studied."""
+    """Three images with one object each. Two of them are studied."""
     data = {
         "images": [{"id": k, "file_name": "lit.png", "width": 20, "height": 12} for k in (5, 6, 7)],
         "categories": [{"id": 1, "name": "a"}],
@@ -234,22 +234,22 @@ def test_images_of_a_data_set_come_in_random_order(wired, truth, tmp_path):
     assert records.settings["annotations_sha256"] and records.settings["stages"] == ["switch", "inert"]
 
 
-def test_shipped_weights_when_shuffled_leave_no_more_than_chance_of_a_map():
+def test_shuffled_weights_leave_no_more_similarity_than_chance():
     records = Records(shipped("results/sanity_planted_full.jsonl"))
     weights = json.loads(shipped("weights/planted.json").read_text())["sha256"]
     assert records.settings["detector"]["weights_sha256"] == weights  # not those of an older network
     assert sum(len(line["labels"]) for line in records.lines) >= 30
-    shuffled, moved, other = (
+    shuffled, moved, other_masks = (
         sanity.likeness(records, where, "dclose", "rank", absolute=True)[:, 0]
         for where in ("full", "moved map", "other masks")
     )
     assert shuffled[0] < 0.3
     assert shuffled[0] < moved[2]  # within the interval of chance
-    assert other[1] > shuffled[2]  # the check has power: the trained network's maps agree with each other
+    assert other_masks[1] > shuffled[2]  # the check has power: the trained network's own maps agree
     assert sanity.emptied(records, "full", "dclose") == [0]
 
 
-def test_a_bad_option_is_refused_in_a_line(tmp_path, capsys):
+def test_a_bad_option_is_refused_in_one_line(tmp_path, capsys):
     for options, sentence in (
         (["--methods", "dclose,magic"], "method must be one of 'dclose'"),
         (["--kinds", "half"], "kind must be one of 'cascade', 'alone', 'full', got 'half'"),

@@ -1,4 +1,4 @@
-"""Stability, tuning and leakage: each number as one would compute it alone."""
+"""Stability, tuning and leakage: every number against a separate computation."""
 
 import json
 from functools import partial
@@ -49,8 +49,8 @@ def test_every_run_has_its_budgets_and_seeds():
     json.dumps(planned_runs())  # records can hold it
 
 
-def test_each_number_is_what_one_would_compute_alone(drawn, truth, line):
-    """So one run of the largest budget gives what a run of each budget gives."""
+def test_every_number_against_a_separate_computation(drawn, truth, line):
+    """One run of the largest budget gives the same as a run for each budget."""
     detector = RuleDetector(drawn)
     found = detector.detect(drawn.image)
     pairs = dc.detection.match(found, truth.boxes, truth.labels)
@@ -64,12 +64,12 @@ def test_each_number_is_what_one_would_compute_alone(drawn, truth, line):
         ]
         for k, (row, own) in enumerate(pairs):
             first, *rest = (maps[k] for maps in by_seed)
-            other = masks[1 - own] & ~masks[own]
+            neighbour = masks[1 - own] & ~masks[own]
             got = line["objects"][k]["methods"][name]
             assert got["ebpg"] == pytest.approx(metrics.ebpg(first, truth.boxes[own]), abs=1e-5)
-            assert got["leakage"] == pytest.approx(metrics.leakage(first, masks[own], other), abs=1e-4)
-            whole = metrics.over_all(detector, drawn.image, found[row], first, steps=5)
-            assert got["over_all"] == pytest.approx(whole.score, abs=1e-3)
+            assert got["leakage"] == pytest.approx(metrics.leakage(first, masks[own], neighbour), abs=1e-4)
+            curves = metrics.over_all(detector, drawn.image, found[row], first, steps=5)
+            assert got["over_all"] == pytest.approx(curves.score, abs=1e-3)
             if rest:
                 second, third = rest
                 pairwise = [(first, second), (first, third), (second, third)]
@@ -79,13 +79,13 @@ def test_each_number_is_what_one_would_compute_alone(drawn, truth, line):
                 assert got["agreement"] is None
     for record, (_, own) in zip(line["objects"], pairs):
         assert record["label"] == truth.labels[own] and set(record["methods"]) == {*ALONE, "flat"}
-        other = masks[1 - own] & ~masks[own]
+        neighbour = masks[1 - own] & ~masks[own]
         assert record["methods"]["flat"]["leakage"] == pytest.approx(
-            other.sum() / (masks[own].sum() + other.sum()), abs=1e-4
+            neighbour.sum() / (masks[own].sum() + neighbour.sum()), abs=1e-4
         )
 
 
-def test_a_larger_budget_costs_what_it_has_more(drawn, truth):
+def test_a_larger_budget_costs_only_its_additional_masks(drawn, truth):
     detector = RuleDetector(drawn)
     predict, seen = detector.predict, []
     detector.predict = lambda pixels: seen.append(len(pixels)) or predict(pixels)
