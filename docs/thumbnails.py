@@ -16,12 +16,12 @@ def figures(path: Path) -> list[Image.Image]:
     cells = nbformat.read(path, as_version=4).cells
     outputs = [output for cell in cells for output in cell.get("outputs", [])]
     found = [output["data"]["image/png"] for output in outputs if "image/png" in output.get("data", {})]
-    return [Image.open(io.BytesIO(base64.b64decode(one))).convert("RGB") for one in found]
+    return [Image.open(io.BytesIO(base64.b64decode(png))).convert("RGB") for png in found]
 
 
 def thumbnail(path: Path) -> Image.Image:
     """The figure that loses least when it is shrunk: the one nearest to a thumbnail's shape."""
-    best = min(figures(path), key=lambda one: abs(one.width / one.height - SIZE[0] / SIZE[1]))
+    best = min(figures(path), key=lambda figure: abs(figure.width / figure.height - SIZE[0] / SIZE[1]))
     best.thumbnail(SIZE, Image.Resampling.LANCZOS)
     return best.quantize(128)
 
