@@ -93,7 +93,7 @@ class Film:
         heat = Image.fromarray(np.uint8(255 * colormaps["inferno"](np.linspace(0, 1, WIDTH))[None, :, :3]))
         some.paste(heat.resize((WIDTH, height)), (0, 3 * height))
         palette = some.quantize(COLOURS)
-        frames = [one.quantize(palette=palette, dither=Image.Dither.NONE) for one in self.pictures]
+        frames = [shot.quantize(palette=palette, dither=Image.Dither.NONE) for shot in self.pictures]
         more = {"save_all": True, "append_images": frames[1:], "duration": self.stays, "loop": 0}
         frames[0].save(path, optimize=True, **more)
 
