@@ -52,7 +52,7 @@ class FunctionDetector(Detector):
         self._warned = False
 
     def prepare(self, image: np.ndarray) -> Canvas:
-        pixels = torch.from_numpy(image).permute(2, 0, 1).float()
+        pixels = torch.tensor(image).permute(2, 0, 1).float()
         return Canvas(pixels, image.shape[:2], (0, 0, *image.shape[:2]))
 
     def predict(self, pixels: torch.Tensor) -> Proposals:
@@ -63,7 +63,7 @@ class FunctionDetector(Detector):
     def _proposals(self, answer: Any) -> Proposals:
         """Proposals of one image, without the first dimension."""
         if not isinstance(answer, Mapping) or set(answer) not in PARTS:
-            given = sorted(answer) if isinstance(answer, Mapping) else type(answer).__name__
+            given = [*answer] if isinstance(answer, Mapping) else type(answer).__name__
             raise InputError(
                 f"{self.name} must return a dictionary with boxes, labels and scores, or with boxes and "
                 f"class_probs (and objectness), got {given}"
