@@ -15,7 +15,6 @@ from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, Literal
-from zipfile import BadZipFile
 
 import numpy as np
 
@@ -200,6 +199,11 @@ class Explanation:
             own = {"boxes", "objectness", "class_probs", "class_names"}
             found = Detections(**{name: arrays.pop(name) for name in own})
             record: dict[str, Any] = dict.fromkeys(("levels", "density", "error")) | arrays
+            wanted = len(found), *arrays["image"].shape[:2]
+            fits = all(arrays[name].shape == wanted for name in {"saliency", "error"} & {*arrays})
+            fits &= "levels" not in arrays or arrays["levels"].shape[1] == len(found)
+            if not fits or not all(np.isfinite(array).all() for array in arrays.values()):
+                raise InputError(f"{str(folder)!r} is damaged: its maps do not fit each other, or hold NaN")
             for name in ("method", "seed", "batch_size", "tolerance", "n_forward", "seconds"):
                 record[name] = manifest[name]
             record["params"] = {name: checks.plain(value) for name, value in manifest["params"].items()}
@@ -207,7 +211,7 @@ class Explanation:
             return cls(detections=found, **record)
         except InputError:
             raise
-        except (OSError, EOFError, LookupError, ValueError, TypeError, AttributeError, BadZipFile) as error:
+        except Exception as error:  # of zip files, zlib and NumPy
             raise InputError(f"the explanation in {str(folder)!r} is damaged: {error!r}") from error
 
 
