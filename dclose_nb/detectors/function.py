@@ -83,7 +83,11 @@ class FunctionDetector(Detector):
                     "are one-hot, so maps say nothing of how nearly an object was of another class"
                 )
             objectness = float_array("scores", answer["scores"], ())
-            probs = one_hot(np.ravel(answer["labels"]).tolist(), self.class_names)
+            try:
+                labels = np.ravel(answer["labels"]).tolist()
+            except (TypeError, ValueError) as error:
+                raise InputError(f"{self.name} returned labels that are no list: {error}") from error
+            probs = one_hot(labels, self.class_names)
         else:
             probs = float_array("class_probs", answer["class_probs"], (len(self.class_names),))
             objectness = float_array("objectness", answer.get("objectness", np.ones(len(probs))), ())
