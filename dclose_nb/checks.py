@@ -27,9 +27,11 @@ def image(value: Any) -> np.ndarray:
     InputError
         Any other shape or type, an empty image, or floats that are not finite or not in [0, 1].
     """
+    if hasattr(value, "convert") and value.mode not in ("RGB", "RGBA", "L"):  # Pillow's images
+        raise InputError(f"an image must be RGB, RGBA or L, got the mode {value.mode!r}: use .convert('RGB')")
     try:
         array = np.asarray(value)
-    except ValueError as error:
+    except (ValueError, TypeError, RuntimeError, OSError) as error:
         raise InputError(f"an image must be an array: {error}") from error
     if array.ndim == 3 and array.shape[2] == 1:
         array = array[:, :, 0]
@@ -119,9 +121,9 @@ def path(value: Any) -> Path:
 
 def plain(value: Any) -> Any:
     """NumPy's numbers and arrays, and lists, as Python's numbers and tuples: they can be written down."""
-    if isinstance(value, np.generic):
-        return value.item()
-    if isinstance(value, np.ndarray | list | tuple):
+    if isinstance(value, np.generic | np.ndarray):
+        value = value.tolist()
+    if isinstance(value, list | tuple):
         return tuple(plain(part) for part in value)
     return value
 

@@ -119,8 +119,10 @@ class Detections:
 def float_array(name: str, value: Any, row: tuple[int, ...]) -> np.ndarray:
     """A value as a float32 array of shape (n, *row); an empty value has n = 0."""
     try:
-        array = np.asarray(value, dtype=np.float32).copy()  # np.array warns of tensors
-    except (TypeError, ValueError) as error:
+        if np.iscomplexobj(array := np.asarray(value)):
+            raise TypeError("they are complex")
+        array = np.asarray(array, dtype=np.float32).copy()
+    except (TypeError, ValueError, RuntimeError, OverflowError) as error:
         raise InputError(f"{name} must be numbers: {error}") from error
     if array.size == 0:
         return array.reshape(0, *row)

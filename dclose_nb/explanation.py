@@ -9,13 +9,12 @@ import re
 import time
 import warnings
 from collections.abc import Callable, Collection, Iterator
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, suppress
 from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, Literal
-from zipfile import BadZipFile
 
 import numpy as np
 
@@ -112,10 +111,8 @@ class Explanation:
         return (self[i] for i in range(len(self)))
 
     def __repr__(self) -> str:
-        return (
-            f"Explanation by {self.method} ({self.n_forward} forward passes, {self.seconds:.1f} s)\n"
-            f"{self.detections!r}"
-        )
+        cost = f"{self.n_forward} forward passes, {self.seconds:.1f} s"
+        return f"Explanation by {self.method} ({cost})\n{self.detections!r}"
 
     @property
     def relative_error(self) -> np.ndarray | None:
@@ -195,13 +192,18 @@ class Explanation:
             own = {"boxes", "objectness", "class_probs", "class_names"}
             found = Detections(**{name: arrays.pop(name) for name in own})
             record: dict[str, Any] = dict.fromkeys(("levels", "density", "error")) | arrays
+            wanted = len(found), *arrays["image"].shape[:2]
+            fits = all(arrays[name].shape == wanted for name in {"saliency", "error"} & {*arrays})
+            fits &= "levels" not in arrays or arrays["levels"].shape[1] == len(found)
+            if not fits or not all(np.isfinite(array).all() for array in arrays.values()):
+                raise InputError(f"{str(folder)!r} is damaged: its maps do not fit each other, or hold NaN")
             record |= {name: manifest[name] for name in _HOW}
             record["params"] = {name: checks.plain(value) for name, value in manifest["params"].items()}
             record["provenance"] = {name: manifest[name] for name in ("detector", "versions")}
             return cls(detections=found, **record)
         except InputError:
             raise
-        except (OSError, EOFError, LookupError, ValueError, TypeError, AttributeError, BadZipFile) as error:
+        except Exception as error:  # of zip files, zlib and NumPy
             raise InputError(f"the explanation in {str(folder)!r} is damaged: {error!r}") from error
 
 
@@ -346,9 +348,8 @@ def explain(
             watched = time.monotonic()
     final = so_far()
     if (reached := worst_error(final)) > limit:
-        masks = sum(sampling.counts)
         warnings.warn(
-            f"after {masks} masks a map's error is {reached:.2f}, not {tolerance} or less", stacklevel=2
+            f"after {taken} masks a map's error is {reached:.2f}, not {tolerance} or less", stacklevel=2
         )
     return final
 
@@ -367,10 +368,8 @@ def _target_vectors(targets: Detections | Targets, detector: Detector, size: tup
     x1, y1, x2, y2 = targets.boxes.T
     outside = (x2 <= 0) | (y2 <= 0) | (x1 >= width) | (y1 >= height)
     if outside.any():
-        raise InputError(
-            f"box {targets.boxes[outside][0].tolist()} lies outside the image, "
-            f"which is {width} wide and {height} high"
-        )
+        box = targets.boxes[outside][0].tolist()
+        raise InputError(f"box {box} lies outside the image, which is {width} wide and {height} high")
     return targets
 
 
@@ -379,8 +378,6 @@ def versions() -> dict[str, str]:
     found = {"python": platform.python_version()}
     packages = "dclose_nb torch torchvision onnxruntime numpy scikit-image opencv-python pixeltable-yolox"
     for name in (*packages.split(), "transformers"):
-        try:
+        with suppress(PackageNotFoundError):  # OpenCV has another name on conda-forge
             found[name] = version(name)
-        except PackageNotFoundError:  # OpenCV has another name on conda-forge; transformers is optional
-            continue
     return found

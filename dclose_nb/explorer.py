@@ -372,7 +372,8 @@ class Explorer(widgets.VBox):
         image, n = self.photo.image, 1 + len(self._plans())  # pictures side by side
         faint = _jpeg(_drawn(image, np.zeros(image.shape[:2], np.float32)))
         for place, panel in enumerate(self.panels, 1):
-            panel.image.value, panel.caption.value = faint if place < n else b"", ""
+            panel.image.value = faint if place < n else b""
+            panel.caption.value = "The map will be here." if place < n else ""
             panel.layout.display = None if place < n else "none"
         widest = f"{SHARE}vh * {image.shape[1] / image.shape[0]:.4f}"  # of a picture
         for column in self.pictures.children:
@@ -386,7 +387,7 @@ class Explorer(widgets.VBox):
         self._draw_step()
         if run is None:
             found = len(self.boxes)
-            words = f"{found} {'box' if found == 1 else 'boxes'} found: click one."
+            words = "1 box found: click it." if found == 1 else f"{found} boxes found: click one."
             self._say(words if found else "No object was found.")
             self.label.value = ""
         else:
@@ -465,8 +466,13 @@ class Explorer(widgets.VBox):
 
     def _finish(self, run: Run) -> None:
         self.stop.disabled = True
-        if run.stop.is_set() and not run.maps:
-            self._say("Stopped before there was a map.")
+        if run.stop.is_set():
+            if not run.maps:
+                self._say("Stopped before there was a map.")
+            for place, (method, _) in enumerate(run.plans):
+                if place not in run.maps:
+                    self._say_below(place, f"<b>{method}</b>: stopped before it began")
+            self._write_code()
         if len(run.maps) < len(run.plans):
             run.stop.set()  # so that another click tries again
         self._draw_step()
@@ -510,7 +516,7 @@ class Explorer(widgets.VBox):
 
     def _draw(self, name: str, run: Run, explanation: Explanation) -> None:
         """Draw a step; in a thread of its own."""
-        picture, text = b"", STEPS[name].title
+        picture, text = b"", f"{explanation.method}: {STEPS[name].title}"
         if run is self._run and name == self.steps.value:
             try:
                 picture = explorer_steps.picture(STEPS[name], self.detector, explanation)
@@ -537,16 +543,19 @@ class Explorer(widgets.VBox):
         else:
             lines.append("detector = explorer.detector  # of what dc.explore(...) gave you")
         if run.photo.source is None:
-            lines.append("image = explorer.image  # Save writes it to a file, which is then read here")
+            lines.append("image = explorer.image  # after Save, this line reads the photo's file")
         else:
             lines.append(f"image = dc.load_photo({run.photo.source!r})")
         lines.append(f"target = detector.detect(image)[{run.k}]  # {run.caption}")
-        for name, (method, options) in zip(("explanation", "beside"), run.plans):
+        for place, (name, (method, options)) in enumerate(zip(("explanation", "beside"), run.plans)):
             usual = _defaults(method)
             given = {"method": method} | {key: v for key, v in options.items() if v != usual[key]}
             arguments = "".join(f", {key}={value!r}" for key, value in given.items())
             lines.append(f"{name} = dc.explain(detector, image, target{arguments})")
-            lines.append(f"dc.plot.explanation({name}{style})")
+            made = run.maps[place].n_forward if place in run.maps else 0
+            if run.stop.is_set() and 0 < made < options.get("n_masks", 0):
+                lines[-1] += f"  # it was stopped after {made} masks; this makes all"
+            lines.append(f"dc.plot.explanation({name}{style});")
         self.code.value = "\n".join(lines)
 
     def _save(self) -> None:
@@ -630,7 +639,7 @@ def _scores(explanation: Explanation, over_all: float | None = None) -> str:
     """Scores of a map, as HTML."""
     saliency, box = explanation.saliency[0], explanation.detections.boxes[0]
     scores = f"sparsity {metrics.sparsity(saliency):.1f}, energy in the box {metrics.ebpg(saliency, box):.2f}"
-    scores += f", insertion less deletion {'...' if over_all is None else f'{over_all:.2f}'}"
+    scores += "" if over_all is None else f", insertion minus deletion {over_all:.2f}"
     return f"<b>{html.escape(explanation.method)}</b>: {scores}"
 
 
@@ -656,7 +665,7 @@ def _slug(text: str) -> str:
 def _untaken(path: Path) -> Path:
     """The path, with a number where something of that name is there already."""
     numbered = (path.with_stem(f"{path.stem}_{n}") for n in itertools.count(2))
-    return next(one for one in itertools.chain([path], numbered) if not one.exists())
+    return next(free for free in itertools.chain([path], numbered) if not free.exists())
 
 
 def _numbers(boxes: np.ndarray, colours: list[str], aspect: float) -> str:

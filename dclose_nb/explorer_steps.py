@@ -22,7 +22,7 @@ from .methods.dclose import Pyramid
 from .sampling import Plan, sample
 
 SAMPLE = 8  # masks a level behind "masked images" and "weights"
-WIDTH, PANEL = 15, 4.5  # inches of a whole picture, and of a panel at most
+WIDTH, PANEL = 12.5, 3.75  # inches of a whole picture, and of a panel at most
 
 
 class Step(NamedTuple):
@@ -38,11 +38,14 @@ def picture(step: Step, detector: Detector, explanation: Explanation) -> bytes:
     A method that does not have the step raises `InputError`.
     """
     if explanation.levels is None:
-        having = ", ".join(name for name, method in METHODS.items() if issubclass(method, Pyramid))
-        raise InputError(f"{explanation.method} has no levels, so it has no such step; {having} have")
+        *first, last = (name for name, method in METHODS.items() if issubclass(method, Pyramid))
+        raise InputError(
+            f"{explanation.method}: the steps are drawn for methods with levels only, which are "
+            f"{', '.join(first)} and {last}"
+        )
     content = io.BytesIO()
     step.draw(detector, explanation).savefig(
-        content, format="png", dpi=80, bbox_inches="tight", pad_inches=0.05
+        content, format="png", dpi=96, bbox_inches="tight", pad_inches=0.05
     )
     return content.getvalue()
 
@@ -57,6 +60,7 @@ def _panels(
     width = min(WIDTH / n, PANEL)
     height = (width - 0.8 * colour_bar) * size[0] / size[1] + 0.35  # less the bar, and the title
     figure = Figure(figsize=(n * width, rows * height), layout="constrained")
+    figure.get_layout_engine().set(w_pad=0.08)  # type: ignore[union-attr, call-arg]
     return figure, list(figure.subplots(rows, n, squeeze=False).ravel())
 
 
@@ -79,8 +83,9 @@ def _sampled(detector: Detector, explanation: Explanation) -> tuple[Canvas, Plan
 def _draw_superpixels(detector: Detector, explanation: Explanation) -> Figure:
     canvas, plan = _planned(detector, explanation)
     figure, axes = _panels(len(plan.samplers), canvas.content[2:])
-    for ax, sampler in zip(axes, plan.samplers):
+    for ax, sampler, asked in zip(axes, plan.samplers, explanation.segments):
         plot.superpixels(canvas.content_image, sampler.cells.cpu().numpy(), ax=ax)
+        ax.set_title(f"{asked} asked, {sampler.n_cells} made")
     return figure
 
 
@@ -88,7 +93,7 @@ def _draw_masks(detector: Detector, explanation: Explanation) -> Figure:
     canvas, plan = _planned(detector, explanation)
     figure, axes = _panels(len(plan.samplers), canvas.content[2:])
     masks = [sampler.masks(0, 1)[0].cpu().numpy() for sampler in plan.samplers]
-    plot.masks(masks, titles=[f"{sampler.n_cells} superpixels" for sampler in plan.samplers], ax=axes)
+    plot.masks(masks, titles=[f"about {asked} superpixels" for asked in explanation.segments], ax=axes)
     return figure
 
 
@@ -108,13 +113,13 @@ def _draw_masked(detector: Detector, explanation: Explanation) -> Figure:
 
 
 def _draw_weights(detector: Detector, explanation: Explanation) -> Figure:
-    _, plan, weights = _sampled(detector, explanation)
+    *_, weights = _sampled(detector, explanation)
     figure = Figure(figsize=(8, 3), layout="constrained")
     ax = figure.subplots()
-    ax.boxplot(weights, tick_labels=[str(sampler.n_cells) for sampler in plan.samplers])
+    ax.boxplot(weights, tick_labels=[str(asked) for asked in explanation.segments])
     for k, weight in enumerate(weights):
         ax.plot(np.full(SAMPLE, k + 1), weight, ".", color="C0")
-    ax.set(xlabel="superpixels", ylabel="weight (Eq. 6)", title=f"{SAMPLE} masks a level")
+    ax.set(xlabel="superpixels asked", ylabel="weight (Eq. 6)")
     return figure
 
 
@@ -141,8 +146,10 @@ def _draw_maps(draw: Callable[..., np.ndarray], explanation: Explanation, rows: 
 STEPS = {
     "superpixels": Step("The superpixels of each level (section 3.1)", _draw_superpixels),
     "masks": Step("A mask of each level (section 3.1)", _draw_masks),
-    "masked images": Step("Masked images, and what is detected in them (section 3.5)", _draw_masked),
-    "weights": Step("Weights: how much of the box each masked image leaves (Eq. 6)", _draw_weights),
+    "masked images": Step(f"The best of {SAMPLE} masked images of each level (section 3.5)", _draw_masked),
+    "weights": Step(
+        f"Weights: how much of the box {SAMPLE} masks of each level leave (Eq. 6)", _draw_weights
+    ),
     "density": Step("Density: how many masks kept each pixel (Eq. 3)", _draw_density),
     "levels": Step("A map of each level (Eq. 7)", _draw_levels),
     "cascade": Step("The cascade: how the levels become one map (Eq. 8)", _draw_cascade),

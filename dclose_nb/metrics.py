@@ -83,6 +83,7 @@ def leakage(saliency: np.ndarray, own: np.ndarray, other: np.ndarray) -> float:
     the target and of the other object. A map that is 0 on both scores 0.5.
     """
     energy = _map(saliency).clip(0)
+    own, other = np.asarray(own, dtype=bool), np.asarray(other, dtype=bool)  # 0 and 1 would be rows
     if not energy.shape == np.shape(own) == np.shape(other):
         sizes = energy.shape, np.shape(own), np.shape(other)
         raise InputError(f"the map and both masks must be of one size, got {sizes}")

@@ -35,7 +35,8 @@ def map_in_threads(
     threads = threads_for(detector)
     work = torch.inference_mode()(work)
     if threads == 1:
-        yield from map(work, tasks)
+        for task in tasks:  # not `map`, which a StopIteration of the detector would end without a word
+            yield work(task)
         return
     waiting: deque[Future[Result]] = deque()
     torch.set_num_threads(1)  # in this thread, and in threads that start from now on

@@ -353,6 +353,20 @@ def test_tab_reaches_every_step_and_each_is_drawn(page):
     page.set_viewport_size(dict(zip(("width", "height"), SIZES["1280"])))
 
 
+def test_keys_on_a_list_are_for_the_list_and_not_for_the_notebook(page):
+    cells = page.locator(".jp-Cell").count()
+    method = page.get_by_label("method", exact=True)
+    before = method.input_value()
+    method.focus()
+    page.keyboard.press("d")
+    page.keyboard.press("d")  # deletes a cell where JupyterLab gets to hear of it
+    page.keyboard.press("Home")
+    page.keyboard.press("ArrowDown")
+    assert method.evaluate("list => list.selectedIndex") == 1
+    assert page.locator(".jp-Cell").count() == cells
+    method.select_option(before)
+
+
 def test_sliders_and_fields_have_names(page):
     button(page, "More options").click()
     for slider in ("opacity", "threshold", "p, kept", "r, enlarged"):

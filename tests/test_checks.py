@@ -1,5 +1,7 @@
 import numpy as np
 import pytest
+import torch
+from PIL import Image
 
 from dclose_nb import InputError, checks
 
@@ -60,3 +62,21 @@ def test_at_least_wants_an_integer(value):
 def test_at_least_refuses_numbers_below(value):
     with pytest.raises(InputError, match="r must be"):
         checks.at_least("r", value, 0, integer=False)
+
+
+@pytest.mark.parametrize("mode", ["P", "CMYK", "YCbCr", "HSV"])
+def test_a_picture_of_pillow_whose_numbers_are_no_rgb_is_refused(mode):
+    with pytest.raises(InputError, match=f"mode '{mode}'.*convert"):
+        checks.image(Image.new("RGB", (5, 4)).convert(mode))
+    assert checks.image(Image.new("RGBA", (5, 4))).shape == (4, 5, 3)
+
+
+@pytest.mark.parametrize("value", [torch.ones(4, 5, requires_grad=True), torch.ones(4, 5).bfloat16()])
+def test_a_tensor_that_numpy_cannot_read_is_refused(value):
+    with pytest.raises(InputError, match="must be an array"):
+        checks.image(value)
+
+
+def test_arrays_become_numbers_and_tuples():
+    assert checks.plain(np.array(0.5)) == 0.5
+    assert checks.plain([np.array([1, 2]), np.int64(3)]) == ((1, 2), 3)

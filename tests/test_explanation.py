@@ -404,7 +404,24 @@ def cut(folder):
     (folder / "maps.npz").write_bytes(content[: len(content) // 2])
 
 
+def changed(folder, name, change):
+    with np.load(folder / "maps.npz") as stored:
+        arrays = dict(stored)
+    np.savez(folder / "maps.npz", **arrays | {name: change(arrays[name])})
+
+
+def encrypted(folder):
+    content = bytearray((folder / "maps.npz").read_bytes())
+    content[content.index(b"PK\1\2") + 8] |= 1  # so says the zip file's list of contents
+    (folder / "maps.npz").write_bytes(content)
+
+
 @pytest.mark.parametrize(("damage", "words"), [
+    (encrypted, "is damaged: "),
+    (lambda folder: changed(folder, "saliency", lambda maps: maps[:, :5]), "do not fit each other"),
+    (lambda folder: changed(folder, "saliency", lambda maps: maps[:1]), "do not fit each other"),
+    (lambda folder: changed(folder, "levels", lambda maps: maps[:, :1]), "do not fit each other"),
+    (lambda folder: changed(folder, "saliency", lambda maps: maps * np.nan), "or hold NaN"),
     (lambda folder: (folder / "manifest.json").unlink(), "holds no explanation: there is no manifest.json"),
     (lambda folder: (folder / "maps.npz").unlink(), "is damaged: FileNotFoundError"),
     (cut, "is damaged: "),

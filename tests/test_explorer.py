@@ -141,6 +141,7 @@ def test_the_map_sharpens_and_stop_keeps_what_there_is(explorer):
     explorer.stop.click()
     stopped = explorer.wait().explanation
     assert 0 < stopped.n_forward < 100_000 and "stopped after" in explorer.status_text
+    assert f"# it was stopped after {stopped.n_forward} masks" in explorer.code.value
     explorer.options["n_masks"].value = 40
     assert explorer.wait().explanation.n_forward == 40
 
@@ -158,6 +159,19 @@ def test_a_click_on_the_box_that_is_explained_goes_on_and_after_a_stop_starts_an
     assert not explorer.stop.disabled
     explorer.stop.click()
     explorer.wait()
+
+
+def test_after_a_stop_no_panel_waits_for_anything(explorer):
+    explorer.options["n_masks"].value = 100_000
+    explorer.options["beside"].value = "drise"
+    assert "will be here" in explorer.panels[1].caption.value
+    explorer.boxes[0].click()
+    until(lambda: explorer.explanation is not None)
+    explorer.stop.click()
+    explorer.wait()
+    first, second = (panel.caption.value for panel in explorer.panels)
+    assert "sparsity" in first and "insertion" not in first
+    assert second == "<b>drise</b>: stopped before it began"
 
 
 def test_a_second_click_stops_the_first_run(explorer):
@@ -181,7 +195,7 @@ def test_two_methods_side_by_side_with_their_numbers(explorer, detector):
     ]
     target, saliency = explorer.detections[0], explorer.explanation.saliency[0]
     over_all = dc.metrics.over_all(detector, DRAWN.image, target, saliency, steps=STEPS_OF_CURVES)
-    assert f"insertion less deletion {over_all.score:.2f}" in explorer.panels[0].caption.value
+    assert f"insertion minus deletion {over_all.score:.2f}" in explorer.panels[0].caption.value
     explorer.options["beside"].value = ""
     explorer.wait()
     assert [panel.layout.display for panel in explorer.panels] == [None, "none"]
@@ -228,7 +242,7 @@ def test_every_step_opens_for_every_method_that_has_levels(explorer, method):
             picture = shown(explorer.step)
             assert min(picture.shape[:2]) > 100 and np.ptp(picture) > 50
             assert (picture > 250).all((1, 2)).mean() < 0.15  # rows that are white: no bands
-            assert explorer.step_text.value == STEPS[step].title
+            assert explorer.step_text.value == f"{method}: {STEPS[step].title}"
 
 
 @pytest.mark.parametrize("method", ["drise", "sodex"])
@@ -238,7 +252,9 @@ def test_a_step_of_a_method_without_levels_says_so_in_words(explorer, method):
     assert "once there is a map" in explorer.step_text.value
     explorer.boxes[0].click()
     explorer.wait()
-    assert f"{method} has no levels" in explorer.step_text.value
+    assert explorer.step_text.value == (
+        f"{method}: the steps are drawn for methods with levels only, which are dclose, contrast and mfpp"
+    )
     assert explorer.step.layout.display == "none"
 
 
@@ -409,7 +425,7 @@ def test_the_code_makes_the_same_map_in_a_fresh_process(kind, tmp_path, monkeypa
         explorer.segments[n].value = False
     explorer.boxes[0].click()
     wanted = explorer.wait().explanation
-    assert ("explorer.image  # Save writes it to a file" in explorer.code.value) == (kind != "name")
+    assert ("explorer.image  # after Save" in explorer.code.value) == (kind != "name")
     before = f"import dclose_nb as dc\nexplorer = {cell}\n" if kind == "array" else ""
     if kind == "upload":
         explorer.save.click()

@@ -64,6 +64,8 @@ def test_leakage_in_closed_form():
     assert metrics.leakage(one_pixel(at=(2, 5)), own, other) == 1
     assert metrics.leakage(one_pixel() + one_pixel(at=(2, 5)) - 1, own, other) == 0.5  # negatives are 0
     assert metrics.leakage(one_pixel(at=(0, 0)), own, other) == 0.5
+    numbers = own.astype(np.uint8), other.astype(float)  # not rows to pick
+    assert metrics.leakage(np.ones((6, 8)), *numbers) == pytest.approx(6 / 15)
     with pytest.raises(dc.InputError, match="one size"):
         metrics.leakage(np.ones((6, 8)), own, other.T)
 

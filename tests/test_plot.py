@@ -1,5 +1,6 @@
 """Figures: the right panels with the right titles on the axes that were given."""
 
+import time
 from dataclasses import replace
 from itertools import combinations
 
@@ -266,3 +267,12 @@ def test_what_cannot_be_drawn_is_refused(lamps, lit, found):
     with pytest.raises(dc.InputError, match="has no density"):
         plot.density(drise)
     assert len(plot.sheet(nothing)) == 1
+
+
+def test_a_very_long_name_is_cut_before_it_is_measured():
+    image, name = np.zeros((12, 20, 3), np.uint8), "x" * 20_000
+    found = dc.Detections([[1, 1, 9, 9]], [0.9], [[1.0]], (name,))
+    start = time.monotonic()
+    (panel,) = plot.detections(image, found)
+    panel.figure.canvas.draw()
+    assert time.monotonic() - start < 10 and panel.texts[0].get_text().endswith("x…")

@@ -83,6 +83,13 @@ def test_later_threads_have_all_of_pytorch_s_threads(safe, threads):
     assert seen == [threads]
 
 
+def test_an_iterator_that_ends_in_the_detector_does_not_end_the_masks_in_silence(lit):
+    answers = iter([{"boxes": [[1, 1, 7, 9]], "class_probs": [[0.9]]}] * 5)
+    detector = dc.load_detector(lambda image: next(answers), class_names=["a"])
+    with pytest.raises(RuntimeError, match="StopIteration"):
+        dc.explain(detector, lit, method="drise", n_masks=20, progress=False)
+
+
 @pytest.mark.parametrize("method", ["dclose", "contrast", "drise"])
 def test_maps_are_the_same_with_threads_and_without(lamps, safe, lit, threads, method):
     options = {"method": method, "n_masks": 90, "batch_size": 8, "progress": False}

@@ -1,5 +1,7 @@
 const explorer = this.closest('.dclose-explorer');
 const mend = () => {
+  explorer.querySelectorAll('select, button, input, textarea, [tabindex]').forEach(control =>
+    control.setAttribute('data-lm-suppress-shortcuts', 'true'));  // keys are for it, not for the notebook
   explorer.querySelectorAll('.widget-slider').forEach(slider =>
     slider.querySelector('[role=slider]')?.setAttribute('aria-label', slider.querySelector('label').innerText));
   const upload = explorer.querySelector('.widget-upload')?.lastChild;

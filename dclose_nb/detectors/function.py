@@ -52,7 +52,7 @@ class FunctionDetector(Detector):
         self._warned = False
 
     def prepare(self, image: np.ndarray) -> Canvas:
-        pixels = torch.from_numpy(image).permute(2, 0, 1).float()
+        pixels = torch.tensor(image).permute(2, 0, 1).float()
         return Canvas(pixels, image.shape[:2], (0, 0, *image.shape[:2]))
 
     def predict(self, pixels: torch.Tensor) -> Proposals:
@@ -63,7 +63,7 @@ class FunctionDetector(Detector):
     def _proposals(self, answer: Any) -> Proposals:
         """Proposals of one image, without the first dimension."""
         if not isinstance(answer, Mapping) or set(answer) not in PARTS:
-            given = sorted(answer) if isinstance(answer, Mapping) else type(answer).__name__
+            given = [*answer] if isinstance(answer, Mapping) else type(answer).__name__
             raise InputError(
                 f"{self.name} must return a dictionary with boxes, labels and scores, or with boxes and "
                 f"class_probs (and objectness), got {given}"
@@ -83,7 +83,11 @@ class FunctionDetector(Detector):
                     "are one-hot, so maps say nothing of how nearly an object was of another class"
                 )
             objectness = float_array("scores", answer["scores"], ())
-            probs = one_hot(np.ravel(answer["labels"]).tolist(), self.class_names)
+            try:
+                labels = np.ravel(answer["labels"]).tolist()
+            except (TypeError, ValueError) as error:
+                raise InputError(f"{self.name} returned labels that are no list: {error}") from error
+            probs = one_hot(labels, self.class_names)
         else:
             probs = float_array("class_probs", answer["class_probs"], (len(self.class_names),))
             objectness = float_array("objectness", answer.get("objectness", np.ones(len(probs))), ())

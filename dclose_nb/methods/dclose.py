@@ -44,7 +44,7 @@ class Pyramid(Method):
     r: float = 2.2
 
     def __post_init__(self) -> None:
-        if np.ndim(self.segments) != 1 or not len(self.segments):
+        if not isinstance(self.segments, tuple | list) or not self.segments:
             raise InputError(f"segments must be a list of integers, got {self.segments!r}")
         for n_segments in self.segments:
             checks.at_least("segments", n_segments, 1)

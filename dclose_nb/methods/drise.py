@@ -38,7 +38,7 @@ class Drise(Method):
     def __post_init__(self) -> None:
         checks.at_least("n_masks", self.n_masks, 1)
         checks.probability("p", self.p)
-        if np.shape(self.grid) != (2,):
+        if not isinstance(self.grid, tuple | list) or len(self.grid) != 2:
             raise InputError(f"grid must be (rows, columns), got {self.grid!r}")
         for cells in self.grid:
             checks.at_least("grid", cells, 1)

@@ -19,7 +19,7 @@ from tqdm.auto import tqdm
 from .. import checks
 from ..checks import InputError
 from ..detection import Detector
-from ..files import atomic_write, write_errors
+from ..files import atomic_write, read_json, refuse_foreign, write_errors
 from .scene import CLASS_NAMES, Scene, scene
 
 CATEGORIES = [{"id": k + 1, "name": name} for k, name in enumerate(CLASS_NAMES)]
@@ -31,14 +31,16 @@ def write_coco(folder: str | Path, seeds: Iterable[int], *, progress: bool = Tru
     The annotations, whose path is returned, hold boxes, run-length masks of the visible pixels and areas.
     They are written last. No file is ever half-written, and images of an interrupted run are kept.
 
-    `seeds` are scene numbers, which become the images' ids. A number that comes twice, and a folder that
-    cannot be written, raise `InputError`.
+    `seeds` are scene numbers, which become the images' ids. A number that comes twice, a folder that
+    cannot be written, and one with annotations of other images raise `InputError`.
     """
     seeds = list(seeds)
     if len(set(seeds)) != len(seeds):
         raise InputError("each seed may come only once, since it is the image's id")
     folder = checks.path(folder)
     annotation_file = folder / "annotations" / "instances_val2017.json"
+    if annotation_file.exists() and not _is_ours(annotation_file):
+        refuse_foreign(folder, ["annotations/instances_val2017.json"], "not of planted scenes")
     content: dict[str, list[dict]] = {"images": [], "annotations": [], "categories": CATEGORIES}
     with write_errors(folder):
         (folder / "val2017").mkdir(parents=True, exist_ok=True)
@@ -55,6 +57,13 @@ def write_coco(folder: str | Path, seeds: Iterable[int], *, progress: bool = Tru
         with atomic_write(annotation_file) as unfinished:
             unfinished.write_text(json.dumps(content), encoding="utf-8")
     return annotation_file
+
+
+def _is_ours(annotation_file: Path) -> bool:
+    try:
+        return bool(read_json(annotation_file)["categories"] == CATEGORIES)
+    except (OSError, ValueError, KeyError, TypeError):
+        return False
 
 
 def _annotations(seed: int, drawn: Scene, first_id: int) -> Iterator[dict[str, Any]]:

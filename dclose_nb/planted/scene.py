@@ -100,7 +100,7 @@ def scene(seed: int, *, n_objects: int | None = None, size: int = 320, layout: s
     n_objects : int, optional
         By default 1 to 5, drawn at random.
     size : int
-        Height and width in pixels, at least 64.
+        Height and width in pixels, 64 to 10,000.
     layout : str
         "mixed": what detectors are trained on. "decoy": two objects of one class, apart.
         "overlap": two of one class, one in front of the other. "inside": a person at the foot of
@@ -118,12 +118,12 @@ def scene(seed: int, *, n_objects: int | None = None, size: int = 320, layout: s
     (320, 320, 3)
     """
     rng = np.random.default_rng(checks.at_least("seed", seed, 0))
-    checks.at_least("size", size, 64)
+    checks.at_least("size", size, 64, largest=10_000)
     checks.choice("layout", layout, LAYOUTS)
     planned = {"mixed": 0, "decoy": 2, "overlap": 2, "inside": 2, "out of place": 1}[layout]
     if n_objects is None:
         n_objects = planned or int(rng.integers(1, 6))
-    checks.at_least("n_objects", n_objects, max(planned, 1))
+    checks.at_least("n_objects", n_objects, max(planned, 1), largest=1000)  # more take minutes to refuse
     stage = _Stage(rng, size, layout)
     return stage.finish(stage.plant(n_objects))
 

@@ -157,3 +157,22 @@ def test_what_knows_its_names_takes_none(lamps):
         dc.load_detector("planted", class_names=NAMES)
     with pytest.raises(dc.InputError, match="a Detector takes no class_names, name"):
         dc.load_detector(lamps, class_names=NAMES, name="mine")
+
+
+@pytest.mark.filterwarnings("ignore:.*one-hot")
+@pytest.mark.parametrize(("part", "value", "words"), [
+    ("labels", [[1], [1, 2]], "labels that are no list"),
+    ("labels", torch.tensor([1.0]).bfloat16(), "labels that are no list"),
+    ("boxes", [[0, 0, 10**400, 5]], "boxes must be numbers"),
+    ("boxes", np.array([[1, 2, 9, 8 + 1j]]), "boxes must be numbers: they are complex"),
+    (5, 5, "got .*5"),
+])  # fmt: skip
+def test_what_numpy_stumbles_over_is_said_in_one_line(part, value, words):
+    with pytest.raises(dc.InputError, match=words):
+        ask({"boxes": [[1, 2, 9, 8]], "labels": ["dog"], "scores": [0.8]} | {part: value})
+
+
+def test_boxes_that_still_have_gradients_are_refused_as_targets(lit):
+    targets = dc.Targets(torch.tensor([[1.0, 2, 9, 8]], requires_grad=True), ["dog"])
+    with pytest.raises(dc.InputError, match="boxes must be numbers"):
+        dc.explain(load({}), lit, targets)

@@ -239,3 +239,12 @@ def test_without_targets_the_maps_are_empty(lamps, lit):
     for method in ("contrast", "mfpp", "sodex"):
         found = dc.explain(lamps, np.zeros_like(lit), method=method, progress=False)
         assert found.saliency.shape == (0, *lit.shape[:2])
+
+
+@pytest.mark.parametrize(("name", "options"), [
+    ("dclose", {"segments": [[1, 2], [3]]}), ("dclose", {"segments": np.array(10)}),
+    ("drise", {"grid": ((1, 2), 3)}), ("drise", {"grid": "ab"}),
+])  # fmt: skip
+def test_lists_of_another_form_are_refused(name, options):
+    with pytest.raises(dc.InputError, match=f"{next(iter(options))} must be"):
+        make(name, **options)

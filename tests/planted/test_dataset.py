@@ -70,3 +70,13 @@ def test_a_data_set_is_never_half_written(tmp_path, monkeypatch):
     (tmp_path / "file").touch()
     with pytest.raises(dc.InputError, match="cannot write"):
         write_coco(tmp_path / "file", [1], progress=False)
+
+
+@pytest.mark.parametrize("content", ["a thesis", '{"categories": [{"id": 1, "name": "person"}]}'])
+def test_annotations_of_somebody_else_are_not_replaced(tmp_path, content):
+    path = tmp_path / "annotations" / "instances_val2017.json"
+    path.parent.mkdir()
+    path.write_text(content)
+    with pytest.raises(dc.InputError, match="is not of planted scenes and would be lost"):
+        write_coco(tmp_path, [1], progress=False)
+    assert path.read_text() == content and not (tmp_path / "val2017").exists()

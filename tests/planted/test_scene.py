@@ -104,3 +104,9 @@ def test_a_person_stands_inside_the_house(seed):
 def test_a_scene_that_cannot_be_drawn_is_refused(options, word):
     with pytest.raises(dc.InputError, match=word):
         scene(**options)
+
+
+@pytest.mark.parametrize("options", [{"n_objects": 20_000}, {"size": 10**7}])
+def test_what_would_take_minutes_or_all_memory_is_refused_at_once(options):
+    with pytest.raises(dc.InputError, match=f"{next(iter(options))} must be an integer from"):
+        scene(1, **options)
