@@ -19,7 +19,7 @@ try:
 except (ImportError, RuntimeError, OSError) as error:
     # A CPU-only torch beside a torchvision built for CUDA: "operator torchvision::nms does not exist"
     raise ImportError(
-        "torch and torchvision do not match: reinstall both together, from one source: "
+        "torch and torchvision do not fit each other; install both anew, together and from one source: "
         f"pip install --force-reinstall torch torchvision ({error})"
     ) from error
 

@@ -313,7 +313,8 @@ def test_an_upload_becomes_the_photo_and_explains_nothing_unasked(k):
     for _ in range(2):  # at once, and when the old run has ended
         assert np.array_equal(explorer.image, other) and "found: click one" in explorer.status_text
         assert explorer.list.label == "choose one" and explorer.explanation is None
-        assert explorer.code.value == explorer.label.value == explorer.panels[0].caption.value == ""
+        assert explorer.code.value == explorer.label.value == ""
+        assert explorer.panels[0].caption.value == "The map will be here."
         assert explorer.save.disabled and explorer.stop.disabled
         grey = other.mean(axis=2, keepdims=True)
         assert np.abs(shown(explorer.panels[0].image) - 0.4 * other - 0.6 * grey).mean() < 4

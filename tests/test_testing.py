@@ -255,7 +255,7 @@ def test_a_detector_that_is_not_thread_safe_is_found_out(image, threads):
             time.sleep(0.02)  # meanwhile another thread brings other pixels
             return super().predict(self.pixels)
 
-    with pytest.raises(dc.InputError, match="several threads ask at once: it is not thread_safe"):
+    with pytest.raises(dc.InputError, match="to several threads at once: it is not thread_safe"):
         check_detector(Shared(), image)
 
 
