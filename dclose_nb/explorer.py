@@ -270,8 +270,8 @@ class Explorer(widgets.VBox):
         self.photo = Photo(image, self.detector.detect(image), name, source)
         height, width = image.shape[:2]
         shares = (self.detections.boxes / [width, height, width, height]).clip(0, 1)  # (n, 4)
-        colours = [to_hex(get_cmap("tab10")(k % 10)) for k in range(len(shares))]
-        self.boxes = [self._button(k, *one) for k, one in enumerate(zip(shares.tolist(), colours))]
+        colours = [plot.box_colour(k) for k in range(len(shares))]
+        self.boxes = [self._button(k, *place) for k, place in enumerate(zip(shares.tolist(), colours))]
         areas = np.prod(shares[:, 2:] - shares[:, :2], axis=1)
         on_top_last = [self.boxes[k] for k in np.argsort(-areas)]  # a small box is never behind a large one
         ground = widgets.Button(tooltip="no box here", tabbable=False)
@@ -632,7 +632,7 @@ def _fewest(method: str, options: dict[str, Any]) -> int:
 
 def _caption(photo: Photo, k: int) -> str:
     """Number, label and score of a box, in one line."""
-    return " ".join(f"{k + 1}: {photo.detections.names[k]} {photo.detections.scores[k]:.2f}".split())
+    return " ".join(f"{k + 1}: {plot.caption(photo.detections[k])}".split())
 
 
 def _scores(explanation: Explanation, over_all: float | None = None) -> str:
