@@ -115,6 +115,12 @@ def _parser() -> argparse.ArgumentParser:
         "default: the paper's, %(default)s",
     )
     add("--steps", type=int, default=205, metavar="N", help="of deletion and insertion; default: %(default)s")
+    add(
+        "--within-classes",
+        action="store_true",
+        help="targets are suppressed within their class; default: over all classes, as in the scores",
+    )
+    add("--untimed", action="store_true", help="keep no seconds, since other work runs on the machine")
     add("--limit", type=int, metavar="N", help="only the first N images, in random order; default: all")
     add("--workers", type=int, default=1, metavar="K", help="processes side by side; default: %(default)s")
     add("--skip-missing", action="store_true", help="go on without images that are missing; default: stop")
@@ -214,6 +220,8 @@ def _evaluate(args: argparse.Namespace) -> int:
         methods=args.methods.split(","),
         n_masks=args.n_masks,
         steps=args.steps,
+        class_agnostic=not args.within_classes,
+        timed=not args.untimed,
         seed=args.seed,
         limit=args.limit,
         workers=args.workers,

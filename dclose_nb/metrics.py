@@ -194,6 +194,8 @@ def deletion(
     steps : int
         Number of steps. Each changes an equal share of the pixels.
 
+    Warns if the detection scores 0 in the unchanged image.
+
     Raises
     ------
     InputError
@@ -252,6 +254,7 @@ def curves(
     steps, batch_size : int
     kinds : tuple
         "deletion", from the image to black; "insertion", from the blurred image to the image.
+        A detection that scores 0 in the unchanged image has no meaningful curve: a warning says so.
 
     Returns
     -------
@@ -287,6 +290,12 @@ def curves(
     batches = [todo[first : first + size] for first in range(0, len(todo), size)]
     scores = [value for values in map_in_threads(detector, score, batches) for value in values]
     table = np.array(scores, dtype=np.float32).reshape(len(kinds), len(detections), steps + 1)
+    for k, detection in enumerate(detections):
+        if not all(curves_of[k][0 if kind == "deletion" else -1] for kind, curves_of in zip(kinds, table)):
+            checks.warn(
+                f"{detection.names[0]} {detection.scores[0]:.2f} scores 0 in the unchanged image, so its "
+                "curves say nothing: a box of another class may suppress it, see detect(class_agnostic=True)"
+            )
     return {
         kind: [Curve(float(np.trapezoid(curve, dx=1 / steps)), curve) for curve in of_kind]
         for kind, of_kind in zip(kinds, table)

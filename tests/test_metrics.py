@@ -1,9 +1,12 @@
 """Metrics against closed forms and a loop over the steps."""
 
+import warnings
+
 import cv2
 import numpy as np
 import pytest
 import torch
+from toys import Lamps
 
 import dclose_nb as dc
 from dclose_nb import metrics
@@ -227,3 +230,18 @@ def test_maps_that_are_too_small_for_a_window():
         metrics.ssim(a, a)
     with pytest.raises(dc.InputError, match="3 x 3 cells of 3 pixels"):
         metrics.hog_correlation(a, a)
+
+
+def test_a_detection_that_another_class_suppresses_is_named():
+    """Two boxes on one spot: the fainter class survives within its class, and no score sees it."""
+    shared = Lamps([[2, 2, 10, 10], [2, 2, 10, 11]], [[0.9, 0], [0, 0.6]])
+    image = np.full((16, 16, 3), 255, dtype=np.uint8)
+    bright, faint = shared.detect(image)
+    with pytest.warns(UserWarning, match=r"^b 0\.60 scores 0 in the unchanged image.*class_agnostic=True"):
+        assert not metrics.deletion(shared, image, faint, np.ones((16, 16))).curve.any()
+    with pytest.warns(UserWarning, match="scores 0 in the unchanged image"):
+        metrics.insertion(shared, image, faint, np.ones((16, 16)))
+    assert len(shared.detect(image, class_agnostic=True)) == 1
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        metrics.over_all(shared, image, bright, np.ones((16, 16)))

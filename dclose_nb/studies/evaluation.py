@@ -29,24 +29,33 @@ CURVE_POINTS = 42  # of a curve that a record keeps
 
 
 def study_image(
-    detector: Detector, image: np.ndarray, truth: Truth, *, methods: dict[str, Record], steps: int, seed: int
+    detector: Detector,
+    image: np.ndarray,
+    truth: Truth,
+    *,
+    methods: dict[str, Record],
+    steps: int,
+    class_agnostic: bool,
+    timed: bool,
+    seed: int,
 ) -> Record:
     """Score every method's maps of the matched detections of one image (H, W, 3).
 
     `methods` has names from `KNOWN` and the options of each. Those of `ABLATION` have D-CLOSE's options.
     They use the levels of ``methods["dclose"]`` and need no forward pass of their own. `steps` are
-    those of deletion and insertion, `seed` is that of the masks.
+    those of deletion and insertion, `seed` is that of the masks. See `evaluate` for the other two.
 
-    Returns ``found`` and ``truths`` (how many), ``seconds`` and ``n_forward`` by method, and ``objects`` as
-    `coco.matched` does, each with its ``score`` and ``box`` and the scores of each method.
+    Returns ``found`` and ``truths`` (how many), ``seconds`` (if `timed`) and ``n_forward`` by method, and
+    ``objects`` as `coco.matched` does, each with its ``score`` and ``box`` and the scores of each method.
     """
     canvas = detector.prepare(image)
-    found = detector.detect_on(canvas)
+    found = detector.detect_on(canvas, class_agnostic=class_agnostic)
     targets, truths, objects = matched(found, truth, image.shape)
     for record, score, box in zip(objects, targets.scores.tolist(), targets.boxes.tolist()):
         record |= {"score": round(score, 4), "box": [round(edge, 1) for edge in box]}
-    line: Record = {"found": len(found), "truths": len(truth.boxes), "seconds": {}, "n_forward": {}}
-    line["objects"] = objects
+    line: Record = {"found": len(found), "truths": len(truth.boxes)}
+    line |= {"seconds": {}} if timed else {}
+    line |= {"n_forward": {}, "objects": objects}
     if not objects:
         return line
     for method in [name for name in methods if name not in ABLATION]:
@@ -59,7 +68,9 @@ def study_image(
                 fused = make(method, **methods[name]).fuse(e.levels, e.density, counts)
                 maps[name] = canvas.maps_to_image(fused.saliency)
         for name, saliencies in maps.items():
-            line["seconds"][name], line["n_forward"][name] = round(e.seconds, 3), e.n_forward
+            line["n_forward"][name] = e.n_forward
+            if timed:
+                line["seconds"][name] = round(e.seconds, 3)
             curves = metrics.curves(detector, canvas, targets, saliencies, steps=steps)
             for k, (record, own) in enumerate(zip(objects, truths)):
                 both = curves["deletion"][k], curves["insertion"][k]
@@ -93,6 +104,8 @@ def evaluate(
     methods: Sequence[str] = ("dclose", "drise", "gradcam"),
     n_masks: int | None = None,
     steps: int = metrics.STEPS,
+    class_agnostic: bool = True,
+    timed: bool = True,
     seed: int = 0,
     **study_options: Any,
 ) -> Records:
@@ -108,6 +121,12 @@ def evaluate(
         Number of masks of each sampling method; by default its own.
     steps : int
         Of deletion and insertion.
+    class_agnostic : bool
+        Whether boxes of different classes suppress each other when targets are detected, as they do when
+        deletion and insertion score them. Without it, a target can score 0 in the unchanged image;
+        `tables.summary` counts such targets.
+    timed : bool
+        Whether records keep the seconds of each method. Say no if other work runs on the machine.
     seed : int
         Of the masks and of the order of the images.
     **study_options
@@ -116,6 +135,7 @@ def evaluate(
     """
     checks.at_least("seed", seed, 0)
     settings: Record = {"methods": {}, "steps": checks.at_least("steps", steps, 1)}
+    settings |= {"class_agnostic": class_agnostic, "timed": timed}
     for name in methods:
         checks.choice("methods", name, KNOWN)
         if name in ABLATION and "dclose" not in methods:

@@ -99,22 +99,28 @@ def _refuse_incomplete(records: Records) -> None:
         raise InputError(f"{str(records.path)!r} holds no evaluation: its settings have no methods and sizes")
     for number, line in enumerate(records.lines, 2):  # the settings are line 1
         try:
-            whole = "error" in line or _are_numbers(_numbers(line, methods))
-        except (KeyError, TypeError, AttributeError):
+            whole = "error" in line or _are_numbers(_numbers(line, methods, _costs(records)))
+        except (LookupError, TypeError, AttributeError):
             whole = False
         if not whole:
             raise InputError(f"line {number} of {str(records.path)!r} is no whole record: remove the line")
 
 
-def _numbers(line: Record, methods: Iterable[str]) -> list[Any]:
+def _costs(records: Records) -> tuple[str, ...]:
+    """What records say of a method's cost; a run beside other work keeps no times."""
+    return ("seconds", "n_forward") if records.settings.get("timed", True) else ("n_forward",)
+
+
+def _numbers(line: Record, methods: Iterable[str], costs: Iterable[str]) -> list[Any]:
     """All numbers of an image's record that tables are made of."""
     values = [line["found"]]
     for record in line["objects"]:
         values.append(record["area"])
         values += [record["methods"][method][metric] for method in methods for metric in METRICS]
+        values += [record["methods"][method]["deletion_curve"][0] for method in methods]
         hash(record["label"])
     if line["objects"]:
-        values += [line[cost][method] for cost in ("seconds", "n_forward") for method in methods]
+        values += [line[cost][method] for cost in costs for method in methods]
     return values
 
 
@@ -133,16 +139,25 @@ def objects(records: Records) -> list[Record]:
 
 
 def summary(records: Records) -> str:
-    """How much was evaluated, and what came to nothing, in one sentence."""
+    """How much was evaluated, and what came to nothing, in one sentence or two."""
     seen = [line for line in records.lines if "error" not in line]
     found = [line for line in seen if line["found"]]
     matched = [line for line in seen if line["objects"]]
-    return (
-        f"{sum(len(line['objects']) for line in matched)} objects of {len(matched)} images; "
+    scored = [record for line in matched for record in line["objects"]]
+    unseen = [
+        record
+        for record in scored
+        if any(method["deletion_curve"][0] == 0 for method in record["methods"].values())
+    ]
+    told = (
+        f"{len(scored)} objects of {len(matched)} images; "
         f"{len(records.lines)} images done, in {len(seen) - len(found)} nothing was detected, in "
         f"{len(found) - len(matched)} nothing that matches a ground truth, "
         f"{len(records.lines) - len(seen)} could not be read."
     )
+    if unseen:
+        told += f" {len(unseen)} of the objects score 0 in the unchanged image: their curves say nothing."
+    return told
 
 
 def mean(found: list[Record], method: str, metric: str) -> np.ndarray | None:
@@ -214,15 +229,17 @@ def by_size(records: Records) -> Table:
 
 
 def cost(records: Records) -> Table:
-    """Table 3."""
+    """Table 3. Cells of seconds are empty if the run was not timed."""
     seen = [line for line in records.lines if line.get("objects")]
+    timed = "seconds" in _costs(records)
     count = sum(len(line["objects"]) for line in seen)
     rows = []
     for method in records.settings["methods"] if seen else ():
-        seconds = sum(line["seconds"][method] for line in seen)
+        seconds = sum(line["seconds"][method] for line in seen) if timed else 0.0
         passes = sum(line["n_forward"][method] for line in seen)
-        numbers = [f"{seconds / count:.2f}", f"{passes / count:.0f}"]
-        numbers += [f"{seconds / len(seen):.2f}", f"{passes / len(seen):.0f}"]
+        numbers = []
+        for number in (count, len(seen)):
+            numbers += [f"{seconds / number:.2f}" if timed else "", f"{passes / number:.0f}"]
         rows.append([method, *numbers, f"{PAPER_3[method]:.2f}" if method in PAPER_3 else ""])
     columns = ["method", "s an object", "passes an object", "s an image", "passes an image", "s, paper"]
     return Table("Table 3: time and forward passes", columns, rows)

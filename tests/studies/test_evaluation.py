@@ -1,5 +1,6 @@
 """Evaluations against separate computations, with several workers, and after stops."""
 
+import json
 import os
 import subprocess
 import sys
@@ -8,6 +9,7 @@ import time
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from toys import Lamps, Street
 
 import dclose_nb as dc
@@ -15,10 +17,12 @@ from dclose_nb import metrics
 from dclose_nb.cli import main
 from dclose_nb.detection import match
 from dclose_nb.planted.dataset import write_coco
-from dclose_nb.studies.coco import read_coco
+from dclose_nb.studies import tables
+from dclose_nb.studies.coco import DataSet, Truth, read_coco
 from dclose_nb.studies.evaluation import ABLATION, KNOWN, evaluate, study_image
 from dclose_nb.studies.records import Records
 
+SCORING = {"class_agnostic": True, "timed": True}
 QUICK = {"methods": ["dclose", "drise", *ABLATION], "n_masks": 20, "steps": 5, "progress": False}
 
 
@@ -68,8 +72,8 @@ def test_a_record_against_a_separate_computation(data):
     truth = data.truths[0]
     methods = {name: {"n_masks": 20, **ABLATION.get(name, {})} for name in KNOWN} | {"gradcam": {}}
     image = dc.load_photo(truth.path)
-    line = study_image(detector, image, truth, methods=methods, steps=5, seed=3)
-    found = detector.detect(image)
+    line = study_image(detector, image, truth, methods=methods, steps=5, seed=3, **SCORING)
+    found = detector.detect(image, class_agnostic=True)
     pairs = match(found, truth.boxes, truth.labels)
     assert len(line["objects"]) == len(pairs) > 1 and line["found"] == len(found)
     targets = found[[row for row, _ in pairs]]
@@ -95,7 +99,7 @@ def test_the_ablation_needs_no_passes_of_its_own(data, street):
     def passes(*parts):
         counting = Counting(data)
         methods = {"dclose": options} | {name: options | ABLATION[name] for name in parts}
-        line = study_image(counting, image, data.truths[0], methods=methods, steps=5, seed=0)
+        line = study_image(counting, image, data.truths[0], methods=methods, steps=5, seed=0, **SCORING)
         assert set(line["objects"][0]["methods"]) == set(methods)
         return counting.passes, len(line["objects"])
 
@@ -126,6 +130,41 @@ def test_nothing_found_and_nothing_matched_are_counted(tmp_path, data):
     blind.class_names = ("car", "tree")
     records = evaluate(blind, data, tmp_path, methods=["dclose"], n_masks=5, steps=2, progress=False)
     assert len(records.lines) == 6 and all(line["objects"] == [] for line in records.lines)
+
+
+def test_targets_are_those_that_scoring_can_see(tmp_path):
+    """A cup on a table: the two boxes are of different classes and overlap almost wholly."""
+    boxes = np.array([[2, 2, 30, 30], [2, 2, 30, 31]], dtype=np.float32)
+    image = np.full((40, 40, 3), 255, dtype=np.uint8)
+    path = tmp_path / "white.png"
+    Image.fromarray(image).save(path)
+    data = DataSet([Truth(1, str(path), boxes, ["a", "b"], [None, None])], [], [0.1, 0.3, 0.6], "")
+    shared = Lamps(boxes, [[0.9, 0], [0, 0.6]])
+    few = {"methods": ["drise"], "n_masks": 5, "steps": 2, "progress": False}
+    (line,) = evaluate(shared, data, tmp_path / "seen", **few).lines
+    assert [record["label"] for record in line["objects"]] == ["a"] and line["found"] == 1
+    assert "unchanged" not in tables.write(tmp_path / "seen")
+    with pytest.warns(UserWarning, match="b 0.60 scores 0 in the unchanged image"):
+        (line,) = evaluate(shared, data, tmp_path / "all", class_agnostic=False, **few).lines
+    assert [record["label"] for record in line["objects"]] == ["a", "b"]
+    assert "1 of the objects score 0 in the unchanged image" in tables.write(tmp_path / "all")
+
+
+def test_a_run_beside_other_work_keeps_no_times(street, data, tmp_path):
+    records = evaluate(street, data, tmp_path, timed=False, limit=2, **QUICK)
+    assert not any("seconds" in line for line in records.lines)
+    rows = tables.cost(records).rows
+    assert rows and all(row[1] == row[3] == "" and int(row[2]) > 0 for row in rows)
+    assert "| drise |  |" in tables.write(tmp_path)
+
+
+def test_records_of_targets_found_in_another_way_are_refused(street, data, serial, tmp_path):
+    header, *lines = serial.path.read_text().splitlines()
+    old = json.loads(header)
+    del old["settings"]["class_agnostic"]
+    (tmp_path / "records.jsonl").write_text("\n".join([json.dumps(old), *lines]) + "\n")
+    with pytest.raises(dc.InputError, match="was made with class_agnostic None, not True"):
+        evaluate(street, data, tmp_path, **QUICK)
 
 
 # -- stopped runs and workers
@@ -168,6 +207,7 @@ def test_records_of_other_parameters_are_refused(street, data, serial):
         ({"n_masks": 25}, "methods"),
         ({"steps": 6}, "steps 5, not 6"),
         ({"seed": 1}, "seed 0, not 1"),
+        ({"class_agnostic": False}, "class_agnostic True, not False"),
     ):
         with pytest.raises(dc.InputError, match=f"was made with .*{word}"):
             evaluate(street, data, serial.path.parent, **(QUICK | change))

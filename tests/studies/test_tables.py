@@ -161,6 +161,7 @@ def test_tables_change_no_record_and_count_an_image_once(records, capsys):
     assert "more than one line of image 7; image 4; image 6: the first counts" in printed.err
 
 
+NO_CURVE = scores(0.2) | {"deletion_curve": []}
 WHOLE = {"image": 9, "found": 1, "objects": [item("cup", 0.02, 0.2)]}
 WHOLE |= {"seconds": {"dclose": 1.0, "mfpp": 1.0}, "n_forward": {"dclose": 4, "mfpp": 4}}
 INCOMPLETE = [
@@ -173,6 +174,7 @@ INCOMPLETE = [
     WHOLE | {"objects": [WHOLE["objects"][0] | {"label": ["cup"]}]},
     WHOLE | {"objects": [WHOLE["objects"][0] | {"methods": {"dclose": {"ebpg": 1}}}]},
     WHOLE | {"seconds": {"dclose": None, "mfpp": 1}},
+    WHOLE | {"objects": [item("cup", 0.02, 0.2) | {"methods": dict.fromkeys(("dclose", "mfpp"), NO_CURVE)}]},
 ]
 
 
