@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import json
+from collections.abc import Sequence
 from dataclasses import asdict
 from functools import partial
 from itertools import product
@@ -110,15 +111,15 @@ def less_reference(records: Records) -> Record:
         print(f"\n{score:<26} {'mean':>23} {'less ' + REFERENCE:>27}")
         rows = result["scores"][score] = {}
         for name in records.settings["methods"]:
-            mean = tables.mean(found, name, score)
-            more = tables.difference(found, name, REFERENCE, score)
+            mean = tables.mean(found, name, score)[:3]
+            more = tables.difference(found, name, REFERENCE, score)[:3]
             rows[name] = {"mean": [*map(rounded, mean)], "more": [*map(rounded, more)]}
             kept = "kept" if more[1] > -LOSS and name != REFERENCE else ""
             print(f"{name:<26} {_cell(mean):>23} {_cell(more, '+'):>27}  {kept}")
     return result
 
 
-def _cell(values: np.ndarray, sign: str = "") -> str:
+def _cell(values: Sequence[float], sign: str = "") -> str:
     mean, low, high = (f"{value:{sign}.3f}" for value in values)
     return f"{mean} [{low}, {high}]"
 

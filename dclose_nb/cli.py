@@ -134,6 +134,12 @@ def _parser() -> argparse.ArgumentParser:
         description="Print and write the paper's Tables 1 to 3 from the records of an evaluation.",
     )
     add("folder", type=Path, metavar="DIR", help="what evaluate wrote to")
+    add(
+        "--without",
+        type=Path,
+        metavar="FILE",
+        help="leave out images on which methods were designed, as in data/split.json",
+    )
 
     add = command(
         "figures",
@@ -226,14 +232,14 @@ def _evaluate(args: argparse.Namespace) -> int:
         limit=args.limit,
         workers=args.workers,
     )
-    return _tables(argparse.Namespace(folder=args.out))
+    return _tables(argparse.Namespace(folder=args.out, without=None))
 
 
 def _tables(args: argparse.Namespace) -> int:
     from .studies import tables
 
     _show_warnings()
-    print(tables.write(args.folder))
+    print(tables.write(args.folder, without=args.without))
     print(f"{args.folder}/  tables.md, tables.tex, table_1.csv to table_3.csv")
     return 0
 

@@ -197,7 +197,7 @@ def _study_number(name: str, number: int, *, n_masks: int) -> Record:
 def table(lines: Iterable[Record]) -> list[Record]:
     """Means over objects with 95 % intervals over scenes: a row of `COLUMNS` for each score that applies.
 
-    A score from one scene only has None as the ends of its interval.
+    A score from fewer scenes than `inference.LEAST_IMAGES` has None as the ends of its interval.
     """
     by_method: dict[tuple[str, str], list[Record]] = {}
     for line in sorted(lines, key=itemgetter("detector", "scene")):
@@ -208,9 +208,9 @@ def table(lines: Iterable[Record]) -> list[Record]:
     for (detector, method), objects in by_method.items():
         for score in SCORES:
             known = [record for record in objects if record[score] is not None]
-            if (found := mean(known, itemgetter(score))) is not None:
-                counts = len(known), len({record["image"] for record in known})
-                rows.append(dict(zip(COLUMNS, (detector, method, score, *map(rounded, found), *counts))))
+            if (found := mean(known, itemgetter(score))).n_objects:
+                cells = [*map(rounded, found[:3]), found.n_objects, found.n_images]
+                rows.append(dict(zip(COLUMNS, (detector, method, score, *cells))))
     return rows
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -80,6 +80,13 @@ class Records:
             some = "; ".join([*twice][:3]) + (f" and {len(twice) - 3} more" if len(twice) > 3 else "")
             checks.warn(f"{self.path} has more than one line of {some}: the first counts")
         self.lines = list(first.values())
+
+    def leave_out(self, name: str, values: Collection[Any]) -> None:
+        """Leave out the lines in which `name` has one of these values; each must be there."""
+        if lacking := sorted(set(values) - {line.get(name) for line in self.lines}):
+            some = ", ".join(map(repr, lacking[:3])) + (", ..." if len(lacking) > 3 else "")
+            raise InputError(f"{str(self.path)!r} has no {name} {some}, which should be left out")
+        self.lines = [line for line in self.lines if line.get(name) not in values]
 
     def _write(self, line: str, mode: str) -> None:
         with self._write_errors():

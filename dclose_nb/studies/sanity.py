@@ -29,7 +29,7 @@ from ..planted.scene import scene
 from ..planted.scores import random_map
 from ..similarity import target_weights
 from .coco import Truth, matched, read_coco
-from .inference import mean_with_interval, rounded
+from .inference import estimate, rounded
 from .records import Record, Records
 from .runner import Task, detector_of, run_study, study_command, study_parser
 
@@ -248,7 +248,7 @@ def likeness(records: Records, where: str, method: str, score: str, *, absolute:
     for step in zip(*values):
         kept = [known for of_image in step if (known := of_image[~np.isnan(of_image)]).size]
         kept = [np.abs(known) for known in kept] if absolute else kept
-        found.append(mean_with_interval(kept) if kept else np.full(3, np.nan))
+        found.append(estimate(kept)[:3])
     return np.array(found).reshape(-1, 3).T
 
 
@@ -260,7 +260,8 @@ def emptied(records: Records, where: str, method: str) -> np.ndarray:
 
 def left(records: Records, kind: str) -> np.ndarray:
     """Mean weight of the detections at each step (Eq. 6), (3, steps) as in `likeness`."""
-    return mean_with_interval([list(zip(*line["left"][kind])) for line in records.lines if line["labels"]])
+    weights = [np.transpose(line["left"][kind]) for line in records.lines if line["labels"]]
+    return np.array(estimate(weights)[:3])
 
 
 def _scores(records: Records, where: str, method: str) -> list[np.ndarray]:

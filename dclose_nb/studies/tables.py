@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -14,6 +14,7 @@ from .. import checks
 from ..checks import InputError
 from ..files import atomic_write, write_errors
 from . import inference
+from .inference import Claim, Estimate
 from .records import Record, Records
 
 GROUPS = ("small", "middle", "large")
@@ -160,12 +161,12 @@ def summary(records: Records) -> str:
     return told
 
 
-def mean(found: list[Record], method: str, metric: str) -> np.ndarray | None:
+def mean(found: list[Record], method: str, metric: str) -> Estimate:
     """Mean of a metric, or of a curve, over `objects`; see `inference.mean`."""
     return inference.mean(found, _score(method, metric))
 
 
-def difference(found: list[Record], method: str, other: str, metric: str) -> np.ndarray | None:
+def difference(found: list[Record], method: str, other: str, metric: str) -> Estimate:
     """Mean over `objects` of what `method` has more than `other`; see `inference.difference`."""
     return inference.difference(found, _score(method, metric), _score(other, metric))
 
@@ -183,11 +184,8 @@ def class_mean(found: list[Record], method: str, metric: str) -> float:
 
 
 def _mean_cell(found: list[Record], method: str, metric: str) -> str:
-    """Mean and interval as they are printed; the mean alone where one image is left."""
-    if (values := mean(found, method, metric)) is None:
-        return ""
-    centre, low, high = METRICS[metric][0] * values
-    return f"{centre:.2f}" + ("" if np.isnan(low) else f" [{low:.2f}, {high:.2f}]")
+    """Mean and interval as they are printed; the mean alone where few images are left."""
+    return mean(found, method, metric).text(METRICS[metric][0], sign="")
 
 
 def _class_mean_cell(found: list[Record], method: str, metric: str) -> str:
@@ -245,9 +243,23 @@ def cost(records: Records) -> Table:
     return Table("Table 3: time and forward passes", columns, rows)
 
 
-def write(folder: str | Path) -> str:
+def of_claims(claims: Sequence[Claim]) -> Table:
+    """Claims of one family with their evidence and verdicts, see `inference.verdicts`."""
+    found = inference.verdicts(claims)
+    tested = sum(verdict.word != "too few" for verdict in found)
+    rows = []
+    for claim, verdict in zip(claims, found):
+        counts = [str(claim.evidence.n_objects), str(claim.evidence.n_images)]
+        p = "" if np.isnan(verdict.p) else f"{verdict.p:.3f}" if verdict.p >= 0.001 else "< 0.001"
+        rows.append([claim.sentence, claim.evidence.text(claim.unit), *counts, p, f"**{verdict.word}**"])
+    title = f"Claims: 95 % intervals over images; p corrected for {tested} claims (Holm)"
+    return Table(title, ["claim", "evidence", "objects", "images", "p", "verdict"], rows)
+
+
+def write(folder: str | Path, *, without: str | Path | None = None) -> str:
     """Write ``tables.md``, ``tables.tex`` and ``table_1.csv`` to ``table_3.csv`` beside a folder's records.
 
+    `without` is a file as ``data/split.json``, see `inference.design_part`: its images are left out.
     Gives the Markdown. A table has no row where its methods were not evaluated. An image that has two
     records counts once, with a warning. A folder without records of an evaluation, or that cannot be
     written, raises `InputError`.
@@ -256,6 +268,8 @@ def write(folder: str | Path) -> str:
     records = Records(folder / "records.jsonl")
     _refuse_incomplete(records)
     records.count_once(["image"])
+    if without is not None:
+        records.leave_out("image", inference.design_part("images", without))
     tables = [ablation(records), by_size(records), cost(records)]
     markdown = "\n".join([summary(records) + "\n", *(table.markdown() for table in tables)])
     files = {"tables.md": markdown, "tables.tex": "\n".join(table.latex() for table in tables)}

@@ -93,8 +93,10 @@ def line(detector, number, *leakages):
 def test_each_score_that_applies_has_a_row():
     (row,) = table([line("d", 0, 0.25, None), line("d", 1), line("d", 2, 0.75)])
     assert (row["detector"], row["method"], row["score"]) == ("d", "m", "leakage")
-    assert (row["mean"], row["low"], row["high"]) == (0.5, 0.25, 0.75)
+    assert (row["mean"], row["low"], row["high"]) == (0.5, None, None)  # few scenes have no interval
     assert (row["objects"], row["scenes"]) == (2, 2)
+    (row,) = table([line("d", k, 0.25 + k / 10) for k in range(6)])
+    assert row["mean"] == pytest.approx(0.5) and row["low"] < 0.5 < row["high"]
 
 
 def test_a_table_does_not_depend_on_the_order_of_the_scenes():

@@ -10,6 +10,7 @@ import pytest
 import dclose_nb as dc
 from dclose_nb.cli import main
 from dclose_nb.studies import tables
+from dclose_nb.studies.inference import design_part
 from dclose_nb.studies.records import Records
 
 CENTRES = [0.01, 0.1, 0.5]
@@ -26,6 +27,9 @@ def scores(value):
     }
 
 
+COST = {"seconds": {"dclose": 12.0, "mfpp": 12.0}, "n_forward": {"dclose": 400, "mfpp": 400}}
+
+
 def item(label, area, value):
     return {"label": label, "area": area, "methods": {"dclose": scores(value), "mfpp": scores(value / 2)}}
 
@@ -36,10 +40,9 @@ def records(tmp_path):
     records = Records(
         tmp_path / "records.jsonl", {"size_centres": CENTRES, "methods": {"dclose": {}, "mfpp": {}}}
     )
-    time = {"seconds": {"dclose": 12.0, "mfpp": 12.0}, "n_forward": {"dclose": 400, "mfpp": 400}}
     both = [item("cup", 0.02, 0.2), item("table", 0.4, 0.9)]
-    records.append({"image": 7, "found": 3, "truths": 2, "objects": both, **time})
-    records.append({"image": 3, "found": 1, "truths": 1, "objects": [item("cup", 0.001, 0.4)], **time})
+    records.append({"image": 7, "found": 3, "truths": 2, "objects": both, **COST})
+    records.append({"image": 3, "found": 1, "truths": 1, "objects": [item("cup", 0.001, 0.4)], **COST})
     records.append({"image": 4, "found": 0, "truths": 1, "objects": [], "seconds": {}, "n_forward": {}})
     records.append({"image": 5, "found": 2, "truths": 1, "objects": [], "seconds": {}, "n_forward": {}})
     records.append({"image": 6, "error": "torn"})
@@ -54,32 +57,29 @@ def test_objects_are_grouped_by_the_nearest_centre(records):
 
 def test_means_over_objects_and_over_classes(records):
     found = tables.objects(records)
-    mean, low, high = tables.mean(found, "dclose", "ebpg")
-    assert mean == pytest.approx(0.5)  # (0.2 + 0.9 + 0.4) / 3
-    assert (low, high) == pytest.approx((0.4, 0.55))  # image 3 twice, image 7 twice
+    mean = tables.mean(found, "dclose", "ebpg")
+    assert mean.mean == pytest.approx(0.5) and mean.n_images == 2  # (0.2 + 0.9 + 0.4) / 3
     assert tables.class_mean(found, "dclose", "ebpg") == pytest.approx((0.3 + 0.9) / 2)
-    assert tables.mean([], "dclose", "ebpg") is None
+    assert tables.mean([], "dclose", "ebpg").n_objects == 0
 
 
 def test_differences_are_of_pairs(records):
     found = tables.objects(records)
-    mean, low, high = tables.difference(found, "dclose", "mfpp", "ebpg")
-    assert mean == pytest.approx(0.25)  # half of what dclose has
-    assert (low, high) == pytest.approx((0.2, 0.275))
-    assert tables.difference([], "dclose", "mfpp", "ebpg") is None
+    more = tables.difference(found, "dclose", "mfpp", "ebpg")
+    assert more.mean == pytest.approx(0.25)  # half of what dclose has
+    assert tables.difference([], "dclose", "mfpp", "ebpg").n_objects == 0
 
 
 def test_the_mean_of_curves_is_a_curve(records):
     found = tables.objects(records)
-    mean, low, high = tables.mean(found, "dclose", "deletion_curve")
-    assert mean == pytest.approx([0.5, 0.25, 0]) and (low <= mean).all() and (mean <= high).all()
+    assert tables.mean(found, "dclose", "deletion_curve").mean == pytest.approx([0.5, 0.25, 0])
 
 
 def test_table_1(records):
     first, second = tables.ablation(records).rows
     assert first[0] == "segments" and second[0] == "segments, density, fusion"
-    assert second[1:4] == ["5.00 [4.00, 5.50]", "6.00", "25.02"]
-    assert first[4:7] == ["25.00 [20.00, 27.50]", "30.00", "12.25"]
+    assert second[1:4] == ["5.00", "6.00", "25.02"]
+    assert first[4:7] == ["25.00", "30.00", "12.25"]
     assert tables.ablation(records).columns[:4] == ["setting", "Sparsity ↑", "class mean", "paper"]
 
 
@@ -87,12 +87,23 @@ def test_table_2(records):
     table = tables.by_size(records)
     assert table.columns == ["metric", "objects", "dclose", "paper"]
     rows = {(row[0], row[1]): row[2:] for row in table.rows}
-    assert rows["EBPG (%) ↑", "small (2)"] == ["30.00 [20.00, 40.00]", "28.34"]
+    assert rows["EBPG (%) ↑", "small (2)"] == ["30.00", "28.34"]
     assert rows["EBPG (%) ↑", "middle (0)"] == ["", "69.50"]
-    assert rows["EBPG (%) ↑", "large (1)"] == ["90.00", "84.22"]  # one image has no interval
-    assert rows["EBPG (%) ↑", "all (3)"] == ["50.00 [40.00, 55.00]", "35.45"]
+    assert rows["EBPG (%) ↑", "large (1)"] == ["90.00", "84.22"]
+    assert rows["EBPG (%) ↑", "all (3)"] == ["50.00", "35.45"]
     assert rows["EBPG (%) ↑", "all, class mean (3)"] == ["60.00", ""]
     assert len(rows) == 25
+
+
+def test_a_cell_has_an_interval_where_there_are_images_enough(records):
+    for image, value in zip(range(10, 14), (0.1, 0.3, 0.5, 0.7)):
+        records.append(
+            {"image": image, "found": 1, "truths": 1, "objects": [item("cup", 0.02, value)]} | COST
+        )
+    found = tables.mean(tables.objects(records), "dclose", "ebpg")
+    assert found.n_images == 6 and found.low < found.mean < found.high
+    cells = {row[1]: row[2] for row in tables.by_size(records).rows if row[0].startswith("EBPG")}
+    assert cells["all (7)"] == f"{100 * found.mean:.2f} [{100 * found.low:.2f}, {100 * found.high:.2f}]"
 
 
 def test_table_3(records):
@@ -130,7 +141,7 @@ def test_files_are_written_and_printed(records, capsys):
     assert rows == [tables.by_size(records).columns, *tables.by_size(records).rows]
     latex = (folder / "tables.tex").read_text()
     assert latex.count(r"\toprule") == latex.count(r"\bottomrule") == 3
-    assert r"EBPG (\%) $\uparrow$ & small (2) & 30.00 [20.00, 40.00] & 28.34 \\" in latex
+    assert r"EBPG (\%) $\uparrow$ & small (2) & 30.00 & 28.34 \\" in latex
     assert "↑" not in latex.split("\n", 1)[1]
 
 
@@ -140,6 +151,33 @@ def test_an_evaluation_without_objects_has_empty_tables(tmp_path):
     markdown = tables.write(tmp_path)
     assert "0 objects of 0 images" in markdown
     assert tables.ablation(records).rows == tables.cost(records).rows == []
+
+
+def test_images_of_the_design_are_left_out(records, tmp_path, capsys):
+    split = tmp_path / "split.json"
+    split.write_text('{"images": [7, 4], "scenes": [0]}')
+    path = str(records.path.parent)
+    assert main(["tables", path, "--without", str(split)]) == 0
+    assert "1 objects of 1 images; 3 images done" in capsys.readouterr().out
+    assert design_part("scenes", split) == [0] and len(Records(records.path).lines) == 5
+    for content, word in (
+        ('{"images": [7, 99]}', "has no image 99, which should be left out"),
+        ('{"images": []}', "is no split"),
+        ('{"images": ["7"]}', "is no split"),
+        ('{"images": 7}', "is no split"),
+        ("[7]", "is no split"),
+        ("{", "is no split"),
+    ):
+        split.write_text(content)
+        assert main(["tables", path, "--without", str(split)]) == 2
+        assert word in capsys.readouterr().err
+    assert main(["tables", path, "--without", str(tmp_path / "none.json")]) == 2
+    assert "No such file" in capsys.readouterr().err
+
+
+def test_the_split_that_ships():
+    images, scenes = design_part("images"), design_part("scenes")
+    assert (len(set(images)), scenes) == (20, list(range(40)))
 
 
 def test_no_records(tmp_path):
