@@ -14,6 +14,7 @@ from .. import checks, metrics
 from ..checks import InputError
 from ..detection import Detector
 from ..explanation import explain
+from ..fusion import min_max
 from ..methods import METHODS, make, options_of
 from .coco import DataSet, Truth, matched, study_photos
 from .records import Record, Records
@@ -87,6 +88,9 @@ def map_scores(
     return {
         "sparsity": round(metrics.sparsity(saliency), 4),
         "ebpg": round(metrics.ebpg(saliency, box), 5),
+        "ebpg_scaled": round(
+            metrics.ebpg(min_max(saliency), box), 5
+        ),  # without the floor that a map may have
         "pointing": round(metrics.pointing_game(saliency, box), 3),
         "deletion": round(deletion.score, 5),
         "insertion": round(insertion.score, 5),

@@ -89,6 +89,8 @@ def test_a_record_against_a_separate_computation(data):
             assert got["over_all"] == pytest.approx(curves.score, abs=2e-3)
             assert got["sparsity"] == pytest.approx(metrics.sparsity(alone.saliency[k]), rel=1e-3)
             assert got["ebpg"] == pytest.approx(metrics.ebpg(alone.saliency[k], truth.boxes[index]), abs=1e-4)
+            scaled = metrics.min_max(alone.saliency[k])
+            assert got["ebpg_scaled"] == pytest.approx(metrics.ebpg(scaled, truth.boxes[index]), abs=1e-4)
             assert np.allclose(got["deletion_curve"], curves.deletion.curve, atol=2e-3)
 
 
