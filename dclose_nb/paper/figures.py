@@ -54,12 +54,23 @@ ERRORS = {
 }
 METHODS = {"dclose": "D-CLOSE", "drise": "D-RISE"}
 ROAD = ("person", "car", "taxi", "bus", "truck", "bicycle", "motorcycle", "train")  # for Fig. 8
-# Photographs for Fig. 8 under $DCLOSE_CONDITIONS: fog of RTTS; nights of KAIST and of Takumi et al.
+# Photographs for Fig. 8 under $DCLOSE_CONDITIONS: a folder for each panel, or data sets as they are published
 REAL = {
-    "fog": ("rtts_fog/*.png",),
-    "night": ("kaist/set09*_visible.png", "kaist/set1*_visible.png", "mfnet/*N_rgb.png"),
-    "FIR": ("kaist/set09*_lwir.png", "kaist/set1*_lwir.png", "mfnet/*N_fir.png"),
+    "low light": ("low_light/**/*",),
+    "red light": ("red_light/**/*",),
+    "fog": ("fog/**/*", "rtts_fog/*", "RTTS/JPEGImages/*"),
+    "night": (
+        *("night/**/*", "kaist/set09*_visible.*", "kaist/set1*_visible.*", "mfnet/*N_rgb.*"),
+        *("kaist/**/set09/*/visible/*", "kaist/**/set1[01]/*/visible/*"),
+    ),
+    "FIR": (
+        *("fir/**/*", "kaist/set09*_lwir.*", "kaist/set1*_lwir.*", "mfnet/*N_fir.*"),
+        *("kaist/**/set09/*/lwir/*", "kaist/**/set1[01]/*/lwir/*"),
+    ),
+    "NIR": ("nir/**/*",),
+    "MIR": ("mir/**/*",),
 }
+MOST_PHOTOGRAPHS = 50  # of a panel, that are looked at
 
 
 @PRINT
@@ -261,18 +272,17 @@ def overlaps(inputs: FigureInputs) -> tuple[Figure, str]:
 @PRINT
 def bad_conditions(inputs: FigureInputs) -> tuple[Figure, str]:
     """Fig. 8: images in bad conditions, and what both methods say of a detection in each."""
-    columns = [_modelled(inputs, name) for name in ("low_light", "red_light")]
-    detector = columns[0][1].picture.detector
+    clear, *_ = inputs.candidate(0, ROAD)
+    columns = []
     for name, files in photographs().items():
-        photographed = None if detector.name in NETWORKS else _photographed(detector, name, files)
+        photographed = None if clear.detector.name in NETWORKS else _photographed(clear.detector, name, files)
         if photographed is not None:
             columns.append(photographed)
-        elif name in conditions.CONDITIONS:
-            columns.append(_modelled(inputs, name))
+        elif name.replace(" ", "_") in conditions.CONDITIONS:
+            columns.append(_modelled(inputs, name.replace(" ", "_")))
             inputs.notes.append(f"There is no photograph of {name} here, so it is a model of one.")
         else:
             inputs.notes.append(f"{name} is missing: there is no such photograph here.")
-    inputs.notes.append("NIR and MIR are missing: there are no photographs of these spectra here.")
     pictures = [candidate.picture for _, candidate in columns]
     axes = _grid([pictures] * (1 + len(METHODS)), len(columns))
     listed = []
@@ -377,12 +387,17 @@ def _modelled(inputs: FigureInputs, name: str) -> tuple[str, Candidate]:
 
 
 def photographs() -> dict[str, list[Path]]:
-    """Photographs of each condition of `REAL`, under the folder that ``DCLOSE_CONDITIONS`` names."""
+    """Photographs of each condition of `REAL`, under the folder that ``DCLOSE_CONDITIONS`` names.
+
+    Of more than `MOST_PHOTOGRAPHS`, so many are taken at even distances.
+    """
     folder = Path(os.environ.get("DCLOSE_CONDITIONS") or "nowhere")
-    return {
-        name: sorted(file for pattern in patterns for file in folder.glob(pattern))
-        for name, patterns in REAL.items()
-    }
+    found = {}
+    for name, patterns in REAL.items():
+        files = {file for pattern in patterns for file in folder.glob(pattern)}
+        photos = sorted(file for file in files if file.suffix.lower() in (".png", ".jpg", ".jpeg"))
+        found[name] = photos[:: max(-(-len(photos) // MOST_PHOTOGRAPHS), 1)]
+    return found
 
 
 def _photographed(detector: Detector, name: str, files: Sequence[Path]) -> tuple[str, Candidate] | None:

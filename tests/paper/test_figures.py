@@ -16,7 +16,7 @@ from dclose_nb import plot
 from dclose_nb.fusion import cascade, min_max
 from dclose_nb.masks import SEGMENTS, superpixels
 from dclose_nb.paper.cases import FigureInputs, MissingCase, Picture, PictureSource, planted_scenes
-from dclose_nb.paper.figures import FIGURES
+from dclose_nb.paper.figures import FIGURES, photographs
 from dclose_nb.studies.conditions import CONDITIONS, MAPPED_AT
 
 A, B, C = np.eye(3).tolist()
@@ -186,8 +186,9 @@ def test_8_models_stand_in_for_photographs_and_the_rest_is_named(inputs):
     )
     for name, panel in zip(("low_light", "red_light", "fog", "night"), panels[0]):
         assert np.array_equal(shown(panel), CONDITIONS[name](picture().load(), MAPPED_AT))
-    assert any(note.startswith("FIR is missing") for note in inputs.notes) and "NIR" in inputs.notes[-1]
-    assert sum("model" in note for note in inputs.notes) == 2 and "low light, the c in street: 0." in caption
+    missing = [note.split()[0] for note in inputs.notes if "is missing" in note]
+    assert missing == ["FIR", "NIR", "MIR"]
+    assert sum("model" in note for note in inputs.notes) == 4 and "low light, the c in street: 0." in caption
 
 
 def test_8_shows_photographs_where_there_are_any(tmp_path, monkeypatch):
@@ -203,6 +204,28 @@ def test_8_shows_photographs_where_there_are_any(tmp_path, monkeypatch):
     figure, caption = draw(8, inputs)
     assert titles(figure)[:5] == ["low light", "red light", "fog (photograph)", "night", "FIR (photograph)"]
     assert "one.png" in caption and "set09_1_lwir.png" in caption  # set06 is by day
+
+
+def test_8_every_panel_fills_from_folders_of_its_name(tmp_path, monkeypatch):
+    monkeypatch.setenv("DCLOSE_CONDITIONS", str(tmp_path))
+    inputs = FigureInputs([source(Street(("a", "b", "car")))], tmp_path, n_masks=40, progress=False)
+    folders = "low_light", "red_light", "fog", "kaist/images/set10/V001/visible", "fir/night", "nir", "mir"
+    for name in folders:
+        (tmp_path / name).mkdir(parents=True)
+        Image.fromarray(picture().load()).save(tmp_path / name / f"{name[:3]}.png")
+        (tmp_path / name / "README.txt").touch()
+    figure, _ = draw(8, inputs)
+    panels = ("low light", "red light", "fog", "night", "FIR", "NIR", "MIR")
+    assert titles(figure)[:7] == [f"{name} (photograph)" for name in panels] and not inputs.notes
+
+
+def test_8_looks_at_some_of_many_photographs(tmp_path, monkeypatch):
+    monkeypatch.setenv("DCLOSE_CONDITIONS", str(tmp_path))
+    (tmp_path / "nir").mkdir()
+    for number in range(120):
+        (tmp_path / "nir" / f"{number:03}.jpg").touch()
+    found = [int(file.stem) for file in photographs()["NIR"]]
+    assert found == list(range(0, 120, 3))
 
 
 def test_9_an_eighth_a_half_and_all_of_the_samples(inputs):
