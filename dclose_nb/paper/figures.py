@@ -294,7 +294,8 @@ def bad_conditions(inputs: FigureInputs) -> tuple[Figure, str]:
             plot.explanation(inputs.explain(candidate, method=method), ax=panel)
             panel.set_title(f"{called}, {target.names[0]}")
         left = target_weights(picture.detector, picture.image, target)[0]
-        listed.append(f"{name}, the {target.names[0]} in {picture.name}: {left:.2f}")
+        where = " ".join(name.split())
+        listed.append(f"{where}, the {target.names[0]} in {picture.name}: {left:.2f}")
     return axes[0, 0].figure, (
         "A detection in bad conditions: what is found (first row), D-CLOSE's map and D-RISE's. For models "
         "of conditions it is the detection in the clear image. A map is scaled, and bright even where "
@@ -410,7 +411,7 @@ def _photographed(detector: Detector, name: str, files: Sequence[Path]) -> tuple
         if detection.names[0] in ROAD
     ]
     surest = max(seen, key=attrgetter("score"), default=None)
-    return None if surest is None else (f"{name} (photograph)", surest)
+    return None if surest is None else (f"{name}\n(photograph)", surest)
 
 
 def _described(candidate: Candidate) -> str:

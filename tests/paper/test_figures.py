@@ -202,7 +202,7 @@ def test_8_shows_photographs_where_there_are_any(tmp_path, monkeypatch):
         (tmp_path / folder).mkdir(exist_ok=True)
         Image.fromarray(picture().load()).save(tmp_path / folder / name)
     figure, caption = draw(8, inputs)
-    assert titles(figure)[:5] == ["low light", "red light", "fog (photograph)", "night", "FIR (photograph)"]
+    assert titles(figure)[:5] == ["low light", "red light", "fog\n(photograph)", "night", "FIR\n(photograph)"]
     assert "one.png" in caption and "set09_1_lwir.png" in caption  # set06 is by day
 
 
@@ -216,7 +216,7 @@ def test_8_every_panel_fills_from_folders_of_its_name(tmp_path, monkeypatch):
         (tmp_path / name / "README.txt").touch()
     figure, _ = draw(8, inputs)
     panels = ("low light", "red light", "fog", "night", "FIR", "NIR", "MIR")
-    assert titles(figure)[:7] == [f"{name} (photograph)" for name in panels] and not inputs.notes
+    assert titles(figure)[:7] == [f"{name}\n(photograph)" for name in panels] and not inputs.notes
 
 
 def test_8_looks_at_some_of_many_photographs(tmp_path, monkeypatch):
