@@ -93,6 +93,7 @@ def test_table_2(records):
     assert rows["EBPG (%) ↑", "all (3)"] == ["50.00", "35.45"]
     assert rows["EBPG (%) ↑", "all, class mean (3)"] == ["60.00", ""]
     assert len(rows) == 25
+    assert tables.by_size(records, ["mfpp"]).columns == ["metric", "objects", "mfpp"]
 
 
 def test_a_cell_has_an_interval_where_there_are_images_enough(records):
@@ -113,7 +114,7 @@ def test_table_3(records):
 def test_what_came_to_nothing_is_said(records):
     said = tables.summary(records)
     for part in (
-        "3 objects of 2 images; 5 images",
+        "3 objects of 2 images, from 5 marked objects and 6 detections; 5 images",
         "in 1 nothing was detected",
         "in 1 nothing that matches",
         "1 could not",
@@ -149,7 +150,7 @@ def test_an_evaluation_without_objects_has_empty_tables(tmp_path):
     records = Records(tmp_path / "records.jsonl", {"size_centres": CENTRES, "methods": {"dclose": {}}})
     records.append({"image": 4, "found": 0, "truths": 1, "objects": [], "seconds": {}, "n_forward": {}})
     markdown = tables.write(tmp_path)
-    assert "0 objects of 0 images" in markdown
+    assert "0 objects of 0 images, from 1 marked" in markdown
     assert tables.ablation(records).rows == tables.cost(records).rows == []
 
 
@@ -158,7 +159,10 @@ def test_images_of_the_design_are_left_out(records, tmp_path, capsys):
     split.write_text('{"images": [7, 4], "scenes": [0]}')
     path = str(records.path.parent)
     assert main(["tables", path, "--without", str(split)]) == 0
-    assert "1 objects of 1 images; 3 images done" in capsys.readouterr().out
+    assert (
+        "1 objects of 1 images, from 2 marked objects and 3 detections; 3 images done"
+        in capsys.readouterr().out
+    )
     assert design_part("scenes", split) == [0] and len(Records(records.path).lines) == 5
     for content, word in (
         ('{"images": [7, 99]}', "has no image 99, which should be left out"),
@@ -200,10 +204,11 @@ def test_tables_change_no_record_and_count_an_image_once(records, capsys):
 
 
 NO_CURVE = scores(0.2) | {"deletion_curve": []}
-WHOLE = {"image": 9, "found": 1, "objects": [item("cup", 0.02, 0.2)]}
+WHOLE = {"image": 9, "found": 1, "truths": 2, "objects": [item("cup", 0.02, 0.2)]}
 WHOLE |= {"seconds": {"dclose": 1.0, "mfpp": 1.0}, "n_forward": {"dclose": 4, "mfpp": 4}}
 INCOMPLETE = [
     {name: value for name, value in WHOLE.items() if name != "found"},
+    {name: value for name, value in WHOLE.items() if name != "truths"},
     {name: value for name, value in WHOLE.items() if name != "seconds"},
     WHOLE | {"objects": None},
     WHOLE | {"objects": [5]},
