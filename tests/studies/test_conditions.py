@@ -277,3 +277,13 @@ def test_photos_of_coco_follow_those_that_ship(tmp_path, blind):
     )
     names = [line["image"] for line in records.lines]
     assert names == [*PHOTOS, "coco 0", "coco 2"]  # those that are there
+
+
+def test_a_photo_that_cannot_be_read_is_recorded_and_others_go_on(tmp_path, blind):
+    drawn(tmp_path / "coco", 3)
+    (tmp_path / "coco" / "val2017" / f"{1:012d}.png").write_bytes(b"torn")
+    records = conditions.study_conditions(
+        tmp_path / "out", detectors=blind[:1], coco=tmp_path / "coco", progress=False
+    )
+    *_, before, torn, after = records.lines
+    assert before["objects"] == after["objects"] == [] and "is not an image" in torn["error"]
