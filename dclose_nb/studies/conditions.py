@@ -278,12 +278,14 @@ def study_conditions(
         ``workers``, ``executor`` and ``progress`` of `runner.run_study`, whose errors are raised here too.
     """
     n_masks = make("dclose", n_masks=n_masks).n_masks  # at least one mask for each level
-    settings = {"n_masks": n_masks, "severity": MAPPED_AT}
+    settings: Record = {"n_masks": n_masks, "severity": MAPPED_AT}
     if limit is not None:
         checks.at_least("limit", limit, 1)
     photos: dict[str, Callable[[], np.ndarray]] = {name: partial(load_photo, name) for name in PHOTOS}
     if coco is not None:
-        photos |= {f"coco {truth.image}": truth.photo for truth in read_coco(coco, missing="skip").truths}
+        data = read_coco(coco, missing="skip")
+        photos |= {f"coco {truth.image}": truth.photo for truth in data.truths}
+        settings["annotations_sha256"] = data.sha256
     scenes = {name: partial(load_photo, name) for name in (f"scene_{seed}" for seed in range(SCENES))}
     tasks = []
     for detector in detectors:
