@@ -110,6 +110,8 @@ def class_names(value: Any) -> tuple[str, ...]:
 def path(value: Any) -> Path:
     """Return `value` as a path with ``~`` expanded that the system can look for."""
     try:
+        if value == "":  # for Path, the folder that one works in
+            raise ValueError("it is empty")
         found = Path(value).expanduser()
         os.stat(found)
     except (FileNotFoundError, NotADirectoryError):

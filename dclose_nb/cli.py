@@ -88,7 +88,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--classes", metavar="A,B", help="only detections of these classes, as in person,dog; default: all")
     add("--top", type=int, metavar="K", help="only the K best detections; default: all")
     add("--no-html", action="store_false", dest="html", help="leave out report.html, the page for a browser")
-    add("--out", type=Path, metavar="DIR", help="folder to write to; default: explanations/PHOTO_METHOD")
+    add("--out", metavar="DIR", help="folder to write to; default: explanations/PHOTO_METHOD")
 
     add = command(
         "demo",
@@ -97,7 +97,7 @@ def _parser() -> argparse.ArgumentParser:
         help="explain a photo that ships, or a drawn scene where no weights can be had",
         description="As explain, with a photo that ships, or with a scene where weights are missing.",
     )
-    add("--out", type=Path, metavar="DIR", default="demo", help="folder to write to; default: %(default)s")
+    add("--out", metavar="DIR", default="demo", help="folder to write to; default: %(default)s")
 
     add = command(
         "evaluate",
@@ -107,7 +107,7 @@ def _parser() -> argparse.ArgumentParser:
         help="score methods on a data set in COCO format",
         description="Score methods on a data set; a run that was stopped goes on with the same command.",
     )
-    add("--coco", type=Path, metavar="DIR", required=True, help="holds val2017/ and annotations/")
+    add("--coco", metavar="DIR", required=True, help="holds val2017/ and annotations/")
     add(
         "--methods",
         default="dclose,drise,gradcam",
@@ -124,7 +124,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--limit", type=int, metavar="N", help="only the first N images, in random order; default: all")
     add("--workers", type=int, default=1, metavar="K", help="processes side by side; default: %(default)s")
     add("--skip-missing", action="store_true", help="go on without images that are missing; default: stop")
-    add("--out", type=Path, metavar="DIR", required=True, help="folder for records and tables")
+    add("--out", metavar="DIR", required=True, help="folder for records and tables")
 
     add = command(
         "tables",
@@ -133,10 +133,9 @@ def _parser() -> argparse.ArgumentParser:
         help="print and write the tables of an evaluation",
         description="Print and write the paper's Tables 1 to 3 from the records of an evaluation.",
     )
-    add("folder", type=Path, metavar="DIR", help="what evaluate wrote to")
+    add("folder", metavar="DIR", help="what evaluate wrote to")
     add(
         "--without",
-        type=Path,
         metavar="FILE",
         help="leave out images on which methods were designed, as in data/split.json",
     )
@@ -150,10 +149,10 @@ def _parser() -> argparse.ArgumentParser:
         description="Make the paper's Figures 1 to 10 as PDF and PNG, and a page that shows them. "
         "A run that was stopped goes on with the same command.",
     )
-    add("--coco", type=Path, metavar="DIR", help="look for cases in a folder of COCO; default: do not")
+    add("--coco", metavar="DIR", help="look for cases in a folder of COCO; default: do not")
     add("--photo", nargs="+", default=[], metavar="PHOTO", help="use these; default: photos that ship")
     add("--only", type=int, nargs="+", metavar="K", help="only these figures; default: all")
-    add("--out", type=Path, metavar="DIR", required=True, help="folder to write to")
+    add("--out", metavar="DIR", required=True, help="folder to write to")
 
     add = command(
         "fetch",
@@ -169,10 +168,9 @@ def _parser() -> argparse.ArgumentParser:
 def _fetch(args: argparse.Namespace) -> int:
     from .detectors import weights
 
-    path = weights.path_of(args.detector)
-    if not path.exists():
-        weights.load(args.detector)
-    print(f"{args.detector}: {path}")
+    _show_warnings()
+    weights.load(args.detector)
+    print(f"{args.detector}: {weights.path_of(args.detector)}")
     return 0
 
 
@@ -201,15 +199,34 @@ def _explain(args: argparse.Namespace) -> int:
             )
         return Example(detector, image, found)
 
-    out = args.out or Path("explanations") / f"{Path(args.photo).stem}_{args.method}"
+    out = _own_folder(args.photo, args.method) if args.out is None else checks.path(args.out)
     options = {"method": args.method, "n_masks": args.n_masks, "seed": args.seed}
     limits = f"score {args.score:g} or more{f', classes {args.classes}' if args.classes else ''}"
     return _write(out, situation, args.photo, limits, html=args.html, **options)
 
 
+def _own_folder(photo: str, method: str) -> Path:
+    """The default folder of a photo, unless it holds another's: names can be the same."""
+    from . import checks, files
+
+    folder = checks.path(Path("explanations") / f"{Path(photo).stem}_{method}")
+    try:
+        there = files.read_json(folder / files.MANIFEST)["image"]["photo"]
+        same = Path(there).resolve() == Path(photo).resolve()
+    except (OSError, ValueError, KeyError, TypeError):  # nothing is there, or no photo is named
+        return folder
+    if not same:
+        raise checks.InputError(f"{str(folder)!r} holds the maps of {there!r}: choose another with --out")
+    return folder
+
+
 def _demo(args: argparse.Namespace) -> int:
+    from . import checks
+
     photo = "the example 'overlap'"
-    return _write(args.out, lambda: dc.load_example("overlap"), photo, "score 0.25 or more", n_masks=1000)
+    return _write(
+        checks.path(args.out), lambda: dc.load_example("overlap"), photo, "score 0.25 or more", n_masks=1000
+    )
 
 
 def _evaluate(args: argparse.Namespace) -> int:
@@ -236,11 +253,13 @@ def _evaluate(args: argparse.Namespace) -> int:
 
 
 def _tables(args: argparse.Namespace) -> int:
+    from . import checks
     from .studies import tables
 
     _show_warnings()
-    print(tables.write(args.folder, without=args.without))
-    print(f"{args.folder}/  tables.md, tables.tex, table_1.csv to table_3.csv")
+    folder = checks.path(args.folder)
+    print(tables.write(folder, without=args.without))
+    print(f"{folder}/  tables.md, tables.tex, table_1.csv to table_3.csv")
     return 0
 
 
@@ -254,9 +273,10 @@ def _figures(args: argparse.Namespace) -> int:
 
     _show_warnings()
     numbers = list(gallery.FIGURES) if args.only is None else args.only
-    with owned(checks.path(args.out)):
+    out = checks.path(args.out)
+    with owned(out):
         records = gallery.make(
-            args.out,
+            out,
             detector=_detector(args),
             coco=args.coco,
             photos=args.photo,
@@ -269,7 +289,7 @@ def _figures(args: argparse.Namespace) -> int:
         print(f"figure {number}: {', '.join(record['files']) or 'missing'}")
         for note in record["notes"]:
             print(f"    {note}")
-    print(f"\n{args.out}/  {gallery.GALLERY}, {gallery.RECORDS}, maps/")
+    print(f"\n{out}/  {gallery.GALLERY}, {gallery.RECORDS}, maps/")
     return 0
 
 

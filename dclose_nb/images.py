@@ -221,11 +221,14 @@ def annotated_scenes() -> dict[str, Annotated]:
 
 def _has_weights(otherwise: str) -> bool:
     """Whether YOLOX-Nano is at hand or can be fetched; a warning where not."""
-    path = weights.path_of("yolox_nano")
-    if path.exists() or not (why := _no_weights(path)):
-        return True
-    warnings.warn(f"{why} Until then the planted detector explains {otherwise}.", stacklevel=3)
-    return False
+    try:
+        path = weights.path_of("yolox_nano")
+        why = "" if path.exists() else _no_weights(path)
+    except MissingWeights as error:  # they have no place
+        why = str(error)
+    if why:
+        warnings.warn(f"{why} Until then the planted detector explains {otherwise}.", stacklevel=3)
+    return not why
 
 
 @lru_cache

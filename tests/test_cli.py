@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 import dclose_nb as dc
@@ -98,9 +99,17 @@ def test_many_objects_are_warned_of(photo, capsys, monkeypatch):
     assert "note: 2 objects take long and much memory: choose with --top" in capsys.readouterr().err
 
 
-def test_the_default_folder_is_named_after_the_photo(photo):
-    assert explain(photo) == 0
-    assert Path("explanations", "home_dclose", "manifest.json").is_file()
+def test_the_default_folder_is_named_after_the_photo_and_never_another_s(photo, capsys):
+    for own in (photo, f"./{photo}"):  # the second replaces the first
+        assert explain(own, "--no-html", "--top", "1") == 0
+    folder = Path("explanations", "home_dclose")
+    before = (folder / "manifest.json").read_bytes()
+    Path("other").mkdir()
+    Path(photo).rename("other/home.png")
+    capsys.readouterr()
+    assert explain("other/home.png") == 2
+    said = f"dclose-nb: '{folder}' holds the maps of './home.png': choose another with --out\n"
+    assert capsys.readouterr().err == said and (folder / "manifest.json").read_bytes() == before
 
 
 def test_a_photo_without_objects_is_no_error(tmp_path, capsys):
@@ -127,6 +136,7 @@ def test_a_photo_without_objects_is_no_error(tmp_path, capsys):
         (["home.png", "--device", "toaster"], "device 'toaster' cannot be used"),
         (["home.png", "--detector", "yolo_v99"], "detector must be one of"),
         (["home.png", "--out", "home.png"], "cannot write"),
+        (["home.png", "--out", ""], "'' cannot be used as a path: it is empty"),
     ],
 )
 def test_bad_input_is_one_line_and_leaves_nothing(photo, tmp_path, capsys, arguments, word):
@@ -218,10 +228,16 @@ def test_weights_are_fetched_ahead(tmp_path, monkeypatch, capsys):
     monkeypatch.setenv("HTTPS_PROXY", NOBODY)
     assert main(["fetch", "yolox_nano"]) == 2
     assert "could not be fetched" in capsys.readouterr().err
-    (tmp_path / "weights").mkdir(exist_ok=True)
-    (tmp_path / "weights" / "yolox_nano.pth").touch()
+    path = tmp_path / "weights" / "yolox_nano.pth"
+    path.parent.mkdir(exist_ok=True)
+    path.touch()
+    assert main(["fetch", "yolox_nano"]) == 2
+    assert "cannot be read as weights of yolox_nano" in capsys.readouterr().err
+    torch.save({"model": {}}, path)
     assert main(["fetch", "yolox_nano"]) == 0
-    assert str(tmp_path) in capsys.readouterr().out
+    printed = capsys.readouterr()
+    assert printed.out == f"yolox_nano: {path}\n"
+    assert printed.err.startswith(f"note: {path} is not the official yolox_nano checkpoint")
     assert main(["fetch", "yolox_huge"]) == 2
 
 
@@ -234,8 +250,8 @@ def run(*arguments, **options):
 OPTIONS = {
     "explain": "--detector --device --n-masks --seed --method --score --classes --top --no-html --out",
     "demo": "--out",
-    "evaluate": "--detector --device --n-masks --seed --coco --methods --steps --limit --workers "
-    "--skip-missing --out",
+    "evaluate": "--detector --device --n-masks --seed --coco --methods --steps --within-classes --untimed "
+    "--limit --workers --skip-missing --out",
     "tables": "",
     "figures": "--detector --device --n-masks --seed --coco --photo --only --out",
     "fetch": "",

@@ -48,7 +48,7 @@ def open_session(file: Path) -> Any:
 
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = 1
-    options.log_severity_level = 3  # older exports bring a page of warnings
+    options.log_severity_level = 4  # older exports bring a page of warnings, and errors are raised
     return onnxruntime.InferenceSession(file, options, providers=["CPUExecutionProvider"])
 
 

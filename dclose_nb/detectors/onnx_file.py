@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch.nn.utils.rnn import pad_sequence
 
 from .. import checks
 from ..checks import InputError
@@ -140,23 +141,31 @@ class OnnxDetector(Detector):
     def _input(self, size: tuple[int, int] | None) -> tuple[tuple[int, int], bool]:
         """The input's (h, w), and whether it takes batches."""
         file, inputs = self.path.name, self._session.get_inputs()
-        shape = inputs[0].shape
-        if len(inputs) != 1 or inputs[0].type != "tensor(float)" or len(shape) != 4 or shape[1] != 3:
-            found = ", ".join(f"{given.name} {given.type} {given.shape}" for given in inputs)
+        shape = inputs[0].shape if len(inputs) == 1 else []
+        if len(shape) != 4 or inputs[0].type != "tensor(float)" or shape[1] != 3:
+            found = ", ".join(f"{given.name} {given.type} {given.shape}" for given in inputs) or "none"
             raise InputError(f"{file} must have one float input (B, 3, h, w), it has: {found}")
         batch, _, *own = shape
         if isinstance(batch, int) and batch != 1:
             raise InputError(f"{file} sees {batch} images at once: export it for 1, or for any number")
-        for side, wanted in zip(own, size or own):
-            if isinstance(side, int) and wanted != side:
-                raise InputError(f"{file} sees images of {own[0]} x {own[1]}, not input_size={size}")
-        size = tuple(size or own)
-        if not all(isinstance(side, int) and side > 0 for side in size):
+        try:
+            height, width = own if size is None else size
+        except (TypeError, ValueError) as error:
+            raise InputError(f"input_size must be (height, width), got {size!r}") from error
+        if any(isinstance(side, int) and side != wanted for side, wanted in zip(own, (height, width))):
+            raise InputError(f"{file} sees images of {own[0]} x {own[1]}, not input_size={size}")
+        if not all(isinstance(side, int) and side > 0 for side in (height, width)):
             raise InputError(f"{file} leaves its size open: give input_size=(height, width)")
-        return size, not isinstance(batch, int)
+        return (height, width), not isinstance(batch, int)
 
     def _check_layout(self) -> None:
-        outputs = self._run(torch.zeros(1, 3, *self.input_size))
+        b = 2 if self._takes_batches else 1  # a file may say any number and answer for one
+        given = b, 3, *self.input_size
+        try:
+            outputs = onnx.run(self._session, torch.zeros(given))
+        except Exception as error:  # ONNX Runtime's own types, no memory, outputs that are no tensors
+            reason = (str(error).splitlines() or [type(error).__name__])[0]
+            raise InputError(f"{self.path.name} has no answer to an input of {given}: {reason}") from error
         named = zip(self._session.get_outputs(), outputs)
         found = ", ".join(f"{known.name} {tuple(output.shape)}" for known, output in named)
         layout = f"{self.path.name} does not fit decode={self.provenance['decode']}"
@@ -164,17 +173,17 @@ class OnnxDetector(Detector):
             proposals = self._decode(outputs, self.input_size)
         except Exception as error:  # a person's function on the file's outputs: anything can happen
             raise InputError(f"{layout}: {type(error).__name__}: {error}; its outputs: {found}") from error
-        if not isinstance(proposals, Proposals):
-            raise InputError(f"decode must return dc.Proposals, got {type(proposals).__name__}")
-        t, c = proposals.boxes.shape[1], len(self.class_names)
-        for name, part, shape in zip(proposals._fields, proposals, ((1, t, 4), (1, t), (1, t, c))):
+        if not isinstance(proposals, Proposals) or not all(isinstance(p, torch.Tensor) for p in proposals):
+            raise InputError(f"decode must return dc.Proposals of tensors, got {type(proposals).__name__}")
+        t, c = (*proposals.boxes.shape, 0, 0)[1], len(self.class_names)
+        for name, part, shape in zip(proposals._fields, proposals, ((b, t, 4), (b, t), (b, t, c))):
             if tuple(part.shape) != shape:
                 raise InputError(
                     f"{layout} and {c} class_names: its {name} are {tuple(part.shape)}, "
                     f"{shape} are wanted; the file's outputs: {found}"
                 )
         sides = proposals.boxes[..., 2:] - proposals.boxes[..., :2]
-        if sides.min() < 0 or not sides.median() < 10 * max(self.input_size):
+        if t and (sides.min() < 0 or not sides.median() < 10 * max(self.input_size)):
             raise InputError(
                 f"{layout}: its boxes are not x1, y1, x2, y2 in canvas pixels, their sides go from "
                 f"{sides.min():.3g} to {sides.max():.3g}; the file's outputs: {found}"
@@ -186,14 +195,14 @@ class OnnxDetector(Detector):
     def predict(self, pixels: torch.Tensor) -> Proposals:
         if self.colours == "bgr":
             pixels = pixels.flip(1)
-        return self._decode(self._run((pixels - self._mean) / self._std), self.input_size)
-
-    def _run(self, inputs: torch.Tensor) -> list[torch.Tensor]:
-        """The file's outputs, (B, ...) each."""
-        if self._takes_batches:
-            return onnx.run(self._session, inputs)
-        each = [onnx.run(self._session, image) for image in inputs.split(1)]
-        return [torch.cat(outputs) for outputs in zip(*each)]
+        inputs = (pixels - self._mean) / self._std
+        batches = [inputs] if self._takes_batches else inputs.split(1)
+        each = [self._decode(onnx.run(self._session, batch), self.input_size) for batch in batches]
+        if len(each) == 1:
+            return each[0]
+        return Proposals(
+            *(pad_sequence([part[0] for part in parts], batch_first=True) for parts in zip(*each))
+        )
 
 
 def _channels(name: str, values: Sequence[float]) -> torch.Tensor:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -54,10 +55,17 @@ class MissingWeights(WeightsError):
 def path_of(name: str) -> Path:
     """Path of a YOLOX network's weights, whether they are there or not.
 
-    The folder is the `yolox` package's own: ``$YOLOX_HOME``, else ``~/.cache/yolox``.
+    The folder is the `yolox` package's own: ``$YOLOX_HOME``, else ``~/.cache/yolox``; an account that has
+    neither raises `MissingWeights`.
     """
     checks.choice("name", name, OFFICIAL)
-    return checks.path(os.environ.get("YOLOX_HOME") or "~/.cache/yolox") / "weights" / f"{name}.pth"
+    home = os.environ.get("YOLOX_HOME") or "~/.cache/yolox"
+    if home == "~/.cache/yolox" == os.path.expanduser(home):
+        raise MissingWeights(
+            f"there is no home folder to keep {name}.pth in. Set YOLOX_HOME to a folder that has it under "
+            "weights/."
+        )
+    return checks.path(home) / "weights" / f"{name}.pth"
 
 
 def load(name: str) -> Weights:
@@ -90,6 +98,10 @@ def _download(name: str, path: Path) -> None:
     url = f"{RELEASE}/{path.name}"
     missing = f"{name}.pth is not at {path} and could not be fetched from {url}"
     where = f"Put the file at {path}, or set YOLOX_HOME to a folder that has it under weights/."
+    print(f"fetching {url} to {path.parent}", file=sys.stderr, flush=True)
+    log = pooch.get_logger()
+    level = log.level
+    log.setLevel("WARNING")  # it would say the same in two lines
     try:
         pooch.retrieve(
             url,
@@ -106,6 +118,8 @@ def _download(name: str, path: Path) -> None:
         raise MissingWeights(f"{missing} (no connection). {where}") from None
     except (requests.RequestException, OSError) as error:
         raise MissingWeights(f"{missing} ({_first_line(error)}). {where}") from error
+    finally:
+        log.setLevel(level)
 
 
 def digest(module: torch.nn.Module) -> str:

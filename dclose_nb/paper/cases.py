@@ -131,9 +131,9 @@ def from_coco(detector: Detector, folder: str | Path, *, limit: int = LIMIT) -> 
     data = read_coco(folder, missing="skip")
     pictures = []
     for k in np.sort(np.random.default_rng(0).permutation(len(data.truths))[:limit]):
-        truth, path = data.truths[k], Path(data.truths[k].path)
+        truth = data.truths[k]
         objects = Targets(truth.boxes, truth.labels)
-        pictures.append(Picture(path.name, partial(load_photo, path), objects, truth.crowds))
+        pictures.append(Picture(Path(truth.path).name, truth.photo, objects, truth.crowds))
     identity = [data.sha256, len(data.truths)]
     return PictureSource(f"the {len(pictures)} pictures of COCO", detector, pictures, identity, data.centres)
 

@@ -34,6 +34,18 @@ class Truth(NamedTuple):
     labels: list[str]
     outlines: list[Any]  # COCO's polygons or run lengths, None for a box alone
     crowds: Targets = Targets((), ())  # regions of many objects that nobody has counted
+    size: tuple[float, float] | None = None  # height and width that the annotation file says
+
+    def photo(self) -> np.ndarray:
+        """The image, (H, W, 3) uint8; one that cannot be read or has another size raises `InputError`."""
+        image = load_photo(self.path)
+        if self.size is not None and image.shape[:2] != self.size:
+            (height, width), (said, across) = image.shape[:2], self.size
+            raise InputError(
+                f"{self.path!r} has {width} x {height} pixels, {across} x {said} in the annotation file: its "
+                "boxes do not fit"
+            )
+        return image
 
     def masks(self, shape: tuple[int, int]) -> np.ndarray:
         """Pixels of each object in an image of (H, W), (n, H, W) bool: its box where it has no outline."""
@@ -100,7 +112,8 @@ def read_coco(folder: str | Path, *, split: str = "val2017", missing: str = "sto
             boxes, labels = _boxes_and_labels(objects, names)
             crowds = Targets(*_boxes_and_labels([mark for mark in marked if mark.get("iscrowd")], names))
             outlines = [mark.get("segmentation") for mark in objects]
-            truths.append(Truth(entry["id"], str(file), boxes, labels, outlines, crowds))
+            size = entry["height"], entry["width"]
+            truths.append(Truth(entry["id"], str(file), boxes, labels, outlines, crowds, size))
             ratios += (box_areas(boxes) / (entry["width"] * entry["height"])).tolist()
     except InputError:
         raise
@@ -166,14 +179,17 @@ def _filled(outline: Any, shape: tuple[int, int]) -> np.ndarray:
         if isinstance(outline, list):
             outline = rle.merge(rle.frPyObjects(outline, *shape))
         elif isinstance(outline["counts"], list):
-            if sum(outline["counts"]) != shape[0] * shape[1]:  # what is lacking would be chance
-                raise ValueError("its run lengths do not fill the image")
             outline = rle.frPyObjects(outline, *shape)
         if tuple(outline["size"]) != shape:
             raise ValueError(f"it is of {outline['size']}")
-        return rle.decode(outline)
+        mask = rle.decode(outline)
     except Exception as error:  # pycocotools raises that very class
         raise InputError(f"an outline of an image of {shape} is damaged: {error}") from error
+    try:
+        rle.decode({**outline, "size": [mask.size - 1, 1]})
+    except Exception:  # it is too long for one pixel less, so it fills the image
+        return mask
+    raise InputError(f"an outline of an image of {shape} is damaged: its run lengths do not fill the image")
 
 
 def box_areas(boxes: np.ndarray) -> np.ndarray:
@@ -218,7 +234,7 @@ def study_photos(
 ) -> Records:
     """Study the photos of a data set, or go on where a run was stopped; see `runner.run_study`.
 
-    A record has ``image`` and what `study_image` returns, or ``error`` where the image cannot be read.
+    A record has ``image`` and what `study_image` returns, or ``error`` as `record_of` gives it.
 
     Parameters
     ----------
@@ -236,6 +252,7 @@ def study_photos(
     **run_options
         ``workers``, ``executor`` and ``progress`` of `runner.run_study`.
     """
+    checks.at_least("seed", seed, 0)
     if limit is not None:
         checks.at_least("limit", limit, 1)
     loaded = detector_of(detector)
@@ -256,8 +273,13 @@ def study_photos(
 def _study_photo(
     detector: str | Detector, study_image: Callable[[Detector, np.ndarray, Truth], Record], truth: Truth
 ) -> Record:
+    return record_of(truth.photo, lambda image: study_image(detector_of(detector), image, truth))
+
+
+def record_of(photo: Callable[[], np.ndarray], study: Callable[[np.ndarray], Record]) -> Record:
+    """What `study` makes of a photo, or ``error`` where the photo cannot be read."""
     try:
-        image = load_photo(Path(truth.path))
+        image = photo()
     except InputError as error:
         return {"error": str(error)}
-    return study_image(detector_of(detector), image, truth)
+    return study(image)

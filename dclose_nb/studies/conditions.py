@@ -26,7 +26,7 @@ from ..images import PHOTOS, load_photo
 from ..methods import make
 from ..planted.scores import filled_box, relevance_rank
 from ..similarity import target_weights
-from .coco import box_areas, read_coco
+from .coco import box_areas, read_coco, record_of
 from .inference import rounded
 from .records import Record, Records
 from .runner import Task, detector_of, run_study, study_command, study_parser
@@ -264,7 +264,8 @@ def study_conditions(
     Parameters
     ----------
     out : path
-        Folder, see `runner.run_study`; a line has ``detector``, ``image`` and what `study_image` returns.
+        Folder, see `runner.run_study`; a line has ``detector``, ``image`` and what `study_image` returns,
+        or ``error`` for a photo that cannot be read.
     detectors : sequence of str or Detector
         Detectors whose name begins with "planted" see the first `SCENES` scenes, others see `PHOTOS`.
     n_masks : int
@@ -277,24 +278,26 @@ def study_conditions(
         ``workers``, ``executor`` and ``progress`` of `runner.run_study`, whose errors are raised here too.
     """
     n_masks = make("dclose", n_masks=n_masks).n_masks  # at least one mask for each level
-    settings = {"n_masks": n_masks, "severity": MAPPED_AT}
+    settings: Record = {"n_masks": n_masks, "severity": MAPPED_AT}
     if limit is not None:
         checks.at_least("limit", limit, 1)
-    photos = {name: name for name in PHOTOS}
+    photos: dict[str, Callable[[], np.ndarray]] = {name: partial(load_photo, name) for name in PHOTOS}
     if coco is not None:
-        photos |= {f"coco {truth.image}": truth.path for truth in read_coco(coco, missing="skip").truths}
-    scenes = {name: name for name in (f"scene_{seed}" for seed in range(SCENES))}
+        data = read_coco(coco, missing="skip")
+        photos |= {f"coco {truth.image}": truth.photo for truth in data.truths}
+        settings["annotations_sha256"] = data.sha256
+    scenes = {name: partial(load_photo, name) for name in (f"scene_{seed}" for seed in range(SCENES))}
     tasks = []
     for detector in detectors:
         name = detector_of(detector).name
         pictures = scenes if name.startswith("planted") else photos
-        for image, path in islice(pictures.items(), limit):
-            tasks.append(Task({"detector": name, "image": image}, (detector, path)))
+        for image, photo in islice(pictures.items(), limit):
+            tasks.append(Task({"detector": name, "image": image}, (detector, photo)))
     return run_study(out, settings, tasks, partial(_study_photo, n_masks=n_masks), **run_options)
 
 
-def _study_photo(detector: str | Detector, path: str, *, n_masks: int) -> Record:
-    return study_image(detector_of(detector), load_photo(path), n_masks=n_masks)
+def _study_photo(detector: str | Detector, photo: Callable[[], np.ndarray], *, n_masks: int) -> Record:
+    return record_of(photo, lambda image: study_image(detector_of(detector), image, n_masks=n_masks))
 
 
 def main(arguments: list[str] | None = None) -> int:

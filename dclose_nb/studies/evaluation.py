@@ -137,7 +137,6 @@ def evaluate(
         ``limit``, ``workers``, ``executor`` and ``progress`` of `coco.study_photos`, whose errors are raised
         here too. A parameter out of range is an `InputError`.
     """
-    checks.at_least("seed", seed, 0)
     settings: Record = {"methods": {}, "steps": checks.at_least("steps", steps, 1)}
     settings |= {"class_agnostic": class_agnostic, "timed": timed}
     for name in methods:

@@ -208,7 +208,7 @@ def _write_manifest(records: Records, runs: list[Record]) -> None:
 def study_parser(name: str, description: str) -> argparse.ArgumentParser:
     """Parser of a study's command, to which the study adds its own options."""
     parser = argparse.ArgumentParser(prog=f"python -m dclose_nb.studies.{name}", description=description)
-    parser.add_argument("out", type=Path, metavar="OUT", help="records; a stopped run goes on from there")
+    parser.add_argument("out", metavar="OUT", help="records; a stopped run goes on from there")
     parser.add_argument("--workers", type=int, default=1, metavar="K", help="processes; default: 1")
     return parser
 

@@ -23,12 +23,11 @@ from ..checks import InputError
 from ..detection import Detector
 from ..detectors.planted import NETWORKS
 from ..explanation import explain
-from ..images import load_photo
 from ..methods import make, options_of
 from ..planted.scene import scene
 from ..planted.scores import random_map
 from ..similarity import target_weights
-from .coco import Truth, matched, read_coco
+from .coco import Truth, matched, read_coco, record_of
 from .inference import estimate, rounded
 from .records import Record, Records
 from .runner import Task, detector_of, run_study, study_command, study_parser
@@ -119,14 +118,15 @@ def moved(maps: np.ndarray, offsets: np.ndarray) -> np.ndarray:
 
 
 def study_image(
-    detector: str | Detector,
+    detector: Detector,
+    image: np.ndarray,
     truth: Truth,
     seed: int = 0,
     *,
     methods: dict[str, Record],
     kinds: Sequence[str] = ("cascade", "alone"),
 ) -> Record:
-    """Compare the maps of an image's detections with the maps that randomised networks give.
+    """Compare the maps of the detections in an image (H, W, 3) with those that randomised networks give.
 
     The n detections that match the truth are explained, by each of `methods` with its options. The
     randomised networks get other masks, since maps from the same masks share sampling noise. `seed` decides
@@ -137,7 +137,6 @@ def study_image(
     network's map is; ``scores``, by kind and for each of `REFERENCES` (steps, n, 3): the `SCORES`, None
     where a map is empty.
     """
-    detector, image = detector_of(detector), load_photo(truth.path)
     targets, _, _ = matched(detector.detect(image), truth, image.shape)
     line: Record = {"labels": targets.names, "left": {}, "methods": {}}
     if not len(targets):
@@ -193,7 +192,8 @@ def study_sanity(
     Parameters
     ----------
     out : path
-        Folder, see `runner.run_study`; a line has ``image``, ``seed`` and what `study_image` returns.
+        Folder, see `runner.run_study`; a line has ``image``, ``seed`` and what `study_image` returns, or
+        ``error`` for a photo that cannot be read.
     detector : str or Detector
     methods : sequence of str
     kinds : sequence of str
@@ -232,7 +232,12 @@ def study_sanity(
         for again in range(seeds)
         for seed, truth in enumerate(truths, start=10_000 * again)
     ]
-    return run_study(out, settings, tasks, partial(study_image, methods=plans, kinds=kinds), **run_options)
+    return run_study(out, settings, tasks, partial(_study_photo, methods=plans, kinds=kinds), **run_options)
+
+
+def _study_photo(detector: str | Detector, truth: Truth, seed: int, **options: Any) -> Record:
+    study = partial(study_image, detector_of(detector), truth=truth, seed=seed, **options)
+    return record_of(truth.photo, study)
 
 
 def likeness(records: Records, where: str, method: str, score: str, *, absolute: bool = False) -> np.ndarray:
@@ -260,27 +265,33 @@ def emptied(records: Records, where: str, method: str) -> np.ndarray:
 
 def left(records: Records, kind: str) -> np.ndarray:
     """Mean weight of the detections at each step (Eq. 6), (3, steps) as in `likeness`."""
-    weights = [np.transpose(line["left"][kind]) for line in records.lines if line["labels"]]
+    weights = [np.transpose(line["left"][kind]) for line in _found(records)]
     return np.array(estimate(weights)[:3])
 
 
 def _scores(records: Records, where: str, method: str) -> list[np.ndarray]:
     """For each image (steps, objects, scores), without the objects whose first map is empty."""
     by_image: dict[int, list[np.ndarray]] = {}
-    for line in records.lines:
-        if line["labels"]:
-            of_method = line["methods"][method]
-            table = np.array(of_method["scores"][where], dtype=float)  # None becomes NaN
-            by_image.setdefault(line["image"], []).append(table[:, ~np.array(of_method["empty"])])
+    for line in _found(records):
+        of_method = line["methods"][method]
+        table = np.array(of_method["scores"][where], dtype=float)  # None becomes NaN
+        by_image.setdefault(line["image"], []).append(table[:, ~np.array(of_method["empty"])])
     return [np.concatenate(tables, axis=1) for tables in by_image.values()]
+
+
+def _found(records: Records) -> list[Record]:
+    """Lines of images in which objects were found."""
+    return [line for line in records.lines if line.get("labels")]
 
 
 def summary(records: Records) -> str:
     """How much was compared, and how many maps are empty, in a few sentences."""
-    lines = [line for line in records.lines if line["labels"]]
+    lines = _found(records)
     objects = {line["image"]: len(line["labels"]) for line in lines}
-    without = len({line["image"] for line in records.lines}) - len(objects)
+    unread = {line["image"] for line in records.lines if "error" in line}
+    without = len({line["image"] for line in records.lines} - unread) - len(objects)
     sentences = [f"{sum(objects.values())} objects of {len(objects)} images; {without} images without any."]
+    sentences += [f"{len(unread)} images could not be read."] if unread else []
     for method in records.settings["methods"]:
         before = sum(sum(line["methods"][method]["empty"]) for line in lines)
         tables = [table for kind in records.settings["kinds"] for table in _scores(records, kind, method)]

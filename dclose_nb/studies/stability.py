@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 
-from .. import metrics
+from .. import checks, metrics
 from ..checks import InputError
 from ..detection import Canvas, Detections, Detector
 from ..explanation import explain
@@ -125,7 +125,7 @@ def overlapping(boxes: np.ndarray, own: int) -> list[int]:
 def main(arguments: list[str] | None = None) -> int:
     """Run the command; returns its exit status."""
     parser = study_parser("stability", "Stability, tuning and leakage over a data set.")
-    parser.add_argument("--coco", type=Path, metavar="DIR", help="default: 20 planted scenes")
+    parser.add_argument("--coco", metavar="DIR", help="default: 20 planted scenes")
     parser.add_argument("--detector", default="planted", help="default: %(default)s")
     parser.add_argument("--limit", type=int, metavar="N", help="only the first N images, in random order")
     options = vars(parser.parse_args(arguments))
@@ -133,7 +133,7 @@ def main(arguments: list[str] | None = None) -> int:
 
     def work() -> Path:
         coco = options.pop("coco")
-        data = drawn(options["out"] / "scenes", 20) if coco is None else read_coco(coco)
+        data = drawn(checks.path(options["out"]) / "scenes", 20) if coco is None else read_coco(coco)
         study = partial(study_image, **settings)
         return study_photos(data=data, study_image=study, settings=settings, **options).path
 

@@ -204,7 +204,9 @@ def test_it_can_be_sent_to_other_processes(one):
             {"decode": lambda outputs, size: dc.Proposals(outputs[0], outputs[1], outputs[1])},
             r"its objectness are \(1, 1, 3\), \(1, 1\) are wanted; the file's outputs: boxes",
         ),
-        ({"decode": lambda outputs, size: outputs[0]}, "must return dc.Proposals, got Tensor"),
+        ({"decode": lambda outputs, size: outputs[0]}, "must return dc.Proposals of tensors, got Tensor"),
+        ({"decode": lambda outputs, size: dc.Proposals([], [], [])}, "must return dc.Proposals of tensors"),
+        ({"decode": lambda outputs, size: dc.Proposals(*[outputs[0].sum()] * 3)}, r"its boxes are \(\), "),
         ({"decode": "yolo_v99"}, "decode must be one of 'yolox', 'yolox_decoded'"),
         ({"colours": "hsv"}, "colours must be one of 'rgb', 'bgr'"),
         ({"resize": "crop"}, "resize must be one of 'letterbox', 'stretch'"),
@@ -214,6 +216,8 @@ def test_it_can_be_sent_to_other_processes(one):
         ({"std": "grey"}, "std must be three numbers"),
         ({"std": (1, 0, 1)}, "std must not be 0"),
         ({"input_size": (8, 8)}, "sees images of 8 x 12, not input_size=\\(8, 8\\)"),
+        ({"input_size": 8}, r"input_size must be \(height, width\), got 8"),
+        ({"input_size": (8, 12, 3)}, r"input_size must be \(height, width\), got \(8, 12, 3\)"),
         ({"processor": None}, "an .onnx file takes no processor: it takes input_size, colours"),
         ({"device": "cuda"}, "an .onnx file takes no device"),
     ],
@@ -235,6 +239,23 @@ def test_files_that_are_no_network_of_images_are_refused(tmp_path):
         def forward(self, *images):
             return sum(images).mean((2, 3))
 
+    class Box(torch.nn.Module):
+        def forward(self, images):
+            return torch.ones(1, 21, 85) + 0 * images.sum()  # one answer, however many images
+
+    class Blank(torch.nn.Module):
+        def forward(self):
+            return torch.ones(1, 21, 85)
+
+    batches = {"input_names": ["images"], "dynamic_axes": {"images": {0: "batch"}}}
+    image = torch.zeros(1, 3, 32, 32)
+    for module, inputs, options, word in (
+        (Box(), (image,), batches, r"its boxes are \(1, 21, 4\), \(2, 21, 4\) are wanted"),
+        (Blank(), (), {}, "must have one float input .*, it has: none"),
+    ):
+        with pytest.raises(dc.InputError, match=word):
+            dc.load_detector(export(module, tmp_path / "odd.onnx", inputs, **options))
+
     image = torch.zeros(1, 3, 8, 8)
     for inputs, word in (
         ((image, image), "must have one float input"),
@@ -255,3 +276,36 @@ def test_an_open_size_must_be_given(tmp_path):
         dc.load_detector(path, **facts)
     detector = dc.load_detector(path, input_size=(32, 40), **facts)
     assert detector.prepare(np.zeros((9, 9, 3), np.uint8)).pixels.shape == (3, 32, 40)
+
+
+class Bright(torch.nn.Module):
+    """A box for each bright row, so that images have different numbers of boxes."""
+
+    def forward(self, images):
+        rows = images[0, 0, :, 0]
+        tops = torch.nonzero(rows > 100).float()
+        boxes = torch.cat([tops * 0, tops, tops * 0 + 5, tops + 1], 1)[None]
+        return boxes, (rows[rows > 100] / 255)[None, :, None]
+
+
+def test_a_file_that_sees_one_image_may_find_any_number(tmp_path):
+    path = export(Bright(), tmp_path / "rows.onnx", (torch.full((1, 3, 8, 12), 200.0),))
+    detector = dc.load_detector(
+        path, class_names=["row"], decode=lambda outputs, size: dc.Proposals.from_scores(*outputs)
+    )
+    pixels = torch.zeros(3, 3, 8, 12)
+    pixels[1, :, 2:4], pixels[2, :, 5] = 255, 127.5
+    boxes, objectness, _ = detector.predict(pixels)
+    assert boxes[1].tolist() == [[0, 2, 5, 3], [0, 3, 5, 4]]
+    assert objectness.tolist() == [[0, 0], [1, 1], [0.5, 0]]
+
+
+def test_an_input_beyond_memory_is_refused(one):
+    onnx = pytest.importorskip("onnx")
+    model = onnx.load(str(one))
+    model.graph.input[0].type.tensor_type.shape.dim[2].dim_value = 2**40
+    onnx.save(model, str(one))
+    with pytest.raises(
+        dc.InputError, match=r"one.onnx has no answer to an input of \(1, 3, 1099511627776, 12\)"
+    ):
+        dc.load_detector(one)

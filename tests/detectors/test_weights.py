@@ -57,7 +57,7 @@ def checkpoint(folder) -> bytes:
     return content
 
 
-def test_weights_are_fetched_once_and_checked(empty_home, server, tmp_path, monkeypatch):
+def test_weights_are_fetched_once_and_checked(empty_home, server, tmp_path, monkeypatch, capsys):
     files, asked = server
     content = checkpoint(tmp_path)
     files["/yolox_nano.pth"] = content, len(content)
@@ -66,6 +66,8 @@ def test_weights_are_fetched_once_and_checked(empty_home, server, tmp_path, monk
         loaded = weights.load("yolox_nano")
         assert loaded.official and loaded.state["layer"].tolist() == [1, 1, 1]
     assert asked["/yolox_nano.pth"] == 1
+    said = [line for line in capsys.readouterr().err.splitlines() if "yolox_nano.pth" in line]
+    assert said == [f"fetching {weights.RELEASE}/yolox_nano.pth to {empty_home}"]
     assert [path.name for path in empty_home.iterdir()] == ["yolox_nano.pth"]
 
 

@@ -142,6 +142,9 @@ def test_a_folder_of_coco_gives_its_pictures_and_what_is_marked(planted, tmp_pat
         assert np.array_equal(picture.image, drawn.image) and picture.picture.truth.labels == drawn.names
         assert np.array_equal(picture.detections.boxes, planted.detect(drawn.image).boxes)
         assert picture.cases
+    Image.new("RGB", (9, 8)).save(dc.dataset.read_coco(tmp_path).truths[0].path)
+    with pytest.raises(dc.InputError, match="has 9 x 8 pixels, 320 x 320 in the annotation file"):
+        source.pictures[0].load()
 
 
 def test_of_a_large_data_set_some_are_drawn(planted, tmp_path):

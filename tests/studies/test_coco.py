@@ -162,13 +162,14 @@ def test_outlines_of_every_kind(data):
     """A polygon, several, run lengths as COCO writes them for crowds, and a box alone."""
     square = [2.0, 1.0, 6.0, 1.0, 6.0, 4.0, 2.0, 4.0]
     counts = {"size": [8, 10], "counts": [17, 3, 5, 3, 5, 3, 5, 3, 36]}  # column by column
-    outlines = [[square], [square, [8.0, 6.0, 9.0, 6.0, 9.0, 7.0, 8.0, 7.0]], counts, None]
-    boxes = np.array([[2, 1, 6, 4]] * 4, np.float32)
+    packed = {"size": [8, 10], "counts": "a03500000o0"}
+    outlines = [[square], [square, [8.0, 6.0, 9.0, 6.0, 9.0, 7.0, 8.0, 7.0]], counts, packed, None]
+    boxes = np.array([[2, 1, 6, 4]] * 5, np.float32)
     truth = data.truths[0]._replace(boxes=boxes, outlines=outlines)
     expected = np.zeros((8, 10), bool)
     expected[1:4, 2:6] = True
-    polygon, polygons, run_lengths, box = truth.masks((8, 10))
-    for mask in (polygon, run_lengths, box):
+    polygon, polygons, run_lengths, packed_lengths, box = truth.masks((8, 10))
+    for mask in (polygon, run_lengths, packed_lengths, box):
         assert np.array_equal(mask, expected)
     expected[6, 8] = True
     assert np.array_equal(polygons, expected)
@@ -179,6 +180,9 @@ def test_outlines_of_every_kind(data):
     "outline",
     [
         {"counts": [1, 2], "size": [10, 12]},  # pycocotools fills the rest with chance
+        {"counts": "52", "size": [10, 12]},
+        {"counts": [60, 59], "size": [10, 12]},  # one pixel is lacking
+        {"counts": [60, 61], "size": [10, 12]},
         {"counts": [-1, 121], "size": [10, 12]},
         {"counts": "52", "size": [1000, 1000]},
         {"size": [10, 12]},
@@ -231,6 +235,12 @@ def test_an_image_that_cannot_be_read_is_recorded(folder, tmp_path, street):
     assert bad["image"] == 3 and "cannot be read as an image" in bad["error"] and len(records.lines) == 6
 
 
+def test_an_image_of_another_size_is_recorded(folder, tmp_path, street):
+    other = edited(folder, tmp_path, lambda content: content["images"][3].update({"height": 321}))
+    (bad,) = [line for line in study(street, read_coco(other), tmp_path / "out").lines if "error" in line]
+    assert bad["image"] == 3 and "has 320 x 320 pixels, 320 x 321 in the annotation file" in bad["error"]
+
+
 def test_a_limit_takes_the_first_of_a_fixed_order_and_can_be_raised(street, data, serial, tmp_path):
     two = [line["image"] for line in study(street, data, tmp_path, limit=2).lines]
     assert two == [line["image"] for line in serial.lines[:2]] != [0, 1]
@@ -253,3 +263,10 @@ def test_settings_say_which_data_and_detector(street, data, serial, tmp_path):
     study(street, data, tmp_path, limit=1)
     with pytest.raises(dc.InputError, match="was made with seed 0, not 1"):
         study(street, data, tmp_path, seed=1)
+
+
+@pytest.mark.parametrize("seed", [-1, 0.5, "0"])
+def test_a_seed_that_is_none_is_refused(street, data, tmp_path, seed):
+    with pytest.raises(dc.InputError, match="seed must be an integer of at least 0"):
+        study(street, data, tmp_path / "out", seed=seed)
+    assert not (tmp_path / "out").exists()

@@ -2,6 +2,7 @@
 
 import inspect
 import math
+from functools import partial
 
 import numpy as np
 import pytest
@@ -272,8 +273,19 @@ def test_a_bad_option_is_refused_in_one_line(tmp_path, blind, capsys):
 def test_photos_of_coco_follow_those_that_ship(tmp_path, blind):
     drawn(tmp_path / "coco", 3)
     (tmp_path / "coco" / "val2017" / f"{1:012d}.png").unlink()
+    study = partial(conditions.study_conditions, tmp_path / "out", detectors=blind[:1], progress=False)
+    names = [line["image"] for line in study(coco=tmp_path / "coco").lines]
+    assert names == [*PHOTOS, "coco 0", "coco 2"]  # those that are there
+    drawn(tmp_path / "other", 4)
+    with pytest.raises(dc.InputError, match="was made with annotations_sha256"):
+        study(coco=tmp_path / "other")
+
+
+def test_a_photo_that_cannot_be_read_is_recorded_and_others_go_on(tmp_path, blind):
+    drawn(tmp_path / "coco", 3)
+    (tmp_path / "coco" / "val2017" / f"{1:012d}.png").write_bytes(b"torn")
     records = conditions.study_conditions(
         tmp_path / "out", detectors=blind[:1], coco=tmp_path / "coco", progress=False
     )
-    names = [line["image"] for line in records.lines]
-    assert names == [*PHOTOS, "coco 0", "coco 2"]  # those that are there
+    *_, before, torn, after = records.lines
+    assert before["objects"] == after["objects"] == [] and "is not an image" in torn["error"]

@@ -106,8 +106,8 @@ def test_what_cannot_be_randomised_is_refused(lamps, wired, tmp_path):
     assert not (tmp_path / "out").exists()
 
 
-def test_an_inert_layer_changes_nothing_and_a_silent_detector_gives_empty_maps(wired, truth):
-    line = sanity.study_image(wired, truth, SEED, methods=METHODS, kinds=("cascade", "alone"))
+def test_an_inert_layer_changes_nothing_and_a_silent_detector_gives_empty_maps(wired, lit, truth):
+    line = sanity.study_image(wired, lit, truth, SEED, methods=METHODS, kinds=("cascade", "alone"))
     assert line["labels"] == ["a", "b"]
     weights = line["left"]["alone"][1]  # of lamps that shine at 250 of 255, each its own best proposal
     assert weights == pytest.approx([250 / 255] * 2, abs=1e-3)
@@ -121,8 +121,8 @@ def test_an_inert_layer_changes_nothing_and_a_silent_detector_gives_empty_maps(w
         assert np.array(of_method["scores"]["random map"], dtype=float).shape == (1, 2, 3)
 
 
-def test_an_image_without_a_match_has_no_objects(wired, truth):
-    line = sanity.study_image(wired, truth._replace(labels=["b", "a"]), methods=METHODS)
+def test_an_image_without_a_match_has_no_objects(wired, lit, truth):
+    line = sanity.study_image(wired, lit, truth._replace(labels=["b", "a"]), methods=METHODS)
     assert line["labels"] == [] and line["methods"] == {}
 
 
@@ -185,10 +185,12 @@ def test_empty_maps_are_counted_separately(records):
     assert sanity.likeness(records, "cascade", "m", "rank", absolute=True)[0] == pytest.approx([0.3, 0.2])
     assert sanity.emptied(records, "cascade", "m") == pytest.approx([0, 2 / 3])  # of three that had a map
     assert sanity.left(records, "cascade")[0] == pytest.approx([0.5, 0.1])
-    assert sanity.summary(records) == (
-        "4 objects of 2 images; 1 images without any. m: 1 maps of the trained network are empty and 2 of "
-        "the 6 of shuffled ones, which saw nothing of the target."
-    )
+    found = "4 objects of 2 images; 1 images without any."
+    maps = "m: 1 maps of the trained network are empty and 2 of the 6 of shuffled ones, which saw nothing of "
+    assert sanity.summary(records) == f"{found} {maps}the target."
+    records.append({"image": 4, "seed": 0, "error": "torn"})
+    assert sanity.left(records, "cascade")[0] == pytest.approx([0.5, 0.1])
+    assert sanity.summary(records) == f"{found} 1 images could not be read. {maps}the target."
     with pytest.raises(dc.InputError, match="score must be one of 'rank', 'ssim', 'hog'"):
         sanity.likeness(records, "cascade", "m", "pearson")
 
@@ -206,9 +208,13 @@ def test_a_stopped_run_resumes(tmp_path):
 
 
 def test_images_of_a_data_set_come_in_random_order(wired, truth, tmp_path):
-    """Three images with one object each. Two of them are studied."""
+    """Three images with one object each. Two of them are studied, one of which is of another size."""
+    order = np.random.default_rng(0).permutation(3)[:2]
     data = {
-        "images": [{"id": k, "file_name": "lit.png", "width": 20, "height": 12} for k in (5, 6, 7)],
+        "images": [
+            {"id": 5 + k, "file_name": "lit.png", "width": 21 if k == order[1] else 20, "height": 12}
+            for k in range(3)
+        ],
         "categories": [{"id": 1, "name": "a"}],
         "annotations": [
             {"id": k, "image_id": k, "category_id": 1, "bbox": [1, 1, k, 8], "iscrowd": 0} for k in (5, 6, 7)
@@ -228,8 +234,8 @@ def test_images_of_a_data_set_come_in_random_order(wired, truth, tmp_path):
         coco=tmp_path / "coco",
         progress=False,
     )
-    order = np.random.default_rng(0).permutation(3)[:2]
     assert [(line["image"], line["seed"]) for line in records.lines] == [(5 + order[0], 0), (5 + order[1], 1)]
+    assert "labels" in records.lines[0] and "20 x 12 pixels, 21 x 12 in" in records.lines[1]["error"]
     assert records.settings["annotations_sha256"] and records.settings["stages"] == ["switch", "inert"]
 
 
