@@ -64,17 +64,17 @@ def image(value: Any) -> np.ndarray:
 
 
 def numbers(
-    name: str, value: Any, shape: tuple[int | str, ...] | None = None, *, dtype: Any = np.float64
+    name: str, value: Any, shape: tuple[int | str, ...] | None = None, *, dtype: Any = None
 ) -> np.ndarray:
     """Return `value` as an array of real numbers; with a `shape`, of finite ones.
 
-    A shape's letters stand for any length but 0.
+    A shape's letters stand for any length but 0. Without a `dtype`, all but float32 becomes float64.
     """
     try:
         array = np.asarray(value)
         if array.dtype.kind not in "biufO":  # objects may be numbers, as in a table of many kinds
             raise TypeError(f"they are {array.dtype}")
-        array = np.asarray(array, dtype=dtype)
+        array = np.asarray(array, dtype=dtype or (array.dtype if array.dtype == np.float32 else np.float64))
     except (TypeError, ValueError, RuntimeError, OverflowError) as error:
         raise InputError(f"{name} must be numbers: {error}") from error
     if shape is not None:

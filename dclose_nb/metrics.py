@@ -146,7 +146,7 @@ def _pair(a: Any, b: Any) -> tuple[np.ndarray, np.ndarray, bool]:
 
 def _map(saliency: Any) -> np.ndarray:
     """A map's values, brought below 1 by a power of 2, which changes no score: sums must not overflow."""
-    values = checks.numbers("a map", saliency, ("H", "W"))
+    values = checks.numbers("a map", saliency, ("H", "W"), dtype=np.float64)
     return np.ldexp(values, -int(np.frexp(np.abs(values).max())[1]))
 
 
