@@ -11,6 +11,9 @@ from typing import Any
 
 import numpy as np
 
+ROUNDING = 1e-3  # of numbers of 16 bits
+MANY = 10**8  # masks, steps and superpixels; nobody waits for more
+
 
 class InputError(ValueError):
     """An argument that cannot be used; the message says what was given and what is wanted."""
@@ -60,10 +63,63 @@ def image(value: Any) -> np.ndarray:
     return np.ascontiguousarray(array)
 
 
+def numbers(
+    name: str, value: Any, shape: tuple[int | str, ...] | None = None, *, dtype: Any = None
+) -> np.ndarray:
+    """Return `value` as an array of real numbers; with a `shape`, of finite ones.
+
+    A shape's letters stand for any length but 0. Without a `dtype`, all but float32 becomes float64.
+    """
+    try:
+        array = np.asarray(value)
+        if array.dtype.kind not in "biufO":  # objects may be numbers, as in a table of many kinds
+            raise TypeError(f"they are {array.dtype}")
+        array = np.asarray(array, dtype=dtype or (array.dtype if array.dtype == np.float32 else np.float64))
+    except (TypeError, ValueError, RuntimeError, OverflowError) as error:
+        raise InputError(f"{name} must be numbers: {error}") from error
+    if shape is not None:
+        lengths = zip(array.shape, shape)
+        fits = array.ndim == len(shape) and all(n == m if isinstance(m, int) else n for n, m in lengths)
+        if not fits or not np.isfinite(array).all():
+            wanted = f"{name} must be finite numbers ({', '.join(map(str, shape))})"
+            raise InputError(f"{wanted}, got {'NaN or infinity' if fits else f'the shape {array.shape}'}")
+    return array
+
+
+def in_unit_interval(name: str, array: np.ndarray) -> None:
+    """Refuse numbers that do not lie in [0, 1], apart from rounding."""
+    if array.size and not (array.min() >= -ROUNDING and array.max() <= 1 + ROUNDING):
+        raise InputError(f"{name} must lie in [0, 1], got {array.min():g} to {array.max():g}")
+
+
+def labels(value: Any, shape: tuple[int | str, ...] = ("h", "w")) -> np.ndarray:
+    """Return the superpixel of each pixel, (h, w) int: from 0, and fewer than there are pixels."""
+    array = numbers("labels", value, shape)
+    if array.min() < 0 or array.max() >= array.size or (array % 1).any():
+        raise InputError(f"labels must be integers from 0 to {array.size - 1}, one for each pixel")
+    return array.astype(np.int64)
+
+
+def pair(name: str, value: Any, largest: int = MANY) -> tuple[int, int]:
+    """Return `value` if it is two integers from 1 to `largest`, such as (rows, columns)."""
+    value = plain(value)
+    if not isinstance(value, tuple) or len(value) != 2:
+        raise InputError(f"{name} must be two integers, got {shown(value)}")
+    first, second = (at_least(name, part, 1, largest=largest) for part in value)
+    return first, second
+
+
+def instance(name: str, value: Any, kind: Any, advice: str = "") -> None:
+    """Refuse a `value` that is not of a `kind`, a type or several, with `advice` on how to get one."""
+    if not isinstance(value, kind):
+        wanted = f"{name} must be {getattr(kind, '__name__', kind)}, got {type(value).__name__}"
+        raise InputError(f"{wanted}: {advice}" if advice else wanted)
+
+
 def probability(name: str, value: Any) -> float:
     """Return `value` if it lies strictly between 0 and 1."""
     if not isinstance(value, int | float | np.floating) or not 0 < value < 1:
-        raise InputError(f"{name} must be a number between 0 and 1, both excluded, got {value!r}")
+        raise InputError(f"{name} must be a number between 0 and 1, both excluded, got {shown(value)}")
     return float(value)
 
 
@@ -77,14 +133,26 @@ def at_least(
         limits = f"of at least {smallest}"
         if largest < sys.float_info.max:
             limits = f"from {smallest} to {largest}"
-        raise InputError(f"{name} must be {kind} {limits}, got {value!r}")
+        raise InputError(f"{name} must be {kind} {limits}, got {shown(value)}")
     return int(value) if integer else float(value)
+
+
+def count(name: str, value: Any, smallest: int = 1) -> int:
+    """Return `value` if it is an integer of at least `smallest` that is not beyond all use."""
+    return int(at_least(name, value, smallest, largest=MANY))
+
+
+def flag(name: str, value: Any) -> bool:
+    """Return `value` if it is True or False."""
+    if not isinstance(value, bool | np.bool_):
+        raise InputError(f"{name} must be True or False, got {shown(value)}")
+    return bool(value)
 
 
 def fraction(name: str, value: Any) -> float:
     """Return `value` if it lies in [0, 1], both ends included."""
     if not isinstance(value, int | float | np.number) or not 0 <= value <= 1:
-        raise InputError(f"{name} must be a number in [0, 1], got {value!r}")
+        raise InputError(f"{name} must be a number in [0, 1], got {shown(value)}")
     return float(value)
 
 
@@ -92,7 +160,7 @@ def choice(name: str, value: Any, known: Iterable[str]) -> str:
     """Return `value` if it is one of `known`."""
     known = list(known)
     if not isinstance(value, str) or value not in known:
-        raise InputError(f"{name} must be one of {', '.join(map(repr, known))}, got {value!r}")
+        raise InputError(f"{name} must be one of {', '.join(map(repr, known))}, got {shown(value)}")
     return value
 
 
@@ -100,7 +168,7 @@ def class_names(value: Any) -> tuple[str, ...]:
     """Return `value` as a tuple if it is a list of names that can be written down."""
     names = tuple(value) if isinstance(value, Iterable) and not isinstance(value, str | set) else ()
     if not names or not all(isinstance(name, str) for name in names):
-        raise InputError(f"class_names must be a list of names, got {value!r}")
+        raise InputError(f"class_names must be a list of names, got {shown(value)}")
     for name in names:
         if name.encode(errors="ignore").decode() != name:
             raise InputError(f"the class name {name!r} is not Unicode: give it without its lone surrogates")
@@ -128,6 +196,12 @@ def plain(value: Any) -> Any:
     if isinstance(value, list | tuple):
         return tuple(plain(part) for part in value)
     return value
+
+
+def shown(value: Any) -> str:
+    """A value in one line, however large it is, for a message."""
+    text = " ".join(repr(value).split())
+    return text if len(text) <= 200 else f"{text[:199]}…"
 
 
 def warn(message: str) -> None:

@@ -33,7 +33,7 @@ class Detections:
     """Boxes with their objectness and class probabilities; row i is the paper's vector d_i (Eq. 1).
 
     Rows are sorted by score, the best first; equal scores keep their order. ``d[i]``, ``d[:k]``,
-    ``d[mask]`` and iteration give `Detections` again. Shapes that do not fit, values that are not finite
+    ``d[mask]`` and iteration give `Detections` again. Shapes that do not fit, values out of their range
     and boxes without area raise `InputError`.
 
     Parameters
@@ -53,17 +53,17 @@ class Detections:
     class_names: tuple[str, ...]
 
     def __post_init__(self) -> None:
-        names = tuple(self.class_names)
-        if not names:
-            raise InputError("class_names must not be empty")
+        names = checks.class_names(self.class_names)
         boxes = float_array("boxes", self.boxes, (4,))
         objectness = float_array("objectness", self.objectness, ())
         probs = float_array("class_probs", self.class_probs, (len(names),))
         if not len(boxes) == len(objectness) == len(probs):
             counts = f"{len(boxes)} boxes, {len(objectness)} objectness, {len(probs)} class_probs"
             raise InputError(f"detections need one row each: {counts}")
-        if not all(np.isfinite(values).all() for values in (boxes, objectness, probs)):
-            raise InputError("detections must be finite numbers")
+        if not np.isfinite(boxes).all():
+            raise InputError("boxes must be finite numbers")
+        checks.in_unit_interval("objectness", objectness)
+        checks.in_unit_interval("class_probs", probs)
         flat = (boxes[:, 2:] <= boxes[:, :2]).any(axis=1)
         if flat.any():
             raise InputError(
@@ -98,7 +98,7 @@ class Detections:
         """Row numbers that an index selects, in ascending order, so that the best stays first."""
         rows = np.atleast_1d(np.arange(len(self))[index])
         if rows.ndim != 1:
-            raise InputError(f"an index must pick rows, got {index!r}")
+            raise InputError(f"an index must pick rows, got {checks.shown(index)}")
         return np.sort(rows)
 
     def __getitem__(self, index: Any) -> Detections:
@@ -118,12 +118,7 @@ class Detections:
 
 def float_array(name: str, value: Any, row: tuple[int, ...]) -> np.ndarray:
     """A value as a float32 array of shape (n, *row); an empty value has n = 0."""
-    try:
-        if np.iscomplexobj(array := np.asarray(value)):
-            raise TypeError("they are complex")
-        array = np.asarray(array, dtype=np.float32).copy()
-    except (TypeError, ValueError, RuntimeError, OverflowError) as error:
-        raise InputError(f"{name} must be numbers: {error}") from error
+    array = checks.numbers(name, value, dtype=np.float32).copy()
     if array.size == 0:
         return array.reshape(0, *row)
     if array.ndim != 1 + len(row) or array.shape[1:] != row:
@@ -160,14 +155,14 @@ class Targets:
 
         An unknown label, or different numbers of labels and boxes, raises `InputError`.
         """
-        boxes = float_array("boxes", self.boxes, (4,))
+        boxes, names = float_array("boxes", self.boxes, (4,)), checks.class_names(class_names)
         try:
             labels = list(self.labels)
         except TypeError as error:
             raise InputError(f"labels must be a list, one for each box, got {self.labels!r}") from error
         if len(boxes) != len(labels):
             raise InputError(f"each box needs one label: {len(boxes)} boxes, {len(labels)} labels")
-        return Detections(boxes, np.ones(len(boxes)), one_hot(labels, class_names), tuple(class_names))
+        return Detections(boxes, np.ones(len(boxes)), one_hot(labels, names), names)
 
 
 @dataclass(frozen=True, eq=False)
@@ -206,6 +201,7 @@ class Canvas:
 
     def vectors(self, detections: Detections) -> tuple[torch.Tensor, torch.Tensor]:
         """Boxes (n, 4) of detections in canvas pixels and their class vectors (n, C), as tensors."""
+        checks.instance("detections", detections, Detections, "use targets.detections(detector.class_names)")
         probs = torch.tensor(detections.class_probs, device=self.pixels.device)
         return self.boxes_to_canvas(detections.boxes), probs
 
@@ -369,7 +365,7 @@ class Detector(ABC):
             self.prepare(checks.image(image)),
             confidence=checks.fraction("confidence", confidence),
             iou=checks.fraction("iou", iou),
-            class_agnostic=class_agnostic,
+            class_agnostic=checks.flag("class_agnostic", class_agnostic),
         )
 
     @torch.inference_mode()

@@ -22,8 +22,8 @@ from . import checks, files
 from .checks import InputError
 from .detection import Detections, Detector, Targets
 from .fusion import min_max
-from .methods import Maps, Method, make, options_of
-from .sampling import Sampling, default_batch_size
+from .methods import METHODS, Maps, Method, make, options_of
+from .sampling import Sampling, batch_size_for
 
 TOLERANCE = 0.1  # of n_masks="auto"
 CHECK = 200  # masks between two comparisons of the halves
@@ -31,7 +31,10 @@ WATCH = 0.3  # least seconds between two calls of `watch`
 
 ARRAYS = "maps.npz"
 FORMAT = 1  # of a saved folder
-_HOW = "method", "params", "seed", "batch_size", "tolerance", "n_forward", "seconds"  # in the manifest
+_HOW: dict[str, Any] = {  # in the manifest, and of which types
+    **{"method": str, "params": dict, "seed": int | None, "batch_size": int | None},
+    **{"tolerance": float | None, "n_forward": int, "seconds": float | int},
+}
 # Names of an explanation's files: those of `save`, and the drawings of `reports`
 _OWN = re.compile(r"(overlay_\d+_[\w-]+|sheet)\.(png|pdf)|maps\.npz|manifest\.json|report\.html")
 
@@ -179,16 +182,18 @@ class Explanation:
         try:
             manifest = files.read_json(folder / files.MANIFEST)
             if not isinstance(manifest, dict) or ARRAYS not in (manifest.get("files") or ()):
-                raise InputError(f"{str(folder / files.MANIFEST)!r} is not an explanation's")
-            if (written := manifest.get("format", 0)) != FORMAT:
+                raise InputError(f"its {files.MANIFEST} is not an explanation's")
+            if (written := checks.at_least("format", manifest.get("format", 0), 0)) != FORMAT:
                 age = "a later" if written > FORMAT else "an earlier"
-                raise InputError(
-                    f"{str(folder)!r} was saved by {age} version of dclose_nb: this one reads format {FORMAT}"
-                )
+                raise InputError(f"{age} version of dclose_nb saved it, and this one reads format {FORMAT}")
+            for name, kind in (_HOW | dict.fromkeys(("image", "detector", "versions"), dict)).items():
+                checks.instance(name, manifest[name], kind)
+            if not {"name", "device"} <= manifest["detector"].keys():
+                raise InputError("its detector has no name or no device")
             with np.load(folder / ARRAYS) as stored:
                 arrays = dict(stored)
             if manifest["image"]["sha256"] != hashlib.sha256(arrays["image"].tobytes()).hexdigest():
-                raise InputError(f"{str(folder)!r} is damaged: its two files do not belong together")
+                raise InputError("its two files do not belong together")
             own = {"boxes", "objectness", "class_probs", "class_names"}
             found = Detections(**{name: arrays.pop(name) for name in own})
             record: dict[str, Any] = dict.fromkeys(("levels", "density", "error")) | arrays
@@ -196,15 +201,19 @@ class Explanation:
             fits = all(arrays[name].shape == wanted for name in {"saliency", "error"} & {*arrays})
             fits &= "levels" not in arrays or arrays["levels"].shape[1] == len(found)
             if not fits or not all(np.isfinite(array).all() for array in arrays.values()):
-                raise InputError(f"{str(folder)!r} is damaged: its maps do not fit each other, or hold NaN")
+                raise InputError("its maps do not fit each other, or hold NaN")
             record |= {name: manifest[name] for name in _HOW}
             record["params"] = {name: checks.plain(value) for name, value in manifest["params"].items()}
+            if record["method"] in METHODS:
+                METHODS[record["method"]](**record["params"])  # refuses what its options cannot be
+                n_levels, segments = len(arrays.get("levels", ())), record["params"].get("segments", ())
+                if n_levels and len(segments) != n_levels:
+                    raise InputError(f"its params have {len(segments)} segments for {n_levels} levels")
             record["provenance"] = {name: manifest[name] for name in ("detector", "versions")}
             return cls(detections=found, **record)
-        except InputError:
-            raise
-        except Exception as error:  # of zip files, zlib and NumPy
-            raise InputError(f"the explanation in {str(folder)!r} is damaged: {error!r}") from error
+        except Exception as error:  # of zip files, zlib and NumPy, too
+            why = error if isinstance(error, InputError) else repr(error)
+            raise InputError(f"the explanation in {str(folder)!r} cannot be loaded: {why}") from error
 
 
 def staged(folder: str | Path, drawings: Collection[str] = ()) -> AbstractContextManager[Path]:
@@ -277,16 +286,15 @@ def explain(
     (3, 320, 320)
     """
     start = time.perf_counter()
-    if not isinstance(detector, Detector):
-        raise InputError(f"detector must be a Detector, got {detector!r}: use load_detector(...)")
+    checks.instance("detector", detector, Detector, "use load_detector(...)")
+    if watch is not None and not callable(watch):
+        raise InputError(f"watch must be a function of an Explanation, got {checks.shown(watch)}")
     image = checks.image(image).copy()  # the record keeps it
-    if n_masks == "auto":
+    if isinstance(n_masks, str) and n_masks == "auto":
         n_masks, tolerance = None, TOLERANCE if tolerance is None else tolerance
     chosen = make(method, n_masks=n_masks, **options)
     sampled = isinstance(chosen, Method)
-    seed = checks.at_least("seed", seed, 0)
-    if batch_size is not None:
-        batch_size = checks.at_least("batch_size", batch_size, 1)
+    seed, batch_size = checks.at_least("seed", seed, 0), batch_size_for(detector, batch_size)
     if tolerance is not None:
         if not sampled or not chosen.has_halves:
             known = ", ".join(options_of(method))
@@ -297,7 +305,6 @@ def explain(
     detected = targets is None
     targets = detector.detect_on(canvas) if targets is None else targets
     targets = _target_vectors(targets, detector, image.shape[:2])
-    batch_size = batch_size or default_batch_size(detector)
     source = {"name": detector.name, "device": str(detector.device), **detector.provenance}
     provenance = json.loads(json.dumps({"detector": source, "versions": versions()}, default=str))
 

@@ -11,7 +11,7 @@ def min_max(maps: np.ndarray) -> np.ndarray:
     """Scale each map (..., h, w) to [0, 1]. A constant map becomes 0."""
     maps = np.asarray(maps)
     dtype = np.float32 if maps.dtype == np.float32 else np.float64
-    maps = maps.astype(float)
+    maps = maps.astype(float) / 2  # the span of the largest numbers is finite
     low = maps.min(axis=(-2, -1), keepdims=True)
     span = maps.max(axis=(-2, -1), keepdims=True) - low
     # the rounding errors of a constant map must not become noise in [0, 1]

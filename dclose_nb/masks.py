@@ -12,7 +12,6 @@ import torch
 from skimage.segmentation import slic
 
 from . import checks
-from .checks import InputError
 
 SEGMENTS = (150, 300, 600, 1200, 2400)  # section 4.2
 MOST = 1000  # cells of a side, and how far masks may be enlarged: memory does not suffice for much more
@@ -144,14 +143,12 @@ def superpixel_masks(
     crops_per_draw : int
         With 1, each mask has a draw of its own. The authors' program cuts 32 masks from each draw.
     """
-    labels = np.asarray(labels)
-    if labels.ndim != 2 or labels.size == 0 or labels.min() < 0:
-        raise InputError(f"labels must be (h, w) integers from 0, got shape {labels.shape}")
+    labels = checks.labels(labels)
     checks.at_least("r", r, 0, largest=MOST, integer=False)
     h, w = labels.shape
     enlarged = math.floor((r + 1) * h), math.floor((r + 1) * w)
     return MaskSampler(
-        cells=torch.from_numpy(labels.astype(np.int64)).to(device),
+        cells=torch.from_numpy(labels).to(device),
         n_cells=int(labels.max()) + 1,
         shape=(h, w),
         enlarged=enlarged,
@@ -159,7 +156,7 @@ def superpixel_masks(
         p=checks.probability("p", p),
         seed=checks.at_least("seed", seed, 0),
         level=checks.at_least("level", level, 0),
-        crops_per_draw=checks.at_least("crops_per_draw", crops_per_draw, 1),
+        crops_per_draw=checks.count("crops_per_draw", crops_per_draw),
     )
 
 
@@ -177,7 +174,7 @@ def grid_masks(
     cell more than the masks' `shape` (h, w), and cut at offsets from 0 to one cell, both included. A
     cell is ``ceil(h / rows)`` by ``ceil(w / columns)`` pixels, so that the enlarged grid covers the image.
     """
-    rows, columns = (checks.at_least("grid", cells, 1, largest=MOST) for cells in grid)
+    (rows, columns), shape = checks.pair("grid", grid, MOST), checks.pair("shape", shape)
     cell = math.ceil(shape[0] / rows), math.ceil(shape[1] / columns)
     return MaskSampler(
         cells=torch.arange(rows * columns, device=device).reshape(rows, columns),

@@ -18,11 +18,12 @@ from . import checks
 from .checks import InputError
 from .detection import Canvas, Detections, Detector, Proposals, box_iou, suppress
 from .fusion import min_max
-from .sampling import default_batch_size
+from .sampling import batch_size_for
 from .similarity import lime_kernel
 from .threads import map_in_threads
 
 STEPS = 205  # the authors change 2000 of 640 x 640 pixels in a step
+MOST_STEPS = 10**6  # more than a network's input has pixels
 KINDS = "deletion", "insertion"
 BLUR = 51 / 640  # width of the Gaussian kernel of insertion, as a share of the longer side
 
@@ -62,8 +63,8 @@ def ebpg(saliency: np.ndarray, box: Any) -> float:
         In [0, 1]; 0 for a map that is 0 everywhere.
     """
     energy = _map(saliency).clip(0)
-    total = energy.sum()
-    return float(energy[_window(box, energy.shape)].sum() / total) if total > 0 else 0.0
+    inside, total = energy[_window(box, energy.shape)].sum(), energy.sum()
+    return float(inside / total) if total > 0 else 0.0
 
 
 def pointing_game(saliency: np.ndarray, box: Any) -> float:
@@ -83,16 +84,15 @@ def leakage(saliency: np.ndarray, own: np.ndarray, other: np.ndarray) -> float:
     the target and of the other object. A map that is 0 on both scores 0.5.
     """
     energy = _map(saliency).clip(0)
-    own, other = np.asarray(own, dtype=bool), np.asarray(other, dtype=bool)  # 0 and 1 would be rows
-    if not energy.shape == np.shape(own) == np.shape(other):
-        sizes = energy.shape, np.shape(own), np.shape(other)
-        raise InputError(f"the map and both masks must be of one size, got {sizes}")
+    own = checks.numbers("own", own, energy.shape).astype(bool)  # 0 and 1 would be rows
+    other = checks.numbers("other", other, energy.shape).astype(bool)
     wrong, both = energy[other].sum(), energy[own].sum() + energy[other].sum()
     return float(wrong / both) if both > 0 else 0.5
 
 
 def is_empty(saliency: np.ndarray) -> bool:
     """Whether a map (H, W) is constant, apart from rounding errors, and so shows nothing."""
+    _map(saliency)  # refuses what is no map
     return not min_max(saliency).any()
 
 
@@ -138,23 +138,21 @@ def hog_correlation(a: np.ndarray, b: np.ndarray) -> float:
 
 def _pair(a: Any, b: Any) -> tuple[np.ndarray, np.ndarray, bool]:
     """Two maps of one size, and whether one of them is empty."""
-    if np.shape(a) != np.shape(b):
-        raise InputError(f"the maps must be of one size, got {np.shape(a)} and {np.shape(b)}")
-    return _map(a), _map(b), is_empty(a) or is_empty(b)
+    empty, a, b = is_empty(a) or is_empty(b), _map(a), _map(b)
+    if a.shape != b.shape:
+        raise InputError(f"the maps must be of one size, got {a.shape} and {b.shape}")
+    return a, b, empty
 
 
 def _map(saliency: Any) -> np.ndarray:
-    values = np.asarray(saliency, dtype=np.float64)
-    if values.ndim != 2 or not values.size or not np.isfinite(values).all():
-        raise InputError(f"a map must be finite numbers (H, W), got an array of shape {values.shape}")
-    return values
+    """A map's values, brought below 1 by a power of 2, which changes no score: sums must not overflow."""
+    values = checks.numbers("a map", saliency, ("H", "W"), dtype=np.float64)
+    return np.ldexp(values, -int(np.frexp(np.abs(values).max())[1]))
 
 
 def _window(box: Any, shape: tuple[int, ...]) -> tuple[slice, slice]:
-    try:
-        x1, y1, x2, y2 = np.round(np.asarray(box, dtype=np.float64)).astype(int).clip(0)
-    except (TypeError, ValueError) as error:
-        raise InputError(f"a box must be x1, y1, x2, y2, got {box!r}") from error
+    edges = np.round(checks.numbers("a box x1, y1, x2, y2", box, (4,)))
+    x1, y1, x2, y2 = edges.clip(0, max(shape)).astype(int)
     if x1 >= min(x2, shape[1]) or y1 >= min(y2, shape[0]):
         raise InputError(f"box {np.asarray(box).tolist()} holds no pixel of a map of {shape}")
     return slice(y1, y2), slice(x1, x2)
@@ -223,11 +221,20 @@ def _curves(
     detector: Detector, image: Any, detection: Detections, saliency: np.ndarray, steps: int, *kinds: str
 ) -> list[Curve]:
     """One curve of each kind, for one detection."""
+    _refuse_others(detector, detection)
     if len(detection) != 1:
         raise InputError(f"pass one detection, d[i], not {len(detection)}")
     canvas = detector.prepare(checks.image(image))
     found = curves(detector, canvas, detection, _map(saliency)[None], steps=steps, kinds=kinds)
     return [of_kind[0] for of_kind in found.values()]
+
+
+def _refuse_others(detector: Any, detections: Any) -> None:
+    """Refuse what is no detector, and what are no detections of its classes."""
+    checks.instance("detector", detector, Detector, "use load_detector(...)")
+    checks.instance("detections", detections, Detections, "use targets.detections(detector.class_names)")
+    if detections.class_names != tuple(detector.class_names):
+        raise InputError("the detections have other classes than the detector: let this detector detect")
 
 
 @torch.inference_mode()
@@ -266,15 +273,17 @@ def curves(
     InputError
         Maps that do not fit, or `steps` below 1.
     """
-    checks.at_least("steps", steps, 1)
-    wanted = len(detections), *canvas.image_size
-    if np.shape(maps) != wanted:
-        raise InputError(f"the maps must be {wanted}, one for each detection, got {np.shape(maps)}")
+    _refuse_others(detector, detections)
+    checks.instance("canvas", canvas, Canvas, "use detector.prepare(image)")
+    checks.at_least("steps", steps, 1, largest=MOST_STEPS)
+    size = batch_size_for(detector, batch_size)
+    maps = checks.numbers("the maps", maps, (len(detections), *canvas.image_size), dtype=np.float32)
+    if not isinstance(kinds, tuple | list) or not all(kind in KINDS for kind in kinds):
+        raise InputError(f"kinds must be a tuple of {', '.join(map(repr, KINDS))}, got {checks.shown(kinds)}")
     content = canvas.pixels[:, *canvas.window]  # (3, h, w)
     ends = {"deletion": (content, torch.zeros_like(content)), "insertion": (_blurred(content), content)}
     ranks = [_ranks(saliency, canvas) for saliency in maps]  # n times (h, w), 0 the most salient
     boxes, probs = canvas.vectors(detections)
-    size = batch_size or default_batch_size(detector)
     todo = [(kind, k, step) for kind in kinds for k in range(len(detections)) for step in range(steps + 1)]
     predict = detector.predictor(len(todo))
 

@@ -2,7 +2,8 @@
 
 Every function that draws takes ``ax=None``, else one axes for each panel (a single one, a list or an array),
 and returns the array of axes that it drew on. ``plot.save(axes[0].figure, "name.pdf")`` keeps the figure.
-A number of axes unlike that of panels raises `InputError`. Coordinates are pixels of the image.
+What cannot be drawn, and a number of axes unlike that of panels, raise `InputError`. Coordinates are
+pixels of the image.
 """
 
 from __future__ import annotations
@@ -23,9 +24,11 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Patch, Rectangle
 from skimage.segmentation import find_boundaries
 
+from . import checks
 from .checks import InputError
-from .detection import Detections, Targets
+from .detection import Detections, Targets, float_array
 from .explanation import Explanation
+from .files import write_errors
 from .fusion import cascade_steps, min_max
 from .methods import make
 from .planted.scene import Scene
@@ -61,16 +64,17 @@ def explanation(
     InputError
         Nothing to draw.
     """
-    if not len(explanation):
-        raise InputError("there is nothing to draw: the explanation holds no detection")
+    _refuse_others(explanation)
+    strength = _strength(opacity, threshold)
     axes = _panels(ax, len(explanation), explanation.image.shape, bars=1)
     for panel, part in zip(axes, explanation):
-        _draw_explanation(panel, part, opacity=opacity, threshold=threshold)
+        _draw_explanation(panel, part, **strength)
     return axes
 
 
 def sheet(explanation: Explanation, *, ax: Any = None) -> np.ndarray:
     """The photo with all its boxes, then the overlay of each detection's map: n + 1 panels."""
+    _refuse_others(explanation)
     n = len(explanation)
     axes = _panels(ax, n + 1, explanation.image.shape, bars=1)
     detections(explanation.image, explanation.detections, ax=axes[0])
@@ -82,13 +86,16 @@ def sheet(explanation: Explanation, *, ax: Any = None) -> np.ndarray:
 
 def detections(image: np.ndarray, detections: Detections, *, ax: Any = None) -> np.ndarray:
     """The image with its detections: boxes, labels and scores."""
+    checks.instance("detections", detections, Detections, "plot.boxes draws Targets")
     colours = [box_colour(k) for k in range(len(detections))]
     return _draw_image(image, detections.boxes, map(caption, detections), colours, ax)
 
 
 def boxes(image: np.ndarray, truth: Targets, *, ax: Any = None) -> np.ndarray:
     """The image with objects as people have marked them: boxes and names, without scores."""
-    return _draw_image(image, truth.boxes, map(str, truth.labels), [TRUTH] * len(truth.labels), ax)
+    checks.instance("truth", truth, Targets, "plot.detections draws Detections")
+    names = [str(label) for label in np.ravel(truth.labels)]
+    return _draw_image(image, truth.boxes, names, [TRUTH] * len(names), ax)
 
 
 def levels(explanation: Explanation, *, ax: Any = None) -> np.ndarray:
@@ -98,6 +105,7 @@ def levels(explanation: Explanation, *, ax: Any = None) -> np.ndarray:
 
 def density(explanation: Explanation, *, ax: Any = None) -> np.ndarray:
     """The density maps P_k (Eq. 3) side by side, finest level first."""
+    _refuse_others(explanation)
     if explanation.density is None:
         raise InputError(f"method {explanation.method!r} has no density map")
     return _draw_levels(explanation.density, explanation.segments, "sum of masks", ax)
@@ -125,7 +133,10 @@ def cascade(explanation: Explanation, *, ax: Any = None) -> np.ndarray:
 
 def masks(masks: Any, *, titles: Sequence[str] | None = None, ax: Any = None) -> np.ndarray:
     """A grid of masks (N, h, w) in [0, 1], black where the image is hidden."""
-    masks = np.asarray(masks)
+    masks = checks.numbers("masks", masks, ("N", "h", "w"))
+    checks.in_unit_interval("masks", masks)
+    if titles is not None and np.shape(titles) != (len(masks),):
+        raise InputError(f"titles must be a list of {len(masks)}, one a mask, got {checks.shown(titles)}")
     axes = _panels(ax, len(masks), masks.shape[1:])
     for k, (panel, mask) in enumerate(zip(axes, masks)):
         panel.imshow(fit(mask.astype(np.float32)), cmap="gray", vmin=0, vmax=1)
@@ -136,6 +147,8 @@ def masks(masks: Any, *, titles: Sequence[str] | None = None, ax: Any = None) ->
 
 def superpixels(image: np.ndarray, labels: np.ndarray, *, ax: Any = None) -> np.ndarray:
     """The image (h, w, 3) with the edges of its superpixels (h, w)."""
+    image = checks.image(image)
+    labels = checks.labels(labels, image.shape[:2])
     (panel,) = axes = _panels(ax, 1, image.shape)
     drawn = image.copy()
     drawn[find_boundaries(labels, mode="inner")] = (255, 220, 0)
@@ -146,9 +159,13 @@ def superpixels(image: np.ndarray, labels: np.ndarray, *, ax: Any = None) -> np.
 
 def maps(maps: Mapping[str, np.ndarray], *, box: np.ndarray | None = None, ax: Any = None) -> np.ndarray:
     """Named maps (H, W) side by side, each scaled to [0, 1], and a box (x1, y1, x2, y2) in each."""
-    axes = _panels(ax, len(maps), next(iter(maps.values())).shape, columns=min(len(maps), 6))
-    for panel, (name, saliency) in zip(axes, maps.items()):
-        scaled = min_max(fit(np.asarray(saliency, dtype=np.float64)))
+    checks.instance("maps", maps, Mapping, "give each map a name, {'a name': saliency}")
+    named = {name: checks.numbers(f"map {name!r}", value, ("H", "W")) for name, value in maps.items()}
+    box = None if box is None else checks.numbers("box", box, (4,))
+    shape = next(iter(named.values()), np.ones((1, 1))).shape
+    axes = _panels(ax, len(named), shape, columns=min(len(named), 6))
+    for panel, (name, saliency) in zip(axes, named.items()):
+        scaled = min_max(fit(saliency))
         panel.imshow(scaled, cmap=CMAP, vmin=0, vmax=1, extent=_frame(saliency))
         panel.set_title(name)
         if box is not None:
@@ -183,12 +200,23 @@ def comparison(
     -------
     (4,) or (2,) array of Axes
     """
+    _refuse_others(explanation)
+    drawn = []  # box, colour and style
+    for what, given, kind, *look in (
+        ("truth", truth, Targets, TRUTH, "-"),
+        ("prediction", prediction, Detections, PREDICTION, "--"),
+    ):
+        if given is not None:
+            checks.instance(what, given, kind)
+            drawn.append((checks.numbers(f"boxes of the {what}", given.boxes, (1, 4))[0], *look))
     image, maps = explanation.image, min_max(explanation.saliency)
     names = [] if truth is None else ["map of the ground truth"]
     names += [] if prediction is None else ["map of the prediction"]
+    if len(maps) != len(names):
+        raise InputError(f"{len(names)} maps are compared, and the explanation has {len(maps)}")
     axes = _panels(ax, 2 * len(names), image.shape, columns=2, bars=2)
     axes[0].imshow(fit(image), extent=_frame(image))
-    _title(axes[0], title)
+    _title(axes[0], str(title))
     for panel, name, saliency in zip(axes[1:], names, maps):
         scaled = min_max(fit(saliency))
         _draw_overlay(panel, image, scaled, _alpha(scaled), name)
@@ -199,10 +227,8 @@ def comparison(
         _draw_overlay(axes[3], image, difference, alpha, title, -1, DIVERGING)
         _colour_bar(axes[3], -1, 1, "difference", DIVERGING)
     for panel in axes:
-        if truth is not None:
-            _draw_box(panel, truth.boxes[0], TRUTH)
-        if prediction is not None:
-            _draw_box(panel, prediction.boxes[0], PREDICTION, style="--")
+        for box, colour, style in drawn:
+            _draw_box(panel, box, colour, style=style)
     return axes
 
 
@@ -218,19 +244,29 @@ def curves(
     Each is (points,), or (3, points): a mean and the ends of its band. `x` are the points' places or
     names, by default from no pixel to all; `labels` are those of the axes.
     """
+    checks.instance("curves", curves, Mapping, "give each curve a name, {'a name': curve}")
+    x, labels = checks.plain(x), checks.plain(labels)
+    named = isinstance(x, tuple) and all(isinstance(place, str) for place in x)
+    at = None if x is None else np.arange(len(x)) if named else checks.numbers("x", x, ("points",))
+    if not isinstance(labels, tuple) or len(labels) != 2:
+        raise InputError(f"labels must be two texts, those of the axes, got {checks.shown(labels)}")
+    drawn = {name: np.atleast_2d(checks.numbers(f"curve {name!r}", curve)) for name, curve in curves.items()}
+    for name, rows in drawn.items():
+        points = rows.shape[-1] if at is None else len(at)
+        if rows.shape not in ((1, points), (3, points)) or not points:
+            wanted = f"curve {name!r} must be (points,) or (3, points), with a point for each x"
+            raise InputError(f"{wanted}, got the shape {np.shape(curves[name])}")
     if ax is None:
         _, ax = plt.subplots(figsize=(4.8, 3.4), layout="constrained")
     (panel,) = axes = _given(ax, 1)
-    named = x is not None and isinstance(x[0], str)
-    for name, curve in curves.items():
-        mean, *band = np.atleast_2d(curve)
-        places = np.linspace(0, 1, len(mean)) if x is None else np.arange(len(x)) if named else np.array(x)
+    for name, (mean, *band) in drawn.items():
+        places = np.linspace(0, 1, len(mean)) if at is None else at
         (line,) = panel.plot(places, mean, marker="o" if named else None, markersize=4, label=name)
         if band:
             panel.fill_between(places, *band, color=line.get_color(), alpha=0.2, linewidth=0)
         panel.set(xlim=(places[0], places[-1]))
     if named:
-        panel.set_xticks(places, x, rotation=45, ha="right")
+        panel.set_xticks(at, x, rotation=45, ha="right")
     panel.set(xlabel=labels[0], ylabel=labels[1], ylim=(0, 1))
     panel.legend(frameon=False)
     return axes
@@ -238,6 +274,7 @@ def curves(
 
 def parts(scene: Scene, *, ax: Any = None) -> np.ndarray:
     """A planted scene, greyed, with each part in the colour of its role."""
+    checks.instance("scene", scene, Scene, "use dc.planted.scene(seed)")
     (panel,) = axes = _panels(ax, 1, scene.image.shape)
     picture = np.repeat(scene.image.mean(axis=2, keepdims=True) / 255, 3, axis=2)
     everything = [*scene.distractors, *(part for own in scene.parts for part in own)]
@@ -271,8 +308,9 @@ def blend(
     -------
     (H, W, 3) uint8 array
     """
-    scaled = min_max(saliency)
-    alpha = _alpha(scaled, opacity=opacity, threshold=threshold)[..., None]
+    image = checks.image(image)
+    scaled = min_max(checks.numbers("the map", saliency, image.shape[:2]))
+    alpha = _alpha(scaled, **_strength(opacity, threshold))[..., None]
     colours = 255 * plt.get_cmap(CMAP)(scaled)[..., :3]
     return (alpha * colours + (1 - alpha) * _faint(image)).round().astype(np.uint8)
 
@@ -326,8 +364,13 @@ def save(figure: Figure, path: Path | str, *, dpi: int = 300, **options: Any) ->
 
     `dpi` is that of a PNG, and of the pictures in a PDF. `options` are those of `Figure.savefig`.
     """
-    with plt.rc_context({"pdf.fonttype": 42, "ps.fonttype": 42}):
-        figure.savefig(path, dpi=dpi, bbox_inches="tight", pad_inches=0.02, **options)
+    checks.instance("figure", figure, Figure, "a panel has it as .figure")
+    path, dpi = checks.path(path), checks.at_least("dpi", dpi, 1, largest=10_000, integer=False)
+    with write_errors(path.parent), plt.rc_context({"pdf.fonttype": 42, "ps.fonttype": 42}):
+        try:
+            figure.savefig(path, dpi=dpi, bbox_inches="tight", pad_inches=0.02, **options)
+        except ValueError as error:  # a format that Matplotlib does not know, or too many pixels
+            raise InputError(f"cannot write the figure {str(path)!r}: {error}") from error
 
 
 def fit(picture: np.ndarray, largest: int = LARGEST) -> np.ndarray:
@@ -346,6 +389,8 @@ def _panels(
 
     A row of the figure has room for so many `bars` of colours.
     """
+    if not n:
+        raise InputError("there is nothing to draw")
     if ax is None:
         columns = columns or (n if n <= 5 else min((4, 5, 3), key=lambda some: -n % some))  # full rows
         rows = -(-n // columns)
@@ -365,9 +410,15 @@ def _panels(
 
 def _given(ax: Any, n: int) -> np.ndarray:
     axes = np.atleast_1d(np.asarray(ax, dtype=object)).ravel()
+    for panel in axes:
+        checks.instance("ax", panel, Axes)
     if len(axes) != n:
         raise InputError(f"ax must hold {n} axes, one a panel, got {len(axes)}")
     return axes
+
+
+def _refuse_others(explanation: Any) -> None:
+    checks.instance("explanation", explanation, Explanation, "use dc.explain(...)")
 
 
 def _frame(image: np.ndarray) -> tuple[float, float, float, float]:
@@ -377,6 +428,7 @@ def _frame(image: np.ndarray) -> tuple[float, float, float, float]:
 
 def _levels_of_one(explanation: Explanation) -> np.ndarray:
     """The levels (L, h, w) of an explanation of one detection."""
+    _refuse_others(explanation)
     if explanation.levels is None:
         raise InputError(f"method {explanation.method!r} has no levels")
     if len(explanation) != 1:
@@ -427,6 +479,13 @@ def _title(panel: Axes, text: str) -> None:
     panel.set_title("\n".join(lines), parse_math=False)
 
 
+def _strength(opacity: Any, threshold: Any) -> dict[str, float]:
+    return {
+        "opacity": checks.fraction("opacity", opacity),
+        "threshold": checks.fraction("threshold", threshold),
+    }
+
+
 def _alpha(scaled: np.ndarray, *, opacity: float = OPACITY, threshold: float = 0) -> np.ndarray:
     """How far a scaled map covers the image: less where it is lower, not at all below the threshold."""
     return opacity * np.sqrt(scaled) * (scaled >= threshold)
@@ -455,6 +514,11 @@ def _draw_image(
     image: np.ndarray, boxes: Any, texts: Iterable[str], colours: Sequence[str], ax: Any
 ) -> np.ndarray:
     """Draw an image with boxes, the first on top, and their labels."""
+    image, boxes, texts = checks.image(image), float_array("boxes", boxes, (4,)), list(texts)
+    if len(texts) != len(boxes) or not np.isfinite(boxes).all():
+        raise InputError(
+            f"boxes must be finite, and have a label each: {len(boxes)} boxes, {len(texts)} labels"
+        )
     (panel,) = axes = _panels(ax, 1, image.shape)
     panel.imshow(fit(image), extent=_frame(image))
     for box, colour in reversed(list(zip(boxes, colours))):

@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from tqdm.auto import tqdm
 
+from . import checks
 from .density import contrast, normalise
 from .detection import Canvas, Detections, Detector
 from .masks import MaskSampler
@@ -80,8 +81,10 @@ def sample(
     return sampling.levels()
 
 
-def default_batch_size(detector: Detector) -> int:
-    """Masked images in a batch: 64 on a GPU. On a CPU, 8 are divided among the threads."""
+def batch_size_for(detector: Detector, asked: int | None) -> int:
+    """Masked images in a batch. By default 64 on a GPU; on a CPU, 8 are divided among the threads."""
+    if asked is not None:
+        return checks.at_least("batch_size", asked, 1)
     return max(1, 8 // threads_for(detector)) if detector.device.type == "cpu" else 64
 
 
@@ -127,7 +130,7 @@ class Sampling:
         self.stops = {sum(share) for share in shares}
         self._predict = detector.predictor(sum(self.counts))
         self._boxes, self._probs = canvas.vectors(targets)
-        self._size = batch_size or default_batch_size(detector)
+        self._size = batch_size_for(detector, batch_size)
         self._of_thread = threading.local()  # holds each thread's own `masked` images
         # n targets, then the density; doubles, since thousands of terms are added
         shape = halves, len(self.counts), len(targets) + 1, canvas.content[2] * canvas.content[3]

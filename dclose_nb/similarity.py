@@ -86,4 +86,6 @@ def mask_weights(
 def target_weights(detector: Detector, image: Any, targets: Detections) -> np.ndarray:
     """Weight of each target in an unmasked image (Eq. 6), (n,) float32 in [0, 1]."""
     canvas = detector.prepare(checks.image(image))
+    if getattr(targets, "class_names", detector.class_names) != tuple(detector.class_names):
+        raise checks.InputError("the targets have other classes than the detector")
     return mask_weights(detector.predict(canvas.pixels[None]), *canvas.vectors(targets))[0].cpu().numpy()

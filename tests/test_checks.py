@@ -77,6 +77,22 @@ def test_a_tensor_that_numpy_cannot_read_is_refused(value):
         checks.image(value)
 
 
+@pytest.mark.parametrize("value", [np.zeros((40, 40)), "x\n" * 999, torch.nn.ReLU(), torch.zeros(30, 30)])
+def test_what_was_given_is_shown_in_one_short_line(value):
+    for check in (checks.probability, checks.fraction, checks.flag, checks.count, checks.pair):
+        with pytest.raises(InputError, match=r"^p must be") as refusal:
+            check("p", value)
+        assert "\n" not in str(refusal.value) and len(str(refusal.value)) < 300
+
+
+def test_numbers_of_a_table_with_other_columns_are_numbers():
+    table = np.array([["cat", 1, 2.5]], dtype=object)
+    assert checks.numbers("boxes", table[:, 1:], ("n", 2)).tolist() == [[1, 2.5]]
+    for value in (table, [["1", "2"]], np.array([1j]), np.array(["2020"], "M8[Y]")):
+        with pytest.raises(InputError, match=r"^boxes must be numbers: "):
+            checks.numbers("boxes", value)
+
+
 def test_arrays_become_numbers_and_tuples():
     assert checks.plain(np.array(0.5)) == 0.5
     assert checks.plain([np.array([1, 2]), np.int64(3)]) == ((1, 2), 3)

@@ -49,12 +49,30 @@ def test_rows_stay_sorted_however_they_are_picked(index):
 def test_arrays_of_other_shapes_are_refused_not_reshaped():
     with pytest.raises(dc.InputError, match=r"class_probs must have the shape \(n, 3\)"):
         dc.Detections([[0, 0, 1, 1]] * 2, [1, 1], np.ones((3, 2)), NAMES)
-    with pytest.raises(dc.InputError, match="not be empty"):
+    with pytest.raises(dc.InputError, match=r"a list of names, got \(\)"):
         dc.Detections([[0, 0, 1, 1]], [1], np.ones((1, 0)), ())
     with pytest.raises(dc.InputError, match="must pick rows"):
         make()[None]
     with pytest.raises(dc.InputError, match="labels must be a list"):
         dc.Targets([[0, 0, 1, 1]], 7).detections(NAMES)
+
+
+@pytest.mark.parametrize("part", ["objectness", "class_probs"])
+def test_probabilities_lie_in_0_1_but_for_rounding(part):
+    box, values = {"boxes": [[0, 0, 1, 1]], "class_names": ("a",)}, {"objectness": [1], "class_probs": [[1]]}
+    for wrong in (1.01, -0.01, 80, np.nan):
+        with pytest.raises(dc.InputError, match=rf"{part} must lie in \[0, 1\], got"):
+            dc.Detections(**box | values | {part: np.multiply(values[part], wrong)})
+    for rounded in (1 + 2**-10, -1e-4):  # as numbers of 16 bits are
+        assert len(dc.Detections(**box | values | {part: np.multiply(values[part], rounded)})) == 1
+
+
+@pytest.mark.parametrize("names", [5, None, "ab", ["a", 5], {"a", "b"}, ["a", "\ud800"]])
+def test_class_names_are_a_list_of_names(names):
+    with pytest.raises(dc.InputError, match=r"class_names must be|is not Unicode"):
+        dc.Detections([[0, 0, 1, 1]], [1], [[1, 0]], names)
+    with pytest.raises(dc.InputError, match=r"class_names must be|is not Unicode"):
+        dc.Targets([[0, 0, 1, 1]], ["a"]).detections(names)
 
 
 def test_detections_are_frozen():
@@ -169,6 +187,12 @@ def test_detect_finds_the_lamps_that_shine(lamps, lit):
     assert np.allclose(found.boxes, lamps.boxes)
     assert np.allclose(found.scores, [0.9 * 250 / 255, 0.8 * 250 / 255])
     assert len(lamps.detect(lit, confidence=0.85)) == 1
+
+
+@pytest.mark.parametrize("value", ["yes", None, np.array([True, False])])
+def test_suppression_is_over_all_classes_or_not(lamps, lit, value):
+    with pytest.raises(dc.InputError, match="class_agnostic must be True or False"):
+        lamps.detect(lit, class_agnostic=value)
 
 
 @pytest.mark.parametrize("name", ["confidence", "iou"])

@@ -69,6 +69,8 @@ def test_a_constant_map_becomes_0_even_with_rounding():
 def test_the_largest_finite_numbers_are_accepted():
     fused = cascade(np.array([[[-3e38, 0, 3e38]], [[0, 1, 2]]], np.float32))
     assert np.allclose(fused, [[0, 0.5, 2]])
+    fused = cascade(np.array([[[-1.7e308, 0, 1.7e308]], [[0, 1, 2]]]))
+    assert np.allclose(fused, [[0, 0.5, 2]])
 
 
 def test_integers_and_float32_are_accepted():

@@ -150,8 +150,12 @@ def test_parameters_out_of_range_are_refused(options):
 def test_bad_grids_and_labels_are_refused():
     with pytest.raises(InputError, match="grid"):
         grid_masks((9, 9), grid=(0, 4))
-    with pytest.raises(InputError, match="labels"):
-        superpixel_masks(np.zeros((0, 3), int))
+    for shape in (9, (0, 4), (1.5, 4), (3, 4, 5), "ab"):
+        with pytest.raises(InputError, match="shape must be"):
+            grid_masks(shape)
+    for labels in (np.zeros((0, 3)), [["a"]], [[1], [0, 1]], [[0.5, 1]], [[np.nan, 0]], [[10**12, 0]], None):
+        with pytest.raises(InputError, match="labels must be"):
+            superpixel_masks(labels)
     with pytest.raises(InputError, match="n_segments"):
         superpixels(np.zeros((4, 4, 3), np.uint8), 0)
 

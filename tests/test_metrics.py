@@ -69,7 +69,7 @@ def test_leakage_in_closed_form():
     assert metrics.leakage(one_pixel(at=(0, 0)), own, other) == 0.5
     numbers = own.astype(np.uint8), other.astype(float)  # not rows to pick
     assert metrics.leakage(np.ones((6, 8)), *numbers) == pytest.approx(6 / 15)
-    with pytest.raises(dc.InputError, match="one size"):
+    with pytest.raises(dc.InputError, match=r"other must be finite numbers \(6, 8\), got .* \(8, 6\)"):
         metrics.leakage(np.ones((6, 8)), own, other.T)
 
 
@@ -165,8 +165,29 @@ def test_pixels_of_equal_value_follow_each_other_at_random(lamps, lit):
 
 def test_bad_input(lamps, lit):
     found, saliency = lamps.detect(lit), np.ones(lit.shape[:2])
+    canvas, wrong = lamps.prepare(lit), dc.Detections([[1, 1, 7, 9]], [1], [[1, 0]], ("x", "y"))
+
+    def curves(**options):
+        return metrics.curves(lamps, canvas, found[0], saliency[None], steps=3, **options)
+
     for call, word in (
         (lambda: metrics.deletion(lamps, lit, found, saliency), "not 2"),
+        (
+            lambda: metrics.over_all(lamps, lit, dc.Targets([[1, 1, 7, 9]], ["a"]), saliency),
+            r"must be Detections, got Targets: use targets.detections\(detector.class_names\)",
+        ),
+        (lambda: metrics.over_all(lamps, lit, None, saliency), "must be Detections, got NoneType"),
+        (lambda: metrics.over_all(lamps, lit, wrong, saliency), "other classes than the detector"),
+        (lambda: metrics.over_all("yolox_nano", lit, found[0], saliency), "use load_detector"),
+        (lambda: metrics.over_all(lamps, lit, found[0], saliency, steps=10**9), "steps must be .* 1000000"),
+        (lambda: metrics.curves(lamps, lit, found[0], saliency[None]), "canvas must be Canvas, got ndarray"),
+        (lambda: curves(kinds=("deletion", "x")), "kinds must be a tuple of 'deletion', 'insertion', got"),
+        (lambda: curves(kinds="deletion"), "kinds must be a tuple of"),
+        (lambda: curves(batch_size=-1), "batch_size must be an integer of at least 1"),
+        (lambda: curves(batch_size=0), "batch_size must be an integer of at least 1"),
+        (lambda: metrics.ebpg(0 * saliency, [3, 3, 1, 1]), "holds no pixel"),
+        (lambda: metrics.ebpg(saliency, ["1", "1", "7", "9"]), "must be numbers"),
+        (lambda: metrics.leakage(saliency, np.nan * saliency, saliency), "own must be finite numbers"),
         (lambda: metrics.deletion(lamps, lit, found[0], saliency[:3]), "maps must be"),
         (lambda: metrics.insertion(lamps, lit, found[0], saliency, steps=0), "steps"),
         (lambda: metrics.sparsity(np.array([np.nan, 1])[None]), "finite"),
@@ -176,6 +197,40 @@ def test_bad_input(lamps, lit):
     ):
         with pytest.raises(dc.InputError, match=word):
             call()
+
+
+NO_MAPS = [["a", "b"]], [[1], [1, 2]], np.ones((4, 5), complex), np.array([["1"]]), None, [[10**400]]
+
+
+@pytest.mark.parametrize("value", [*NO_MAPS, torch.ones(4, 5, requires_grad=True)], ids=repr)
+def test_what_is_no_map_is_refused_in_one_line(lamps, lit, value):
+    alone = metrics.sparsity, metrics.is_empty
+    of_two = metrics.rank_correlation, metrics.ssim, metrics.hog_correlation
+    scores = [*(lambda score=score: score(value) for score in alone)]
+    scores += [lambda score=score: score(value, BOX) for score in (metrics.ebpg, metrics.pointing_game)]
+    scores += [lambda score=score: score(np.ones((4, 5)), value) for score in of_two]
+    scores += [
+        lambda: metrics.leakage(value, value, value),
+        lambda: metrics.over_all(lamps, lit, lamps.detect(lit)[0], value),
+    ]
+    for score in scores:
+        with pytest.raises(dc.InputError, match="a map must be") as refusal:
+            score()
+        assert "\n" not in str(refusal.value)
+
+
+def test_the_largest_numbers_score_as_others_do():
+    """Their sum, and their distance from the lowest, are infinite."""
+    small = np.random.default_rng(0).random((40, 40)) - 0.5
+    large, other = small * 1e308 * 1.9, np.eye(40, dtype=bool)
+    assert large.max() / 2 - large.min() / 2 > 0.9e308
+    assert metrics.sparsity(large) == pytest.approx(metrics.sparsity(small))
+    for score in (metrics.ebpg, metrics.pointing_game):
+        assert score(large, BOX) == pytest.approx(score(small, BOX))
+    assert metrics.ebpg(np.full((6, 8), 1e308), BOX) == pytest.approx(9 / 48)
+    assert metrics.leakage(large, other, ~other) == pytest.approx(metrics.leakage(small, other, ~other))
+    for score in (metrics.rank_correlation, metrics.ssim, metrics.hog_correlation):
+        assert score(large, small) == pytest.approx(1)
 
 
 def test_rank_correlation_in_closed_form():

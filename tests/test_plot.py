@@ -269,6 +269,110 @@ def test_what_cannot_be_drawn_is_refused(lamps, lit, found):
     assert len(plot.sheet(nothing)) == 1
 
 
+MAP, IMAGE = np.zeros((12, 20)), np.zeros((12, 20, 3), np.uint8)
+TRUTH = dc.Targets([[10, 2, 18, 8]], ["b"])
+WRONG = {
+    "no map": (lambda e: plot.maps({}), "nothing to draw"),
+    "maps without names": (
+        lambda e: plot.maps([MAP]),
+        "maps must be Mapping, got list: give each map a name",
+    ),
+    "a map of one dimension": (
+        lambda e: plot.maps({"a": MAP, "b": MAP[0]}),
+        r"map 'b' .*\(H, W\), got the shape",
+    ),
+    "a map of text": (lambda e: plot.maps({"a": [["x"]]}), "map 'a' must be numbers"),
+    "a map of NaN": (lambda e: plot.maps({"a": MAP * np.nan}), "got NaN or infinity"),
+    "a box of three": (lambda e: plot.maps({"a": MAP}, box=[1, 2, 3]), r"box must be finite numbers \(4\)"),
+    "a mask": (
+        lambda e: plot.masks(MAP),
+        r"masks must be finite numbers \(N, h, w\), got the shape \(12, 20\)",
+    ),
+    "no mask": (lambda e: plot.masks(np.zeros((0, 4, 5))), r"masks must be .* got the shape \(0, 4, 5\)"),
+    "masks to 255": (lambda e: plot.masks(IMAGE + 255), r"masks must lie in \[0, 1\], got 255 to 255"),
+    "too few titles": (lambda e: plot.masks(np.zeros((2, 4, 5)), titles=["a"]), "titles must be a list of 2"),
+    "no titles": (lambda e: plot.masks(np.zeros((2, 4, 5)), titles=5), "titles must be a list of 2"),
+    "a figure for axes": (lambda e: plot.maps({"a": MAP}, ax=plt.close), "ax must be Axes, got function"),
+    "axes of nothing": (lambda e: plot.curves({"a": [0, 1]}, ax=[None]), "ax must be Axes, got NoneType"),
+    "opacity NaN": (lambda e: plot.explanation(e, opacity=np.nan), r"opacity must be a number in \[0, 1\]"),
+    "opacity 2": (
+        lambda e: plot.blend(IMAGE, MAP, opacity=2),
+        r"opacity must be a number in \[0, 1\], got 2",
+    ),
+    "a threshold of text": (lambda e: plot.explanation(e, threshold="high"), "threshold must be a number"),
+    "a threshold below 0": (lambda e: plot.blend(IMAGE, MAP, threshold=-1), "threshold must be a number"),
+    "a map of another size": (
+        lambda e: plot.blend(IMAGE, MAP[:5]),
+        r"the map must .*\(12, 20\), got the shape",
+    ),
+    "no explanation": (lambda e: plot.sheet(e.detections), "explanation must be Explanation, got Detections"),
+    "nothing explained": (lambda e: plot.density(None), "explanation must be Explanation, got NoneType"),
+    "targets for detections": (
+        lambda e: plot.detections(IMAGE, TRUTH),
+        "got Targets: plot.boxes draws Targets",
+    ),
+    "detections for targets": (lambda e: plot.boxes(IMAGE, e.detections), "plot.detections draws Detections"),
+    "boxes without labels": (
+        lambda e: plot.boxes(IMAGE, dc.Targets([[1, 2, 3, 4]], [])),
+        "1 boxes, 0 labels",
+    ),
+    "boxes of NaN": (lambda e: plot.boxes(IMAGE, dc.Targets([[np.nan] * 4], ["a"])), "boxes must be finite"),
+    "a float image to 255": (lambda e: plot.detections(IMAGE + 9.5, e.detections), "float image must lie in"),
+    "labels of another size": (lambda e: plot.superpixels(IMAGE, MAP[:5]), "labels must be finite numbers"),
+    "labels below 0": (lambda e: plot.superpixels(IMAGE, MAP - 1), "labels must be integers from 0"),
+    "nothing to compare": (lambda e: plot.comparison(e, None, None), "0 maps are compared"),
+    "a map too few": (
+        lambda e: plot.comparison(e[0], TRUTH, e.detections[0]),
+        "2 maps are compared, .* has 1",
+    ),
+    "two predictions": (lambda e: plot.comparison(e, TRUTH, e.detections), "boxes of the prediction must be"),
+    "no curves": (lambda e: plot.curves([[0, 1]]), "curves must be Mapping, got list"),
+    "an empty curve": (lambda e: plot.curves({"a": []}), "curve 'a' must be"),
+    "a curve with its score": (
+        lambda e: plot.curves({"a": dc.metrics.Curve(0.5, MAP[0])}),
+        "curve 'a' must be numbers",
+    ),
+    "a band of one side": (lambda e: plot.curves({"a": np.zeros((2, 9))}), r"\(3, points\).* shape \(2, 9\)"),
+    "places too few": (lambda e: plot.curves({"a": [0, 1]}, x=[1]), "with a point for each x"),
+    "names too many": (lambda e: plot.curves({"a": [0, 1]}, x=["b", "c", "d"]), "with a point for each x"),
+    "no places": (lambda e: plot.curves({"a": [0, 1]}, x=5), "x must be finite numbers"),
+    "one label": (lambda e: plot.curves({"a": [0, 1]}, labels=("x",)), "labels must be two texts"),
+    "an image for a scene": (lambda e: plot.parts(IMAGE), "scene must be Scene, got ndarray"),
+    "a panel for a figure": (lambda e: plot.save(Axes, "a.png"), "figure must be Figure"),
+}
+
+
+@pytest.mark.parametrize("case", WRONG)
+def test_a_value_that_cannot_be_drawn_is_refused_before_a_figure_is_made(found, case):
+    draw, words = WRONG[case]
+    with pytest.raises(dc.InputError, match=words) as refusal:
+        draw(found)
+    assert "\n" not in str(refusal.value) and not plt.get_fignums()
+
+
+def test_a_figure_that_cannot_be_written_is_refused(tmp_path):
+    figure = plt.figure()
+    for path, options, words in (
+        (tmp_path / "none" / "a.png", {}, "cannot write to the folder .* No such file"),
+        (tmp_path / "a.doc", {}, "cannot write the figure .*Format 'doc' is not supported"),
+        (tmp_path / "a.png", {"dpi": 0}, "dpi must be a number from 1"),
+        (tmp_path / "a.png", {"dpi": "high"}, "dpi must be a number from 1"),
+        (5, {}, "cannot be used as a path"),
+    ):
+        with pytest.raises(dc.InputError, match=words):
+            plot.save(figure, path, **options)
+    assert not [*tmp_path.iterdir()]
+
+
+def test_images_of_every_kind_are_drawn_as_they_look(found):
+    """Not grey values in false colours, and not values to 1 as if they went to 255."""
+    grey = np.arange(240, dtype=np.uint8).reshape(12, 20)
+    rgb = np.dstack([grey] * 3)
+    for image in (grey, rgb / 255, np.dstack([rgb, np.full_like(grey, 255)])):
+        (panel,) = plot.detections(image, found.detections)
+        assert np.array_equal(panel.images[0].get_array(), rgb)
+
+
 def test_a_very_long_name_is_cut_before_it_is_measured():
     image, name = np.zeros((12, 20, 3), np.uint8), "x" * 20_000
     found = dc.Detections([[1, 1, 9, 9]], [0.9], [[1.0]], (name,))

@@ -134,6 +134,12 @@ def test_a_batch_is_no_larger_than_the_masks(lamps, lit):
     assert [len(pixels) for pixels in lamps.seen] == [1, 3, 2]
 
 
+@pytest.mark.parametrize("batch_size", [0, -1, 1.5, "8", True])
+def test_a_batch_holds_at_least_one_mask(lamps, lit, batch_size):
+    with pytest.raises(dc.InputError, match="batch_size must be an integer of at least 1"):
+        levels_of(lamps, lit, batch_size=batch_size)
+
+
 def test_without_targets_nothing_is_masked(lamps, lit):
     none = lamps.detect(np.zeros_like(lit))
     lamps.seen.clear()

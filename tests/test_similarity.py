@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 import torch
 
-from dclose_nb import Proposals
-from dclose_nb.similarity import mask_weights, similarity_scores
+from dclose_nb import Detections, InputError, Proposals, Targets
+from dclose_nb.similarity import mask_weights, similarity_scores, target_weights
 
 RNG = np.random.default_rng(1)
 
@@ -114,3 +114,16 @@ def test_the_authors_filter(change, expected):
     proposals = Proposals(*tensors([boxes], [objectness], [probs]))
     weights = mask_weights(proposals, *tensors([[0, 0, 4, 4]], [[1, 0]]), filtered=True)
     assert weights.item() == pytest.approx(expected)
+
+
+@pytest.mark.parametrize(
+    ("targets", "words"),
+    [
+        (Targets([[1, 1, 7, 9]], ["a"]), "got Targets: use targets.detections"),
+        (None, "must be Detections, got NoneType"),
+        (Detections([[1, 1, 7, 9]], [1], [[1]], ("x",)), "other classes than the detector"),
+    ],
+)
+def test_targets_must_be_detections_of_the_detector(lamps, lit, targets, words):
+    with pytest.raises(InputError, match=words):
+        target_weights(lamps, lit, targets)

@@ -47,8 +47,8 @@ class Pyramid(Method):
         if not isinstance(self.segments, tuple | list) or not self.segments:
             raise InputError(f"segments must be a list of integers, got {self.segments!r}")
         for n_segments in self.segments:
-            checks.at_least("segments", n_segments, 1)
-        if checks.at_least("n_masks", self.n_masks, 1) < self.least * len(self.segments):
+            checks.count("segments", n_segments)
+        if checks.count("n_masks", self.n_masks) < self.least * len(self.segments):
             least = f"{('one', 'two')[self.least - 1]} for each of {len(self.segments)} levels"
             raise InputError(f"n_masks must be at least {least}, got {self.n_masks}")
         checks.probability("p", self.p)
@@ -102,10 +102,9 @@ class Dclose(Pyramid):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        checks.at_least("crops_per_draw", self.crops_per_draw, 1)
+        checks.count("crops_per_draw", self.crops_per_draw)
         checks.choice("proposals", self.proposals, ("all", "filtered"))
-        if not isinstance(self.density, bool):
-            raise InputError(f"density must be True or False, got {self.density!r}")
+        checks.flag("density", self.density)
         checks.choice("fusion", self.fusion, ("cascade", "mean"))
         checks.choice("order", self.order, ("fine_to_coarse", "coarse_to_fine"))
 

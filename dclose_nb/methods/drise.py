@@ -7,9 +7,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from .. import checks
-from ..checks import InputError
 from ..detection import Canvas
-from ..masks import grid_masks
+from ..masks import MOST, grid_masks
 from ..sampling import Level, Plan
 from .method import Maps, Method
 
@@ -36,12 +35,9 @@ class Drise(Method):
     p: float = 0.5
 
     def __post_init__(self) -> None:
-        checks.at_least("n_masks", self.n_masks, 1)
+        checks.count("n_masks", self.n_masks)
         checks.probability("p", self.p)
-        if not isinstance(self.grid, tuple | list) or len(self.grid) != 2:
-            raise InputError(f"grid must be (rows, columns), got {self.grid!r}")
-        for cells in self.grid:
-            checks.at_least("grid", cells, 1)
+        checks.pair("grid", self.grid, MOST)
 
     def plan(self, canvas: Canvas, seed: int) -> Plan:
         size, device = canvas.content[2:], canvas.pixels.device

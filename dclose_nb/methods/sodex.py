@@ -42,8 +42,8 @@ class Sodex(Method):
     p: float = 0.5
 
     def __post_init__(self) -> None:
-        checks.at_least("n_masks", self.n_masks, 1)
-        checks.at_least("segments", self.segments, 1)
+        checks.count("n_masks", self.n_masks)
+        checks.count("segments", self.segments)
         checks.probability("p", self.p)
 
     def plan(self, canvas: Canvas, seed: int) -> Plan:
