@@ -252,7 +252,7 @@ OPTIONS = {
     "demo": "--out",
     "evaluate": "--detector --device --n-masks --seed --coco --methods --steps --within-classes --untimed "
     "--limit --workers --skip-missing --out",
-    "tables": "",
+    "tables": "--without",
     "figures": "--detector --device --n-masks --seed --coco --photo --only --out",
     "fetch": "",
 }
