@@ -3,7 +3,7 @@
 ``python -m dclose_nb.studies.stability OUT [--coco DIR --detector NAME]``
 
 How far do maps of different seeds agree, and what do more masks add? Must D-RISE be tuned to an
-object's size? How much of a map lies on another object?
+object's size? What do other parameters change in D-CLOSE's maps? How much of a map lies on another object?
 """
 
 from __future__ import annotations
@@ -30,26 +30,43 @@ from .records import Record
 from .runner import study_command, study_parser
 
 BUDGETS = (500, 2000, 4000)  # masks in Fig. 9
-SEEDS = 2
+SEEDS = (0, 1)
 GRIDS = (4, 8, 32)  # cells a side, beside D-RISE's own 16
 SWEEP = 2000  # masks for each grid
+CHANGES: dict[str, Record] = {  # of D-CLOSE's parameters
+    "four levels": {"segments": (150, 300, 600, 1200)},
+    "half the segments": {"segments": (75, 150, 300, 600, 1200)},
+    "r 1": {"r": 1.0},
+    "p 0.3": {"p": 0.3},
+    "p 0.7": {"p": 0.7},
+}
 STEPS = 50  # of deletion and insertion
 COVERED = 0.1  # share of the smaller of two boxes, from which they overlap
 
 
 def planned_runs(
-    budgets: Sequence[int] = BUDGETS, seeds: int = SEEDS, grids: Sequence[int] = GRIDS, sweep: int = SWEEP
+    budgets: Sequence[int] = BUDGETS,
+    seeds: Sequence[int] = SEEDS,
+    grids: Sequence[int] = GRIDS,
+    sweep: int = SWEEP,
+    changes: Sequence[str] = tuple(CHANGES),
 ) -> dict[str, Record]:
-    """Method, options, budgets of masks and number of seeds of each run; ``{}`` in its name is the budget."""
+    """Method, options, budgets of masks and seeds of each run; ``{}`` in its name is the budget.
 
-    def run(method: str, budgets: Sequence[int], seeds: int, **options: Any) -> Record:
+    `changes` are keys of `CHANGES`. Their runs have the smallest budget and the last seed, since they are
+    compared with the first seed's map of the unchanged "dclose {}".
+    """
+
+    def run(method: str, budgets: Sequence[int], seeds: Sequence[int], **options: Any) -> Record:
         made = make(method, n_masks=max(budgets, default=None), **options)
-        return {"method": method, "options": asdict(made), "budgets": list(budgets), "seeds": seeds}
+        return {"method": method, "options": asdict(made), "budgets": list(budgets), "seeds": list(seeds)}
 
     runs = {f"{method} {{}}": run(method, budgets, seeds) for method in ("dclose", "drise")}
     for cells in grids:
-        runs[f"drise {{}}, grid {cells}"] = run("drise", [sweep], 1, grid=(cells, cells))
-    return runs | {"gradcam": run("gradcam", [], 1)}
+        runs[f"drise {{}}, grid {cells}"] = run("drise", [sweep], seeds[:1], grid=(cells, cells))
+    for name in changes:
+        runs[f"dclose {{}}, {name}"] = run("dclose", budgets[:1], seeds[-1:], **CHANGES[name])
+    return runs | {"gradcam": run("gradcam", [], seeds[:1])}
 
 
 def study_image(
@@ -58,13 +75,15 @@ def study_image(
     """Score the maps of each of `planned_runs` for the matched detections of one image (H, W, 3).
 
     Returns ``objects`` as `coco.matched` does, with scores for each run and budget: ``agreement``, the
-    mean rank correlation of its seeds' maps (None if a map is empty, or with one seed); ``ebpg`` and
+    mean rank correlation of its seeds' maps (None if a map is empty, or with one seed), for a run of
+    changed parameters that of its map with the unchanged run's of another seed; ``ebpg`` and
     ``over_all`` (in so many `steps`) of the first seed's map; ``leakage``, the mean of
     `metrics.leakage` onto the objects whose boxes overlap this one (None if there is none).
     The constant map "flat" has ``leakage`` only.
     """
     canvas = detector.prepare(image)
-    targets, truths, objects = matched(detector.detect_on(canvas), truth, image.shape)
+    # boxes that deletion and insertion can see, since they suppress over all classes
+    targets, truths, objects = matched(detector.detect_on(canvas, class_agnostic=True), truth, image.shape)
     if not objects:
         return {"objects": []}
     masks = truth.masks(image.shape[:2])
@@ -77,13 +96,17 @@ def study_image(
     flat = np.ones(image.shape[:2])
     for record, own in zip(objects, truths):
         record["methods"]["flat"] = {"leakage": leakage(flat, own)}
+    unchanged: dict[int, np.ndarray] = {}  # maps (n, H, W) of each budget
     for name, run in runs.items():
-        by_seed = [_by_budget(detector, image, canvas, targets, run, seed) for seed in range(run["seeds"])]
+        by_seed = [_by_budget(detector, image, canvas, targets, run, seed) for seed in run["seeds"]]
+        if name == "dclose {}":
+            unchanged = by_seed[0]
         for budget in by_seed[0]:
             maps = np.stack([by_budget[budget] for by_budget in by_seed])  # (seeds, n, H, W)
+            compared = [maps[0], unchanged[budget]] if name.startswith("dclose {},") else maps
             curves = metrics.curves(detector, canvas, targets, maps[0], steps=steps)
             for k, own in enumerate(truths):
-                agreements = [metrics.rank_correlation(a[k], b[k]) for a, b in combinations(maps, 2)]
+                agreements = [metrics.rank_correlation(a[k], b[k]) for a, b in combinations(compared, 2)]
                 over_all = curves["insertion"][k].score - curves["deletion"][k].score
                 objects[k]["methods"][name.format(budget)] = {
                     "agreement": rounded(np.mean(agreements)) if agreements else None,
@@ -135,7 +158,8 @@ def main(arguments: list[str] | None = None) -> int:
         coco = options.pop("coco")
         data = drawn(checks.path(options["out"]) / "scenes", 20) if coco is None else read_coco(coco)
         study = partial(study_image, **settings)
-        return study_photos(data=data, study_image=study, settings=settings, **options).path
+        known = settings | {"class_agnostic": True}
+        return study_photos(data=data, study_image=study, settings=known, **options).path
 
     return study_command("stability", work)
 

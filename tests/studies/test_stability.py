@@ -14,7 +14,7 @@ from dclose_nb.studies import coco, stability, tables
 from dclose_nb.studies.coco import Truth
 from dclose_nb.studies.stability import overlapping, planned_runs, study_image
 
-RUNS = planned_runs(budgets=(20, 40, 100), seeds=3, grids=(2,), sweep=30)
+RUNS = planned_runs((20, 40, 100), (0, 1, 2), grids=(2,), sweep=30, changes=("four levels", "p 0.7"))
 del RUNS["gradcam"]  # a formula has no network
 ALONE = {
     f"{method} {n_masks}": [{"method": method, "n_masks": n_masks, "seed": seed} for seed in range(3)]
@@ -39,10 +39,11 @@ def line(drawn, truth):
 
 
 def test_every_run_has_its_budgets_and_seeds():
-    runs = planned_runs((5, 10), 2, (4, 8), 7)
+    runs = planned_runs((5, 10), (3, 4), (4, 8), 7, ["r 1"])
     assert {name: (run["budgets"], run["seeds"]) for name, run in runs.items()} == {
-        "dclose {}": ([5, 10], 2), "drise {}": ([5, 10], 2),
-        "drise {}, grid 4": ([7], 1), "drise {}, grid 8": ([7], 1), "gradcam": ([], 1),
+        "dclose {}": ([5, 10], [3, 4]), "drise {}": ([5, 10], [3, 4]),
+        "drise {}, grid 4": ([7], [3]), "drise {}, grid 8": ([7], [3]), "gradcam": ([], [3]),
+        "dclose {}, r 1": ([5], [4]),
     }  # fmt: skip
     assert runs["drise {}"]["options"] == {"n_masks": 10, "grid": (16, 16), "p": 0.5}
     assert runs["drise {}, grid 4"]["options"] == {"n_masks": 7, "grid": (4, 4), "p": 0.5}
@@ -78,11 +79,31 @@ def test_every_number_against_a_separate_computation(drawn, truth, line):
             else:
                 assert got["agreement"] is None
     for record, (_, own) in zip(line["objects"], pairs):
-        assert record["label"] == truth.labels[own] and set(record["methods"]) == {*ALONE, "flat"}
+        names = {*ALONE, *(name for name, *_ in CHANGED), "flat"}
+        assert record["label"] == truth.labels[own] and set(record["methods"]) == names
         neighbour = masks[1 - own] & ~masks[own]
         assert record["methods"]["flat"]["leakage"] == pytest.approx(
             neighbour.sum() / (masks[own].sum() + neighbour.sum()), abs=1e-4
         )
+
+
+CHANGED = (
+    ("dclose 20, four levels", {"n_masks": 20, "segments": (150, 300, 600, 1200)}),
+    ("dclose 20, p 0.7", {"n_masks": 20, "p": 0.7}),
+)
+
+
+@pytest.mark.parametrize(("name", "options"), CHANGED)
+def test_changed_parameters_are_compared_with_the_unchanged_map_of_another_seed(drawn, line, name, options):
+    detector = RuleDetector(drawn)
+    found = detector.detect(drawn.image, class_agnostic=True)
+    before, after = (
+        dc.explain(detector, drawn.image, found, seed=seed, progress=False, **own).saliency
+        for seed, own in ((0, {"n_masks": 20}), (2, options))
+    )
+    for k, record in enumerate(line["objects"]):
+        expected = rank_correlation(before[k], after[k])
+        assert record["methods"][name]["agreement"] == pytest.approx(expected, abs=1e-4)
 
 
 def test_a_larger_budget_costs_only_its_additional_masks(drawn, truth):
@@ -92,7 +113,7 @@ def test_a_larger_budget_costs_only_its_additional_masks(drawn, truth):
     passes = []
     for budgets in ((40,), (20, 40)):
         seen.clear()
-        runs = {"dclose {}": planned_runs(budgets, 1, (), 1)["dclose {}"]}
+        runs = {"dclose {}": planned_runs(budgets, (0,), (), 1)["dclose {}"]}
         (first, _) = study_image(detector, drawn.image, truth, runs=runs, steps=1)["objects"]
         passes.append(sum(seen) - 1 - (len(first["methods"]) - 1) * 2 * 2 * 2)
     assert passes == [40, 40]  # without the detection; 2 curves of 2 points for each of 2 objects
@@ -107,7 +128,7 @@ def test_boxes_overlap_when_a_tenth_of_the_smaller_is_shared():
 
 def test_an_object_by_itself_leaks_nowhere(drawn, truth):
     alone = truth._replace(boxes=truth.boxes[:1], labels=truth.labels[:1], outlines=[None])
-    runs = {"drise {}": planned_runs((5,), 1)["drise {}"]}
+    runs = {"drise {}": planned_runs((5,), (0,))["drise {}"]}
     (record,) = study_image(RuleDetector(drawn), drawn.image, alone, runs=runs, steps=2)["objects"]
     assert record["methods"]["drise 5"]["leakage"] is None is record["methods"]["flat"]["leakage"]
     nobody = truth._replace(labels=["dragon"] * len(truth.labels))
@@ -115,7 +136,7 @@ def test_an_object_by_itself_leaks_nowhere(drawn, truth):
 
 
 def test_a_budget_that_levels_cannot_share_is_refused(drawn, truth):
-    runs = {"dclose {}": planned_runs((12, 40), 1)["dclose {}"]}
+    runs = {"dclose {}": planned_runs((12, 40), (0,))["dclose {}"]}
     with pytest.raises(dc.InputError, match=r"budgets must be multiples of 5 levels, got \[12, 40\]"):
         study_image(RuleDetector(drawn), drawn.image, truth, runs=runs, steps=2)
 
