@@ -185,7 +185,8 @@ def path(value: Any) -> Path:
     except (FileNotFoundError, NotADirectoryError):
         pass
     except (OSError, RuntimeError, TypeError, ValueError) as error:
-        raise InputError(f"{str(value)!r} cannot be used as a path: {error}") from error
+        name = repr(str(value)) if isinstance(value, str | Path) else shown(value)
+        raise InputError(f"{name} cannot be used as a path: {error}") from error
     return found
 
 

@@ -132,7 +132,7 @@ class Explanation:
     @property
     def segments(self) -> list[int]:
         """Number of superpixels of each of `levels`, finest first."""
-        return sorted(self.params["segments"], reverse=True)
+        return [] if self.levels is None else sorted(self.params["segments"], reverse=True)
 
     def save(self, folder: str | Path) -> Path:
         """Write ``maps.npz`` (all arrays) and ``manifest.json`` (how they were made); see `load`.

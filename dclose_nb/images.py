@@ -94,7 +94,9 @@ def decode(file: Path | BinaryIO, name: str) -> np.ndarray:
 def _pixels(image: Image.Image) -> np.ndarray:
     """A picture's pixels in a form that `checks.image` takes or refuses."""
     if image.mode.startswith("I;16"):
-        return (np.asarray(image, dtype=np.uint16) // 257).astype(np.uint8)
+        values = np.asarray(image, dtype=np.uint16)
+        clear = values == image.info.get("transparency", -1)
+        return np.where(clear, 255, values // 257).astype(np.uint8)
     if image.mode in ("F", "I"):
         return np.asarray(image)
     transparent = image.mode in ("LA", "PA", "RGBA") or "transparency" in image.info

@@ -53,19 +53,15 @@ def check_detector(detector: Detector, image: Any = None) -> list[str]:
     """
     if not isinstance(detector, Detector):
         raise InputError(f"a detector must be a dclose_nb.Detector, got {type(detector).__name__}")
-    image = checks.image(load_photo("coffee") if image is None else image)
+    image = checks.image(load_photo("coffee") if image is None else image).copy()
     remarks: list[str] = []
     with torch.inference_mode():
         _stop(detector, _wrong_facts(detector))
-        before = image.copy()
-        canvas = _ask(detector, "prepare", detector.prepare, image)
-        _stop(detector, _wrong_canvas(detector, canvas, image, before))
+        canvas = _prepare(detector, image)
         batch = canvas.pixels.repeat(3, 1, 1, 1)  # the image, the image mirrored, and black
         batch[1, :, *canvas.window] = canvas.pixels[:, *canvas.window].flip(2)
         batch[2, :, *canvas.window] = 0
-        given = batch.clone()
         proposals = _predict(detector, batch)
-        _stop(detector, _wrong_proposals(detector, proposals, batch, given))
         _stop(detector, _inconsistent_answers(detector, proposals, batch))
         probs = proposals.class_probs[_scores(proposals) > 0]  # (n, C)
         if len(probs) and probs.shape[1] > 1 and ((probs > 0).sum(-1) == 1).all():
@@ -77,9 +73,9 @@ def check_detector(detector: Detector, image: Any = None) -> list[str]:
 
 
 def _stop(detector: Detector, faults: Iterable[str], cause: Exception | None = None) -> None:
-    found = list(faults)
+    found = [" ".join(fault.split()) for fault in faults]
     if found:
-        heading = f"{detector.name!r} does not keep the contract:"
+        heading = f"{getattr(detector, 'name', type(detector).__name__)!r} does not keep the contract:"
         raise InputError("\n- ".join([heading, *found])) from cause
 
 
@@ -91,14 +87,43 @@ def _ask(detector: Detector, function: str, call: Callable[..., Any], *given: An
         return _stop(detector, [f"{function} raised {type(error).__name__}: {error}"], error)
 
 
-def _predict(detector: Detector, pixels: torch.Tensor) -> Proposals:
-    return _ask(detector, "predict", detector.predict, pixels)
+def _prepare(detector: Detector, image: np.ndarray) -> Canvas:
+    """A canvas that keeps the contract."""
+    before = image.copy()
+    canvas = _ask(detector, "prepare", detector.prepare, image)
+    _stop(detector, _wrong_canvas(detector, canvas, image, before))
+    return canvas
+
+
+def _predict(
+    detector: Detector, pixels: torch.Tensor, predict: Any = None, function: str = "predict"
+) -> Proposals:
+    """Proposals that keep the contract."""
+    given = pixels.clone()
+    proposals = _ask(detector, function, predict or detector.predict, pixels)
+    if not torch.equal(pixels, given):
+        _stop(detector, [f"{function} writes to the pixels: work on a copy"])
+    if not isinstance(proposals, Proposals):
+        _stop(detector, [f"{function} must return dc.Proposals, got {type(proposals).__name__}"])
+    _stop(detector, _wrong_tensors(detector, proposals, len(pixels)))
+    _stop(detector, [*_wrong_scores(proposals), *_wrong_boxes(proposals, pixels.shape[2:])])
+    return _copy(proposals)
+
+
+def _copy(proposals: Proposals) -> Proposals:
+    """A copy, since a detector may use the memory of its answer again."""
+    return Proposals(*(part.clone() for part in proposals))
 
 
 def _wrong_facts(detector: Detector) -> Iterator[str]:
-    names = detector.class_names
-    if not names or not all(isinstance(name, str) for name in names):
-        yield f"class_names must be one or more names, got {names!r}"
+    facts = ("name", str, "text"), ("device", torch.device, "a torch.device"), ("provenance", dict, "a dict")
+    for name, kind, wanted in facts:
+        if not isinstance(value := getattr(detector, name, None), kind):
+            yield f"{name} must be {wanted}, got {type(value).__name__}: does __init__ call super's?"
+    try:
+        checks.class_names(getattr(detector, "class_names", None))
+    except InputError as error:
+        yield str(error)
     module = getattr(detector, "module", None)
     layers = module.modules() if isinstance(module, torch.nn.Module) else ()
     if any(layer.training for layer in layers if layer is module or isinstance(layer, TRAINING_LAYERS)):
@@ -108,22 +133,33 @@ def _wrong_facts(detector: Detector) -> Iterator[str]:
 def _wrong_canvas(detector: Detector, canvas: Any, image: np.ndarray, before: np.ndarray) -> Iterator[str]:
     if not np.array_equal(image, before):
         yield "prepare writes to the image: work on a copy"
+        return
     if not isinstance(canvas, Canvas):
         yield f"prepare must return dc.Canvas, got {type(canvas).__name__}"
         return
     pixels, size = canvas.pixels, before.shape[:2]
-    if tuple(canvas.image_size) != size:
+    if not _are_integers(canvas.image_size, 2) or tuple(canvas.image_size) != size:
         yield f"the canvas's image_size must be the image's (height, width) {size}, got {canvas.image_size}"
+    if not isinstance(pixels, torch.Tensor):
+        yield f"the canvas's pixels must be a tensor, got {type(pixels).__name__}"
+        return
     if pixels.ndim != 3 or len(pixels) != 3 or not pixels.is_floating_point():
         yield f"the canvas's pixels must be (3, h, w) and float, got {tuple(pixels.shape)} {pixels.dtype}"
         return
     if pixels.device.type != detector.device.type:
         yield f"the canvas lies on {pixels.device}, the detector on {detector.device}"
+        return
+    if not _are_integers(canvas.content, 4):
+        yield f"the canvas's content must be integers (top, left, height, width), got {canvas.content}"
+        return
     top, left, height, width = canvas.content
     content = f"the canvas's content (top, left, height, width) {canvas.content}"
     h, w = pixels.shape[1:]
     if min(top, left) < 0 or min(height, width) < 1 or top + height > h or left + width > w:
         yield f"{content} does not lie in its {h} x {w}"
+        return
+    if not pixels.isfinite().all():
+        yield "the canvas's pixels must be finite numbers"
         return
     if pixels.min() < -1 or pixels.max() > 256 or (pixels.max() <= 1 and before.max() > 1):
         yield (
@@ -142,32 +178,40 @@ def _wrong_canvas(detector: Detector, canvas: Any, image: np.ndarray, before: np
             yield f"{content} does not show the image: is it where the image was put?"
 
 
-def _wrong_proposals(
-    detector: Detector, proposals: Any, batch: torch.Tensor, given: torch.Tensor
-) -> Iterator[str]:
-    if not torch.equal(batch, given):
-        yield "predict writes to the pixels: work on a copy"
-    if not isinstance(proposals, Proposals):
-        yield f"predict must return dc.Proposals, got {type(proposals).__name__}"
+def _are_integers(value: Any, n: int) -> bool:
+    whole = isinstance(value, tuple | list) and all(isinstance(part, int | np.integer) for part in value)
+    return whole and len(value) == n
+
+
+def _wrong_tensors(detector: Detector, proposals: Proposals, b: int) -> Iterator[str]:
+    for name, part in zip(Proposals._fields, proposals):
+        if not isinstance(part, torch.Tensor):
+            yield f"{name} must be a tensor, got {type(part).__name__}"
+            return
+    c, shape = len(detector.class_names), tuple(proposals.boxes.shape)
+    if len(shape) != 3 or shape != (b, shape[1], 4):
+        yield f"boxes of {b} images must be ({b}, T, 4), got {shape}"
         return
-    shapes = [tuple(part.shape) for part in proposals]
-    b, t, c = len(batch), (*shapes[0], 0, 0)[1], len(detector.class_names)
-    for name, part, shape in zip(Proposals._fields, proposals, ((b, t, 4), (b, t), (b, t, c))):
-        if tuple(part.shape) != shape:
-            yield f"{name} of {b} images, {t} boxes and {c} classes must be {shape}, got {tuple(part.shape)}"
+    t = shape[1]
+    for name, part, wanted in zip(Proposals._fields, proposals, (shape, (b, t), (b, t, c))):
+        if tuple(part.shape) != wanted:
+            what = f"{name} of {b} images, {t} boxes and the {c} classes of class_names"
+            yield f"{what} must be {wanted}, got {tuple(part.shape)}"
         elif not part.is_floating_point():
             yield f"{name} must be float, got {part.dtype}"
         elif part.device.type != detector.device.type:
             yield f"{name} lie on {part.device}, the detector on {detector.device}"
         elif not part.isfinite().all():
             yield f"{name} must be finite numbers"
-        elif name != "boxes" and part.numel() and (part.min() < -1e-4 or part.max() > 1 + 1e-4):
+
+
+def _wrong_scores(proposals: Proposals) -> Iterator[str]:
+    for name, part in (("objectness", proposals.objectness), ("class_probs", proposals.class_probs)):
+        if part.numel() and (part.min() < -1e-4 or part.max() > 1 + 1e-4):
             yield (
                 f"{name} must lie in [0, 1], they lie in [{part.min():.3g}, {part.max():.3g}]: "
                 "do they need a sigmoid or softmax?"
             )
-    if shapes == [(b, t, 4), (b, t), (b, t, c)]:
-        yield from _wrong_boxes(proposals, batch.shape[2:])
 
 
 def _wrong_boxes(proposals: Proposals, size: torch.Size) -> Iterator[str]:
@@ -184,7 +228,10 @@ def _wrong_boxes(proposals: Proposals, size: torch.Size) -> Iterator[str]:
         ends = torch.tensor([size[1], size[0]], device=boxes.device)
         outside = boxes[((boxes[:, 2:] < 0) | (boxes[:, :2] > ends)).any(1)]
         if len(outside):
-            yield f"the box {_rounded(outside[0])} lies outside the canvas of {size[0]} x {size[1]} pixels"
+            yield (
+                f"the box {_rounded(outside[0])} lies outside the canvas of {size[0]} x {size[1]} pixels: "
+                "is x before y, and are these pixels of the canvas?"
+            )
 
 
 def _inconsistent_answers(detector: Detector, proposals: Proposals, batch: torch.Tensor) -> Iterator[str]:
@@ -201,8 +248,12 @@ def _inconsistent_answers(detector: Detector, proposals: Proposals, batch: torch
             "answer, and is the network in evaluation mode?"
         )
     predict = _ask(detector, "predictor", detector.predictor, 1000)
-    many = _ask(detector, "predictor", predict, batch)
-    at_once = _ask(detector, "predictor", lambda: list(map_in_threads(detector, predict, images * 4)))
+    many = _predict(detector, batch, predict, "predictor(1000)")
+    at_once = _ask(
+        detector,
+        "predictor",
+        lambda: list(map_in_threads(detector, lambda image: _copy(predict(image)), images * 4)),
+    )
     if _distance(proposals, many) > SAME:
         yield "predictor(1000) gives other answers than predict"
     elif any(_distance(*answers) > SAME for answers in zip(alone * 4, at_once)):
@@ -219,12 +270,8 @@ def _does_not_move(detector: Detector, image: np.ndarray, remarks: list[str]) ->
     for rows, columns in ((slice(height), slice(width)), (slice(height, None), slice(width, None))):
         frame = np.zeros((2 * height, 2 * width, 3), np.uint8)
         frame[rows, columns] = image
-        canvas = _ask(detector, "prepare", detector.prepare, frame)
-        proposals = _predict(detector, canvas.pixels[None])
-        faults = list(_wrong_boxes(proposals, canvas.pixels.shape[1:]))
-        if faults:
-            yield from faults
-            return
+        canvas = _prepare(detector, frame)
+        _predict(detector, canvas.pixels[None])
         found.append(_ask(detector, "detect_on", detector.detect_on, canvas, confidence=SURE / 2))
     sure = found[0][found[0].scores >= SURE][:3]
     moved = sure.boxes + np.array([width, height, width, height], np.float32)

@@ -55,6 +55,7 @@ def test_drise_is_the_weighted_sum_over_n_p(lamps, lit):
         expected = np.einsum("k,khw->hw", weights, masks) / (12 * 0.3)
         assert np.allclose(found.saliency[n], expected, atol=1e-5)
     assert found.levels is None and found.density is None and found.n_forward == 13
+    assert found.segments == []
 
 
 @pytest.mark.parametrize("options", [{"method": "dclose"}, {"method": "drise", "grid": (4, 6)}])

@@ -1,5 +1,6 @@
 """Photos, scenes and situations: how they are read, refused and found."""
 
+import os
 import socket
 import threading
 
@@ -38,6 +39,8 @@ def test_greyscale_16_bit_palette_and_transparency(tmp_path):
     assert np.array_equal(dc.load_photo(tmp_path / "palette.png"), rgb)
     clear = np.dstack([rgb, np.zeros_like(grey)])
     assert (dc.load_photo(save(tmp_path / "clear.png", clear)) == 255).all()
+    clear = dc.load_photo(save(tmp_path / "deep.png", grey.astype(np.uint16) * 257, transparency=20 * 257))
+    assert np.array_equal(clear, np.where(rgb == 20, 255, rgb))
 
 
 def test_floats_in_0_1_are_read_and_others_refused(tmp_path):
@@ -84,6 +87,39 @@ def test_what_cannot_be_read_is_refused(tmp_path):
         ("a\0b", "cannot be used as a path"),
     ):
         with pytest.raises(dc.InputError, match=word):
+            dc.load_photo(tmp_path / name)
+    for image in (np.zeros((90, 90, 3), np.uint8), Image.new("RGB", (9, 9)), None):
+        with pytest.raises(dc.InputError, match="cannot be used as a path") as refusal:
+            dc.load_photo(image)
+        assert "\n" not in str(refusal.value) and len(str(refusal.value)) < 400
+
+
+def test_a_file_of_more_pixels_than_memory_takes_is_refused_before_it_is_read(tmp_path):
+    """Of a kilobyte, whose header says 60000 x 60000."""
+    Image.new("1", (9, 9)).save(tmp_path / "bomb.bmp")
+    content = bytearray((tmp_path / "bomb.bmp").read_bytes())
+    content[18:26] = np.array([60_000, 60_000], "<i4").tobytes()
+    (tmp_path / "bomb.bmp").write_bytes(content)
+    with pytest.raises(dc.InputError, match=r"Image size \(3600000000 pixels\) exceeds limit"):
+        dc.load_photo(tmp_path / "bomb.bmp")
+
+
+@pytest.mark.parametrize("kind", ["GIF", "PNG", "WEBP", "TIFF"])
+def test_of_a_film_the_first_picture_is_read(tmp_path, kind):
+    pictures = [Image.new("RGB", (5, 4), (brightness,) * 3) for brightness in (40, 90, 200)]
+    pictures[0].save(tmp_path / "film", kind, save_all=True, append_images=pictures[1:])
+    assert np.abs(dc.load_photo(tmp_path / "film") - 40.0).max() <= 2
+
+
+@pytest.mark.skipif(os.name != "posix", reason="Windows has no pipes among files")
+def test_links_are_followed_and_what_is_no_file_is_refused(tmp_path):
+    (tmp_path / "film.jpg").symlink_to(save(tmp_path / "a.png", np.zeros((4, 5, 3), np.uint8)))
+    assert dc.load_photo(tmp_path / "film.jpg").shape == (4, 5, 3)
+    (tmp_path / "loop").symlink_to("loop")
+    (tmp_path / "gone").symlink_to("nowhere")
+    os.mkfifo(tmp_path / "pipe")
+    for name in ("loop", "gone", "pipe"):  # a pipe would be waited for
+        with pytest.raises(dc.InputError, match=r"neither a file|cannot be used as a path"):
             dc.load_photo(tmp_path / name)
 
 

@@ -134,6 +134,13 @@ def to_xywh(boxes):
         ),
         (canvas_with(pixels=lambda pixels: pixels.permute(1, 2, 0)), r"pixels must be \(3, h, w\) and float"),
         (canvas_with(pixels=lambda pixels: pixels.byte()), "and float, got .* torch.uint8"),
+        (canvas_with(pixels=lambda pixels: pixels.numpy()), "pixels must be a tensor, got ndarray"),
+        (canvas_with(pixels=lambda pixels: pixels.where(pixels < 200, torch.nan)), "pixels must be finite"),
+        (canvas_with(pixels=lambda pixels: pixels.to("meta")), "canvas lies on meta, the detector on cpu"),
+        (canvas_with(image_size=lambda _: None), r"image_size must be .* \(60, 80\), got None"),
+        (canvas_with(content=lambda content: content[:3]), r"content must be integers .* got \(4, 6, 120\)"),
+        (canvas_with(content=lambda content: tuple(map(float, content))), r"integers .* got \(4.0, 6.0"),
+        (canvas_with(content=lambda _: (4, 6, 120, 160)), "does not show the image"),  # a larger one
         (canvas_with(pixels=lambda pixels: pixels / 255), r"pixels must be in 0-255, they lie in \[.*, 0.9"),
         (canvas_with(pixels=lambda pixels: pixels * 2), "pixels must be in 0-255"),
         (canvas_with(pixels=lambda pixels: pixels.flip(0)), "colours are BGR"),
@@ -149,7 +156,22 @@ def to_xywh(boxes):
             proposals_with(class_probs=lambda p: p[..., :1]),
             r"class_probs .* must be \(3, 2, 2\), got \(3, 2, 1\)",
         ),
-        (proposals_with(boxes=lambda b: b[..., :3]), r"boxes .* must be \(3, 2, 4\), got \(3, 2, 3\)"),
+        (proposals_with(boxes=lambda b: b[..., :3]), r"boxes .* must be \(3, T, 4\), got \(3, 2, 3\)"),
+        (proposals_with(boxes=lambda b: b.transpose(1, 2)), r"boxes .* \(3, T, 4\), got \(3, 4, 2\)$"),
+        (faulty(predict=lambda answer: dc.Proposals(*(part[0] for part in answer))), r"got \(2, 4\)$"),
+        (
+            faulty(predict=lambda answer: dc.Proposals(*(part[:1] for part in answer))),
+            r"boxes of 3 images must be \(3, T, 4\), got \(1, 2, 4\)$",
+        ),
+        (
+            faulty(predict=lambda answer: answer._replace(boxes=answer.boxes.numpy())),
+            "be a tensor, got ndarray",
+        ),
+        (faulty(predict=lambda answer: answer._replace(objectness=None)), "be a tensor, got NoneType"),
+        (proposals_with(boxes=lambda b: b.to(torch.complex64)), "boxes must be float, got torch.complex64$"),
+        (proposals_with(boxes=lambda b: b.to("meta")), "boxes lie on meta, the detector on cpu$"),
+        (proposals_with(boxes=lambda b: b + torch.inf), "boxes must be finite numbers$"),
+        (proposals_with(boxes=lambda b: b[..., [1, 0, 3, 2]]), "lies outside the canvas .* is x before y"),
         (proposals_with(boxes=lambda b: b.long()), "boxes must be float, got torch.int64"),
         (proposals_with(objectness=lambda o: o / 0), "objectness must be finite"),
         (
@@ -173,8 +195,9 @@ def to_xywh(boxes):
     ],
 )
 def test_each_fault_is_named(detector, word, image):
-    with pytest.raises(dc.InputError, match=rf"(?s)'blobs' does not keep the contract:\n- .*{word}"):
+    with pytest.raises(dc.InputError, match=rf"(?s)'blobs' does not keep the contract:\n- .*{word}") as named:
         check_detector(detector, image)
+    assert str(named.value).count("\n") == 1  # nothing else is blamed
 
 
 def test_boxes_of_width_and_height_are_found_out_at_every_place(image):
@@ -224,8 +247,32 @@ def test_a_detector_that_changes_its_input_is_named(image):
             image[0, 0] = 0
             return canvas
 
-    with pytest.raises(dc.InputError, match="prepare writes to the image"):
+    before = image.copy()
+    with pytest.raises(dc.InputError, match=r"prepare writes to the image: work on a copy$"):
         check_detector(Painter(), image)
+    assert np.array_equal(image, before)
+
+    class Rarely(Blobs):
+        def predictor(self, passes):
+            return lambda pixels: self.predict(pixels.mul_(0))
+
+    with pytest.raises(dc.InputError, match=r"predictor\(1000\) writes to the pixels"):
+        check_detector(Rarely(), image)
+
+
+def test_a_detector_may_use_the_memory_of_its_answer_again(image):
+    class Thrifty(Blobs):
+        def predict(self, pixels):
+            answer = super().predict(pixels)
+            if len(pixels) > 1:
+                return answer
+            if not hasattr(self, "memory"):
+                self.memory = [torch.zeros(1, 9, *part.shape[2:]) for part in answer]
+            for memory, part in zip(self.memory, answer):
+                memory.zero_()[:, : part.shape[1]] = part
+            return dc.Proposals(*self.memory)
+
+    assert check_detector(Thrifty(), image) == []
 
 
 def test_a_network_in_training_mode_is_named(image):
@@ -244,6 +291,19 @@ def test_a_predictor_with_other_answers_is_named(image):
 
     with pytest.raises(dc.InputError, match=r"predictor\(1000\) gives other answers"):
         check_detector(Hasty(), image)
+    Hasty.predictor = lambda self, passes: lambda pixels: tuple(self.predict(pixels))
+    with pytest.raises(dc.InputError, match=r"predictor\(1000\) must return dc.Proposals, got tuple"):
+        check_detector(Hasty(), image)
+
+
+def test_an_answer_to_other_pixels_is_named(image):
+    class Lazy(Blobs):
+        def predict(self, pixels):
+            self.first = getattr(self, "first", None) or super().predict(pixels)
+            return self.first
+
+    with pytest.raises(dc.InputError, match=r"boxes of 1 images must be \(1, T, 4\), got \(3, 2, 4\)"):
+        check_detector(Lazy(), image)
 
 
 def test_a_detector_that_is_not_thread_safe_is_found_out(image, threads):
@@ -262,10 +322,27 @@ def test_a_detector_that_is_not_thread_safe_is_found_out(image, threads):
 def test_class_names_and_types_are_checked(image):
     with pytest.raises(dc.InputError, match=r"must be a dclose_nb\.Detector, got function"):
         check_detector(blobs, image)
-    nameless = Blobs()
-    nameless.class_names = ()
-    with pytest.raises(dc.InputError, match="class_names must be one or more names"):
-        check_detector(nameless, image)
+    for name, value, words in (
+        ("class_names", (), "class_names must be a list of names"),
+        ("class_names", "ab", "class_names must be a list of names"),
+        ("class_names", ("red",), r"the 1 classes of class_names must be \(3, 2, 1\), got \(3, 2, 2\)"),
+        ("device", "cpu", "device must be a torch.device, got str"),
+        ("name", None, "name must be text, got NoneType"),
+        ("provenance", None, "provenance must be a dict, got NoneType"),
+    ):
+        wrong = Blobs()
+        setattr(wrong, name, value)
+        with pytest.raises(dc.InputError, match=rf"contract:\n- .*{words}"):
+            check_detector(wrong, image)
+
+    class Forgetful(Blobs):
+        def __init__(self):
+            pass
+
+    with pytest.raises(
+        dc.InputError, match=r"device must be a torch.device, got NoneType: does __init__ call super's"
+    ):
+        check_detector(Forgetful(), image)
 
 
 def test_boxes_that_do_not_follow_the_image_are_found_out(lit):
