@@ -8,6 +8,7 @@ import os
 import platform
 import signal
 import warnings
+from collections import Counter
 from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import BrokenExecutor, Executor, ProcessPoolExecutor, as_completed
 from contextlib import closing, contextmanager, suppress
@@ -69,6 +70,7 @@ def run_study(
     settings : dict
         What decides the records. If `out` has records of other settings, `InputError` is raised.
     tasks : iterable of Task
+        Two of one key raise `InputError`.
     work : callable
         A function of a module, called with a task's arguments; all are pickled for workers. The line
         of a task is its key and what this returns.
@@ -81,6 +83,10 @@ def run_study(
     checks.at_least("workers", workers, 1)
     out, tasks = checks.path(out), list(tasks)
     names = list(tasks[0].key) if tasks else []
+    keys = Counter(tuple(task.key.values()) for task in tasks)
+    if max(keys.values(), default=1) > 1:
+        known = ", ".join(f"{name} {value!r}" for name, value in zip(names, keys.most_common(1)[0][0]))
+        raise InputError(f"{known} is asked for more than once: records tell one from another by this")
     with owned(out):
         runs = _runs_before(out)
         records = Records(out / "records.jsonl", settings)

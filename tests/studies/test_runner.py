@@ -122,6 +122,8 @@ def test_the_manifest_names_each_run(tmp_path):
 def test_bad_input(tmp_path):
     with pytest.raises(dc.InputError, match="workers must be an integer of at least 1, got 0"):
         study(tmp_path / "out", workers=0)
+    with pytest.raises(dc.InputError, match="detector 'b', image 2 is asked for more than once"):
+        study(tmp_path / "out", [*TASKS, TASKS[4]])
     assert not (tmp_path / "out").exists()
     study(tmp_path)
     with pytest.raises(dc.InputError, match="was made with made 'here', not 'there': choose another folder"):
@@ -193,7 +195,7 @@ def test_workers_end_with_their_parent(tmp_path, number):
 
 def test_a_parser_has_what_all_studies_have(tmp_path, capsys):
     args = study_parser("look", "Looks.").parse_args([str(tmp_path), "--workers", "2"])
-    assert (args.out, args.workers) == (tmp_path, 2)
+    assert (args.out, args.workers) == (str(tmp_path), 2)
     with pytest.raises(SystemExit):
         study_parser("look", "Looks.").parse_args([])
     assert "usage: python -m dclose_nb.studies.look" in capsys.readouterr().err

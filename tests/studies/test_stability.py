@@ -153,7 +153,11 @@ def test_records_can_be_averaged(tmp_path):
     assert not tables.mean(found, "gradcam", "agreement").n_objects  # of one seed
 
 
-def test_the_command_says_what_is_wrong(tmp_path, capsys):
+def test_the_command_says_what_is_wrong(tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert stability.main([""]) == 2
+    assert "'' cannot be used as a path: it is empty" in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())
     assert stability.main([str(tmp_path), "--coco", str(tmp_path / "nowhere")]) == 2
     assert "cannot be read" in capsys.readouterr().err
     assert stability.main([str(tmp_path), "--limit", "0"]) == 2
