@@ -7,6 +7,7 @@ import contextlib
 import itertools
 import json
 import os
+import platform
 import re
 import secrets
 import shutil
@@ -32,6 +33,7 @@ expect = playwright.expect
 ARTIFACTS = Path(__file__).parent.parent / "test-artifacts"
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 EXAMPLE = ("yolox_nano", "motorcycle") if weights_at_hand() else ("planted", "scene_3")
+NOTEBOOK = Path(__file__).parent.parent / "notebooks" / "12_explorer.ipynb"
 OTHER = "coffee" if weights_at_hand() else "scene_4"
 CELL = f"import dclose_nb as dc\nexplorer = dc.explore(*{EXAMPLE!r})\nexplorer"
 ARRAY_CELL = "explorer = dc.explore(explorer.detector, dc.load_photo({!r}))\nexplorer"
@@ -464,3 +466,21 @@ def test_it_works_again_after_a_restart_of_the_kernel(page, lab):
     masks(page, 20)
     click(page, 0)
     assert "done:" in says(page, "done:")
+
+
+def test_notebook_12_is_the_same_after_it_was_opened_and_saved(page, lab):
+    """But for the version of Python, which JupyterLab writes into it."""
+    address, token, folder = lab
+    written = re.sub(
+        r'("version": )"3[.\d]+"', rf'\1"{platform.python_version()}"', NOTEBOOK.read_text("utf-8")
+    )
+    copy = folder / NOTEBOOK.name
+    copy.write_text(written, "utf-8")
+    os.utime(copy, (0, 0))
+    page.goto(f"{address}/lab/tree/{NOTEBOOK.name}?token={token}&reset")
+    page.wait_for_selector(".jp-NotebookPanel:not(.lm-mod-hidden) .jp-Notebook .jp-CodeCell")
+    page.wait_for_function("window.jupyterapp.shell.currentWidget?.sessionContext?.session?.kernel")
+    page.evaluate("window.jupyterapp.shell.currentWidget.sessionContext.session.kernel.info")
+    page.evaluate("window.jupyterapp.commands.execute('docmanager:save')")
+    assert copy.stat().st_mtime > 0
+    assert copy.read_text("utf-8") == written
