@@ -42,10 +42,13 @@ format: $(READY)
 	@$(BIN)/ruff format .
 
 lab: $(READY)
-	@$(BIN)/jupyter lab --notebook-dir=notebooks
+	@$(BIN)/jupyter lab --notebook-dir=notebooks $$([ "$$(id -u)" != 0 ] || echo --allow-root)
 
 notebooks: $(READY)
-	@PYTHONWARNINGS=ignore $(BIN)/jupyter nbconvert --to notebook --execute --inplace notebooks/*.ipynb
+	@PYTHONWARNINGS=ignore $(BIN)/jupyter nbconvert --to notebook --execute --inplace \
+	  --ExecutePreprocessor.record_timing=False notebooks/*.ipynb
+	@# As JupyterLab writes it, so that opening and saving it changes nothing:
+	@sed -E -i.bak 's/^( *"[a-z]+": -?[0-9]+)\.0(,?)$$/\1\2/' notebooks/12_explorer.ipynb && rm notebooks/12_explorer.ipynb.bak
 	@$(BIN)/python docs/thumbnails.py
 
 book: $(READY)

@@ -11,7 +11,6 @@ import re
 import threading
 import traceback
 from collections.abc import Callable, Iterable
-from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
@@ -41,10 +40,13 @@ METHOD = "contrast"  # that is shown first: a map in seconds
 LABELS = {"dclose": "dclose (the paper's)"}  # of methods, where it is not the name
 PICTURE = 900  # pixels of a drawn picture's longer side
 SHARE = 45  # percent of the window's height that a picture takes at most
+COLUMN = 230  # pixels of a picture with its words at least, as in the stylesheet
 SMALLEST = 260, 320  # pixels of the photo in a small window: its width, and its height at most
 NUMBER = 22, 18  # pixels of a box's number, as in the stylesheet: width and height
 LARGEST = 12_000_000  # pixels of an uploaded photo; a larger one is shrunk
 STEPS_OF_CURVES = 20  # of deletion and insertion, for the over-all score
+SETTABLE = "n_masks", "p", "r", "seed", "segments"  # options of methods that have controls
+MOST = 100_000  # masks
 NO_BOX = -1  # in the list of boxes
 KEPT = 32  # explanations that need not be made again
 
@@ -136,7 +138,6 @@ class Explorer(widgets.VBox):
     def __init__(self, detector: Detector, image: Any) -> None:
         self.detector = detector
         self._run: Run | None = None  # what is shown belongs to it; `_begin` alone replaces it
-        self._usual = _defaults(METHOD)["n_masks"]  # what stands in the field unless a person typed
         self._explainer, self._artist = _Worker(), _Worker()
         self._lock = threading.RLock()
         self._build()
@@ -182,9 +183,7 @@ class Explorer(widgets.VBox):
         self.options: dict[str, widgets.Widget] = {
             "method": widgets.Dropdown(options=methods, value=METHOD, description="method", **style),
             "beside": widgets.Dropdown(options=beside, description="beside it", **style),
-            "n_masks": widgets.BoundedIntText(
-                self._usual, min=1, max=100_000, step=100, description="masks", **late
-            ),
+            "n_masks": widgets.Text(description="masks", tooltip="empty: each method's own number", **late),
             "p": widgets.FloatSlider(0.5, min=0.05, max=0.95, step=0.05, description="p, kept", **late),
             "r": widgets.FloatSlider(2.2, min=0, max=5, step=0.1, description="r, enlarged", **late),
             "seed": widgets.BoundedIntText(0, max=2**31 - 1, description="seed", **late),
@@ -207,6 +206,7 @@ class Explorer(widgets.VBox):
         words = "The code of the map will stand here."
         self.code = widgets.Textarea(description="code", placeholder=words, **style)
 
+        self._offer()
         self._answer((*self.options.values(), *self.segments.values()), self._follow)
         self._answer((self.list,), self._start)
         self._answer((self.opacity, self.threshold), self._restyle)
@@ -326,59 +326,76 @@ class Explorer(widgets.VBox):
     # The run
 
     def _follow(self) -> None:
-        """Let the masks, and what can be chosen, follow the controls; then explain as they say."""
-        plans, masks = self._plans(), self.options["n_masks"]
-        masks.min = max(_fewest(method, options) for method, options in plans)
-        usual = _defaults(plans[0][0]).get("n_masks", self._usual)
-        if masks.value == self._usual:
-            masks.value = usual
-        self._usual = usual
-        used = {name for _, options in plans for name in options}
+        """Let what can be chosen follow the methods; then explain as the controls say."""
+        self._offer()
+        self._start()
+
+    def _offer(self) -> None:
+        """Offer the controls that the methods have a use for, and say how many masks they take by themselves.
+
+        No value is changed here: a person may be typing one.
+        """
+        usual = [options for _, options in self._usual()]
+        used = set().union(*usual)
         for name in ("n_masks", "p", "r", "seed"):
             self.options[name].disabled = name not in used
         for box in self.segments.values():
             box.disabled = "segments" not in used
-        self._start()
+        numbers = [str(options["n_masks"]) for options in usual if "n_masks" in options]
+        self.options["n_masks"].placeholder = " and ".join(numbers) or "none"
+
+    def _usual(self) -> list[tuple[str, dict[str, Any]]]:
+        """The methods that are chosen, and the defaults of what the controls can set of each."""
+        chosen = filter(None, (self.options["method"].value, self.options["beside"].value))
+        return [(method, _settable(method)) for method in chosen]
 
     def _plans(self) -> list[tuple[str, dict[str, Any]]]:
-        """The methods that are chosen, and the controls' values, of what each has a use for."""
+        """The methods that are chosen, and the controls' values, of what each has a use for.
+
+        Without a number of masks each method has its own. What cannot be used raises `InputError`.
+        """
         values = {name: control.value for name, control in self.options.items()}
         values["segments"] = tuple(n for n, box in self.segments.items() if box.value)
-        plans = []
-        for method in filter(None, (values["method"], values["beside"])):
-            defaults = _defaults(method)
-            if not isinstance(defaults.get("segments"), tuple):
-                defaults.pop("segments", None)  # the control is for the pyramid's levels only
-            plans.append((method, {name: value for name, value in values.items() if name in defaults}))
+        if typed := values.pop("n_masks").strip():
+            number = int(typed) if typed.isdecimal() else typed
+            values["n_masks"] = checks.at_least("masks", number, 1, largest=MOST)
+        plans = [
+            (method, {name: values.get(name, value) for name, value in options.items()})
+            for method, options in self._usual()
+        ]
+        if any(options.get("segments") == () for _, options in plans):
+            raise InputError("Choose at least one size of superpixels.")
         return plans
 
     def _start(self) -> None:
         """Explain the chosen box as the controls say, unless that is what is done already."""
-        k, plans = self.list.value, self._plans()
-        if any(options.get("segments") == () for _, options in plans):
+        try:
+            k, plans = self.list.value, self._plans()
+        except InputError as error:
             self._begin(None)
-            self._say("Choose at least one size of superpixels.")
-        elif k == NO_BOX:
+            self._say(str(error))
+            return
+        if k == NO_BOX:
             self._begin(None)
-        else:
-            run, now = Run(self.photo, k, plans), self._run
-            if now is None or now.stop.is_set() or not run.asks_like(now):
-                self._begin(run)
+            return
+        run, now = Run(self.photo, k, plans), self._run
+        if now is None or now.stop.is_set() or not run.asks_like(now):
+            self._begin(run)
 
     def _begin(self, run: Run | None) -> None:
         """Show this run from now on, or none. The one before is retired, and nothing of it is shown again."""
         self._stop()
         self._run = run
-        image, n = self.photo.image, 1 + len(self._plans())  # pictures side by side
+        image, n = self.photo.image, 1 + len(self._usual())  # pictures side by side
         faint = _jpeg(_drawn(image, np.zeros(image.shape[:2], np.float32)))
         for place, panel in enumerate(self.panels, 1):
             panel.image.value = faint if place < n else b""
             panel.caption.value = "The map will be here." if place < n else ""
             panel.layout.display = None if place < n else "none"
         widest = f"{SHARE}vh * {image.shape[1] / image.shape[0]:.4f}"  # of a picture
-        for column in self.pictures.children:
-            column.layout.width = f"min(100%, {widest})"
-        self.pictures.layout.max_width = f"calc({n} * {widest} + {n - 1} * 8px)"
+        for picture in (self.picture, *(panel.image for panel in self.panels)):
+            picture.layout.width = f"min(100%, {widest})"
+        self.pictures.layout.max_width = f"calc({n} * max({widest}, {COLUMN}px) + {n - 1} * 8px)"
         for k, button in enumerate(self.boxes):
             (button.add_class if run and run.k == k else button.remove_class)("dclose-chosen")
         self.stop.disabled = self.save.disabled = run is None
@@ -431,8 +448,7 @@ class Explorer(widgets.VBox):
                 newest = list(run.photo.finished.items())[-KEPT + 1 :]
                 run.photo.finished = dict(newest) | {key: explanation}
         how = "stopped after" if run.stop.is_set() else "done:"
-        made = f"{explanation.n_forward} masks" if total else "1 forward pass"
-        self._show(run, place, explanation, f"{how} {made}, {explanation.seconds:.1f} s")
+        self._show(run, place, explanation, f"{how} {_made(explanation)}, {explanation.seconds:.1f} s")
 
     def _score(self, run: Run, place: int) -> None:
         """Score the map of one of the methods, if there is one."""
@@ -564,6 +580,9 @@ class Explorer(widgets.VBox):
         if run is None or not run.maps:
             self._say_saved("There is nothing to save yet.")
             return
+        self.save.disabled = True  # until it is done: a second click would save it again
+        self._say_saved("Saving ...")
+        style = {"opacity": self.opacity.value, "threshold": self.threshold.value}
         try:
             parent, photo = checks.path(folder), run.photo
             with files.write_errors(parent):
@@ -577,12 +596,14 @@ class Explorer(widgets.VBox):
             for _, explanation in sorted(run.maps.items()):
                 names = photo.name, f"{run.k + 1} {run.target.names[0]}", explanation.method
                 own = _untaken(parent / "_".join(map(_slug, names)))
-                saved.append(str(reports.report(explanation, own, photo=photo.source)))
+                saved.append(str(reports.report(explanation, own, photo=photo.source, **style)))
+            said = f"Saved in {' and '.join(saved)}"
         except InputError as error:
-            self._say_saved(str(error))
-            return
+            said = str(error)
+        finally:
+            self.save.disabled = False
         self._write_code()
-        self._say_saved(f"Saved in {' and '.join(saved)}")
+        self._say_saved(said)
 
     def _say_saved(self, text: str) -> None:
         self.saved_text, self.saved.value = text, _spoken(text)
@@ -620,14 +641,12 @@ def _defaults(method: str) -> dict[str, Any]:
     return asdict(made) | ({"seed": 0} if isinstance(made, Method) else {})
 
 
-def _fewest(method: str, options: dict[str, Any]) -> int:
-    """The smallest number of masks that a method takes with these options; 1 where it masks nothing."""
-    levels = {name: value for name, value in options.items() if name == "segments"}
-    for n in range(1, _defaults(method).get("n_masks", 1)):
-        with suppress(InputError):
-            make(method, n_masks=n, **levels)
-            return n
-    return 1
+def _settable(method: str) -> dict[str, Any]:
+    """The defaults of a method's options that have controls; superpixels have one for several levels."""
+    options = {name: value for name, value in _defaults(method).items() if name in SETTABLE}
+    if not isinstance(options.get("segments"), tuple):
+        options.pop("segments", None)
+    return options
 
 
 def _caption(photo: Photo, k: int) -> str:
@@ -636,11 +655,19 @@ def _caption(photo: Photo, k: int) -> str:
 
 
 def _scores(explanation: Explanation, over_all: float | None = None) -> str:
-    """Scores of a map, as HTML."""
+    """Scores of a map, as HTML; what each means is its tooltip."""
     saliency, box = explanation.saliency[0], explanation.detections.boxes[0]
-    scores = f"sparsity {metrics.sparsity(saliency):.1f}, energy in the box {metrics.ebpg(saliency, box):.2f}"
-    scores += "" if over_all is None else f", insertion minus deletion {over_all:.2f}"
-    return f"<b>{html.escape(explanation.method)}</b>: {scores}"
+    scores = {"sparsity": f"{metrics.sparsity(saliency):.1f}", "EBPG": f"{metrics.ebpg(saliency, box):.2f}"}
+    scores |= {} if over_all is None else {"over-all": f"{over_all:.2f}"}
+    words = (
+        f'<abbr title="{reports.SCORES[name]}">{name}</abbr>&nbsp;{score}' for name, score in scores.items()
+    )
+    return f"<b>{html.escape(explanation.method)}</b>, {_made(explanation)}: {', '.join(words)}"
+
+
+def _made(explanation: Explanation) -> str:
+    """What a map was made of."""
+    return f"{explanation.n_forward} masks" if "n_masks" in explanation.params else "1 forward pass"
 
 
 def _spoken(text: str) -> str:

@@ -79,12 +79,13 @@ def load_photo(name: str | Path) -> np.ndarray:
 
 def decode(file: Path | BinaryIO, name: str) -> np.ndarray:
     """Read an image file as `load_photo` does; `name` stands in errors."""
+    Image.init()  # Pillow learns of most formats only when asked to
+    formats = [one for one in FORMATS if one in Image.OPEN]
     try:
-        Image.init()  # Pillow learns of most formats only when asked to
-        with Image.open(file, formats=[name for name in FORMATS if name in Image.OPEN]) as opened:
+        with Image.open(file, formats=formats) as opened:
             return checks.image(_pixels(ImageOps.exif_transpose(opened)))
     except UnidentifiedImageError as error:
-        raise InputError(f"{name!r} is not an image that can be read") from error
+        raise InputError(f"{name!r} is not an image that can be read: {', '.join(formats)}") from error
     except InputError as error:
         raise InputError(f"{name!r}: {error}") from error
     except Exception as error:  # decoders raise whatever they like for a damaged file

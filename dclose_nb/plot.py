@@ -68,19 +68,23 @@ def explanation(
     strength = _strength(opacity, threshold)
     axes = _panels(ax, len(explanation), explanation.image.shape, bars=1)
     for panel, part in zip(axes, explanation):
-        _draw_explanation(panel, part, **strength)
+        _draw_explanation(panel, part, caption(part.detections), **strength)
     return axes
 
 
-def sheet(explanation: Explanation, *, ax: Any = None) -> np.ndarray:
-    """The photo with all its boxes, then the overlay of each detection's map: n + 1 panels."""
+def sheet(
+    explanation: Explanation, *, ax: Any = None, opacity: float = OPACITY, threshold: float = 0
+) -> np.ndarray:
+    """The photo with all its boxes, then the overlay of each detection's map: n + 1 panels; see `blend`."""
     _refuse_others(explanation)
-    n = len(explanation)
+    strength = _strength(opacity, threshold)
+    found, texts = explanation.detections, captions(explanation.detections)
+    n = len(texts)
     axes = _panels(ax, n + 1, explanation.image.shape, bars=1)
-    detections(explanation.image, explanation.detections, ax=axes[0])
+    _draw_image(explanation.image, found.boxes, texts, [box_colour(k) for k in range(n)], axes[0])
     axes[0].set_title("no object found" if n == 0 else f"{n} object{'s' * (n > 1)}")
-    for panel, part in zip(axes[1:], explanation):
-        _draw_explanation(panel, part)
+    for panel, part, text in zip(axes[1:], explanation, texts):
+        _draw_explanation(panel, part, text, **strength)
     return axes
 
 
@@ -320,6 +324,12 @@ def caption(detection: Detections) -> str:
     return f"{detection.names[0]} {detection.scores[0]:.2f}"
 
 
+def captions(detections: Detections) -> list[str]:
+    """Label and score of each detection, all with their numbers where two have the same label."""
+    alike = len(set(detections.names)) < len(detections)
+    return [f"{k}: " * alike + caption(one) for k, one in enumerate(detections, 1)]
+
+
 def box_colour(k: int) -> str:
     """Colour of the box of detection number `k`, as ``#rrggbb``."""
     return to_hex(plt.get_cmap("tab10")(k % 10))
@@ -451,12 +461,12 @@ def _draw_map(panel: Axes, values: np.ndarray, title: str, label: str = "") -> N
     _colour_bar(panel, low, high, label)
 
 
-def _draw_explanation(panel: Axes, explanation: Explanation, **strength: float) -> None:
-    """Draw the overlay of one detection, with its box, label and score."""
-    found, scaled = explanation.detections, min_max(fit(explanation.saliency[0]))
-    title = f"{caption(found)}, {explanation.method}"
+def _draw_explanation(panel: Axes, explanation: Explanation, text: str, **strength: float) -> None:
+    """Draw the overlay of one detection, with its box and a text about it."""
+    scaled = min_max(fit(explanation.saliency[0]))
+    title = f"{text}, {explanation.method}"
     _draw_overlay(panel, explanation.image, scaled, _alpha(scaled, **strength), title)
-    _draw_box(panel, found.boxes[0], "cyan")
+    _draw_box(panel, explanation.detections.boxes[0], "cyan")
     spec = panel.get_subplotspec()
     if spec is None or spec.is_last_col():  # one bar is enough for a row
         _colour_bar(panel, 0, 1, "saliency")

@@ -24,17 +24,29 @@ from PIL import Image
 from tqdm.auto import tqdm
 
 from . import checks, metrics, plot
+from .checks import InputError
 from .explanation import Explanation
 from .explanation import staged as staged_explanation
 from .files import MANIFEST
 from .fusion import min_max
 
 PAGE = "report.html"
+SCORES = {  # of a map, and what they mean
+    "sparsity": "highest value over mean of the scaled map",
+    "EBPG": "share of the map's energy in the box",
+    "over-all": "insertion minus deletion",
+}
 EM = 0.58  # width of a letter of a label on the page, as a share of the font's size
 
 
 def report(
-    explanation: Explanation, folder: str | Path, *, photo: str | None = None, html: bool = True
+    explanation: Explanation,
+    folder: str | Path,
+    *,
+    photo: str | None = None,
+    html: bool = True,
+    opacity: float = plot.OPACITY,
+    threshold: float = 0,
 ) -> Path:
     """Write an explanation with its drawings to a folder, whole or not at all.
 
@@ -47,6 +59,8 @@ def report(
         What the image is called, for the manifest and the page.
     html : bool
         Whether to write the page.
+    opacity, threshold : float
+        Of the drawings, see `plot.blend`. The page begins with this opacity, and it hides lower values.
 
     Returns
     -------
@@ -58,10 +72,16 @@ def report(
     Raises
     ------
     InputError
-        A folder that cannot be made or written, or that holds somebody else's files of these names.
+        A folder that cannot be made or written, or that holds somebody else's files of these names; an
+        argument of another type or range.
     """
+    if not isinstance(explanation, Explanation):
+        kind = type(explanation).__name__
+        raise InputError(f"explanation must be an Explanation, which dc.explain returns, got {kind}")
+    if not isinstance(photo, str | None):
+        raise InputError(f"photo must be a text, what the image is called, got {photo!r}")
     with staged(folder, html=html) as stage:
-        write(stage, explanation, photo=photo, html=html)
+        write(stage, explanation, photo=photo, html=html, opacity=opacity, threshold=threshold)
     return checks.path(folder)
 
 
@@ -70,17 +90,19 @@ def staged(folder: str | Path, *, html: bool = True) -> AbstractContextManager[P
     return staged_explanation(folder, {"sheet.png", "sheet.pdf"} | ({PAGE} if html else set()))
 
 
-def write(stage: Path, explanation: Explanation, *, photo: str | None = None, html: bool = True) -> None:
+def write(
+    stage: Path, explanation: Explanation, *, photo: str | None = None, html: bool = True, **style: float
+) -> None:
     """Write a report's files to a `staged` folder; parameters as of `report`."""
     bar = tqdm(explanation, unit="overlay", disable=len(explanation) < 5)  # about a second each
     for k, single in enumerate(bar):
-        _save_figure(plot.explanation(single), stage / overlay_name(explanation, k))
-    _save_figure(plot.sheet(explanation), stage / "sheet")
+        _save_figure(plot.explanation(single, **style), stage / overlay_name(explanation, k))
+    _save_figure(plot.sheet(explanation, **style), stage / "sheet")
     drawings = tuple(file.name for file in stage.iterdir())
     explanation.write(stage, drawings=(*drawings, PAGE) if html else drawings, photo=photo)
     if html:
         manifest = json.loads((stage / MANIFEST).read_text(encoding="utf-8"))
-        content = _page(explanation, manifest)
+        content = _page(explanation, manifest, **style)
         (stage / PAGE).write_text(content, encoding="utf-8", errors="xmlcharrefreplace", newline="\n")
 
 
@@ -154,7 +176,13 @@ def table(head: Sequence[str], rows: Sequence[Sequence[str]], *, numbers: int = 
     return f'<div class="wide"><table>\n{top}<tbody>\n{body}</tbody>\n</table></div>\n'
 
 
-def _page(explanation: Explanation, manifest: dict[str, Any]) -> str:
+def _page(
+    explanation: Explanation,
+    manifest: dict[str, Any],
+    *,
+    opacity: float = plot.OPACITY,
+    threshold: float = 0,
+) -> str:
     """The page of one explanation: the picture with its layers, the numbers, and how it was made."""
     n = len(explanation)
     name = manifest["image"]["photo"] or "an image"
@@ -162,13 +190,13 @@ def _page(explanation: Explanation, manifest: dict[str, Any]) -> str:
     layers = _layers(explanation) if n else []
     maps = [(j, k, saliency) for j, (_, layer) in enumerate(layers) for k, saliency in enumerate(layer)]
     heats = "".join(
-        f'<img class="heat" data-object="{k}" data-layer="{j}" alt="" src="{_heat(saliency)}"'
+        f'<img class="heat" data-object="{k}" data-layer="{j}" alt="" src="{_heat(saliency, threshold)}"'
         f"{' hidden' * (j + k > 0)}>\n"
         for j, k, saliency in maps
     )
     address = _embedded(Image.fromarray(plot.fit(explanation.image)), "jpeg", quality=88)
     photo = f'<img class="photo" src="{address}" alt="the image that was explained">'
-    controls = _controls(explanation, [name for name, _ in layers]) if n else ""
+    controls = _controls(explanation, [name for name, _ in layers], opacity, threshold) if n else ""
     whole = escape(json.dumps(manifest, indent=2, ensure_ascii=False))
     body = (
         '<div class="explained">\n'
@@ -180,7 +208,7 @@ def _page(explanation: Explanation, manifest: dict[str, Any]) -> str:
     height, width = explanation.image.shape[:2]
     # as wide as there is room, but no higher than the window
     style = f".picture {{ max-width: calc(max(20rem, 100vh - 7rem) * {width / height:.4f}); }}\n"
-    style += f".heat {{ opacity: {plot.OPACITY}; }}\n"
+    style += f".heat {{ opacity: {opacity:g}; }}\n"
     return document(f"{name}: {found}", body, style=style, script=asset("report.js") if n else "")
 
 
@@ -193,9 +221,10 @@ def _layers(explanation: Explanation) -> list[tuple[str, np.ndarray]]:
     return layers
 
 
-def _controls(explanation: Explanation, layers: Sequence[str]) -> str:
-    objects = enumerate(escape(plot.caption(single.detections)) for single in explanation)
-    scale_bar, percent = _heat(np.linspace(0, 1, 256)[None]), round(100 * plot.OPACITY)
+def _controls(explanation: Explanation, layers: Sequence[str], opacity: float, threshold: float) -> str:
+    objects = enumerate(map(escape, plot.captions(explanation.detections)))
+    scale_bar, percent = _heat(np.linspace(0, 1, 256)[None], threshold), round(100 * opacity)
+    hidden = f"Values below {threshold:g} are not shown. " if threshold else ""
     return (
         f'<div class="controls">\n{_switch("object", "Object", objects)}'
         f"{_switch('layer', 'Layer', [*enumerate(layers), ('none', 'the image alone')])}"
@@ -204,7 +233,7 @@ def _controls(explanation: Explanation, layers: Sequence[str]) -> str:
         '<label><input type="checkbox" id="boxes"> all boxes</label>\n</fieldset>\n'
         f'<p class="bar"><span>0</span><img src="{scale_bar}" alt=""><span>1</span></p>\n'
         '<p class="note">The brighter a pixel, the more it speaks for the chosen object. Each layer is '
-        "scaled to [0, 1] for itself. A click on a box in the picture chooses its object.</p>\n"
+        f"scaled to [0, 1] for itself. {hidden}A click on a box in the picture chooses its object.</p>\n"
         '<noscript><p class="note">Without scripts only the first map is shown.</p></noscript>\n</div>\n'
     )
 
@@ -221,14 +250,15 @@ def _switch(name: str, legend: str, choices: Iterable[tuple[Any, str]]) -> str:
 
 def _scores(explanation: Explanation) -> str:
     """The table of detections."""
-    head = ["object", "score", "x1, y1, x2, y2", "sparsity", "EBPG"]
+    shown = list(SCORES)[:2]
+    head = ["object", "score", "x1, y1, x2, y2", *shown]
     if explanation.relative_error is not None:
         head.append("relative error")
     rows = []
-    for single in explanation:
+    for single, caption in zip(explanation, plot.captions(explanation.detections)):
         detection, saliency = single.detections, single.saliency[0]
         row = [
-            escape(detection.names[0]),
+            escape(caption.rpartition(" ")[0]),
             f"{detection.scores[0]:.2f}",
             ", ".join(f"{edge:.0f}" for edge in detection.boxes[0]),
             f"{metrics.sparsity(saliency):.1f}",
@@ -237,7 +267,7 @@ def _scores(explanation: Explanation) -> str:
         if single.relative_error is not None:
             row.append(f"{single.relative_error[0]:.2f}")
         rows.append(row)
-    note = "Sparsity: highest value over mean of the scaled map. EBPG: share of the map's energy in the box."
+    note = " ".join(f"{name[0].upper()}{name[1:]}: {SCORES[name]}." for name in shown)
     return f'<p class="note">{note}</p>\n{table(head, rows, numbers=len(head) - 1)}'
 
 
@@ -264,7 +294,7 @@ def _boxes(explanation: Explanation) -> str:
     boxes = explanation.detections.boxes
     size = min(max(height, width) / 40, height / 2, width / 6)  # of the text, in pixels
     longest = int(width / size / EM) - 1
-    texts = [plot.caption(single.detections) for single in explanation]
+    texts = plot.captions(explanation.detections)
     texts = [text if len(text) <= longest else f"{text[: longest - 1]}…" for text in texts]
     sizes = [((len(text) + 1) * EM * size, 1.4 * size) for text in texts]
     groups = []
@@ -286,12 +316,13 @@ def _boxes(explanation: Explanation) -> str:
     return f"<svg {view}>\n{''.join(groups[k] for k in largest_first)}</svg>\n"
 
 
-def _heat(saliency: np.ndarray) -> str:
-    """A map (h, w), scaled, as a PNG of 256 colours that are fainter where it is lower."""
+def _heat(saliency: np.ndarray, threshold: float) -> str:
+    """A map (h, w), scaled, as a PNG of 256 colours that are fainter where it is lower, as `plot.blend`."""
     steps = np.linspace(0, 1, 256)
     picture = Image.fromarray(_bytes(min_max(plot.fit(saliency)))).convert("P")
+    alpha = np.sqrt(steps) * (steps >= threshold)
     picture.putpalette(_bytes(matplotlib.colormaps[plot.CMAP](steps)[:, :3]).tobytes())
-    return _embedded(picture, "png", transparency=_bytes(np.sqrt(steps)).tobytes(), optimize=True)
+    return _embedded(picture, "png", transparency=_bytes(alpha).tobytes(), optimize=True)
 
 
 def _bytes(values: np.ndarray) -> np.ndarray:

@@ -16,7 +16,6 @@ from PIL import Image
 
 import dclose_nb as dc
 from dclose_nb.explorer import LARGEST, STEPS, STEPS_OF_CURVES, Explorer
-from dclose_nb.methods import METHODS
 from dclose_nb.planted import RuleDetector, scene
 
 DRAWN = scene(2, layout="overlap")
@@ -41,7 +40,7 @@ def detector():
 @pytest.fixture
 def explorer(detector):
     explorer = Explorer(detector, DRAWN.image)
-    explorer.options["n_masks"].value = 40
+    explorer.options["n_masks"].value = "40"
     return explorer
 
 
@@ -91,35 +90,63 @@ def test_a_click_outside_any_box_says_so(explorer):
     assert "no box here" in explorer.status_text and explorer.explanation is None
 
 
-def test_it_starts_with_the_fast_method_and_the_masks_follow_the_method_unless_typed(detector):
+def test_it_starts_with_the_fast_method_and_offers_each_method_s_own_number_of_masks(detector):
     explorer = Explorer(detector, DRAWN.image)
     method, masks = explorer.options["method"], explorer.options["n_masks"]
-    assert (method.value, masks.value) == ("contrast", 400)
+    assert (method.value, masks.value, masks.placeholder) == ("contrast", "", "400")
     assert ("dclose (the paper's)", "dclose") in method.options
     method.value = "dclose"
-    assert masks.value == 4000
+    assert masks.placeholder == "4000"
     method.value = "gradcam"
-    assert masks.disabled and explorer.options["seed"].disabled
-    method.value = "drise"
-    assert masks.value == 5000 and not masks.disabled and explorer.options["r"].disabled
-    masks.value = 70
-    method.value = "contrast"
-    assert masks.value == 70
+    assert masks.placeholder == "none" and masks.disabled and explorer.options["seed"].disabled
+    explorer.options["beside"].value = "drise"
+    assert masks.placeholder == "5000" and not masks.disabled and explorer.options["r"].disabled
 
 
-@pytest.mark.parametrize("method", METHODS)
-def test_the_fewest_masks_are_those_that_the_method_takes(explorer, detector, method):
+def test_a_method_never_changes_a_number_that_was_typed_even_its_predecessor_s_own(explorer):
     masks = explorer.options["n_masks"]
-    explorer.options["method"].value = method
-    masks.value = 1
-    levels = {"contrast": 10, "dclose": 5, "mfpp": 5}
-    assert masks.min == levels.get(method, 1) and masks.value == max(masks.min, 1)
-    explorer.segments[150].value = explorer.segments[600].value = False
-    assert masks.min == levels.get(method, 1) * 3 // 5 or method not in levels
-    if not masks.disabled:
-        masks.value = masks.min
-        explorer.boxes[0].click()
-        assert explorer.wait().explanation.n_forward == masks.min
+    explorer.boxes[0].click()
+    for typed in ("400", "60"):
+        masks.value = typed
+        for method in ("drise", "contrast"):
+            explorer.options["method"].value = method
+            assert masks.value == typed and explorer.wait().explanation.n_forward == int(typed)
+
+
+def test_two_methods_take_a_number_of_masks_each_unless_one_was_typed(explorer, monkeypatch):
+    asked = []
+
+    def quick(*args, n_masks, **options):
+        asked.append(n_masks)
+        return dc.explain(*args, n_masks=min(n_masks, 20), **options)
+
+    monkeypatch.setattr("dclose_nb.explorer.explain", quick)
+    explorer.options["n_masks"].value, explorer.options["beside"].value = "", "drise"
+    assert explorer.options["n_masks"].placeholder == "400 and 5000"
+    explorer.boxes[0].click()
+    explorer.wait()
+    assert asked == [400, 5000] and "n_masks" not in explorer.code.value
+    explorer.options["n_masks"].value = "30"
+    explorer.wait()
+    assert asked[2:] == [30, 30] and explorer.code.value.count("n_masks=30") == 2
+    words = [panel.caption.value.partition(": ")[0] for panel in explorer.panels]
+    assert words == ["<b>contrast</b>, 20 masks", "<b>drise</b>, 20 masks"]
+
+
+@pytest.mark.parametrize("typed", ["many", "0", "1e3", "-5", "100001"])
+def test_a_number_that_cannot_be_is_refused_in_words(explorer, typed):
+    explorer.options["n_masks"].value = typed
+    explorer.boxes[0].click()
+    said = explorer.wait().status_text
+    assert said.startswith("masks must be an integer from 1 to 100000, got ") and explorer.explanation is None
+    explorer.options["n_masks"].value = " 40 "
+    assert explorer.wait().explanation.n_forward == 40
+
+
+def test_too_few_masks_for_the_levels_are_refused_in_words(explorer):
+    explorer.options["n_masks"].value = "9"
+    explorer.boxes[0].click()
+    assert explorer.wait().status_text == "n_masks must be at least two for each of 5 levels, got 9"
 
 
 def test_a_control_makes_the_map_anew_and_a_known_one_comes_back_at_once(explorer, detector):
@@ -133,7 +160,7 @@ def test_a_control_makes_the_map_anew_and_a_known_one_comes_back_at_once(explore
 
 
 def test_the_map_sharpens_and_stop_keeps_what_there_is(explorer):
-    explorer.options["n_masks"].value = 100_000
+    explorer.options["n_masks"].value = "100000"
     explorer.boxes[0].click()
     until(lambda: "of 100000 masks" in explorer.status_text)
     assert explorer.explanation.n_forward < 100_000
@@ -142,12 +169,12 @@ def test_the_map_sharpens_and_stop_keeps_what_there_is(explorer):
     stopped = explorer.wait().explanation
     assert 0 < stopped.n_forward < 100_000 and "stopped after" in explorer.status_text
     assert f"# it was stopped after {stopped.n_forward} masks" in explorer.code.value
-    explorer.options["n_masks"].value = 40
+    explorer.options["n_masks"].value = "40"
     assert explorer.wait().explanation.n_forward == 40
 
 
 def test_a_click_on_the_box_that_is_explained_goes_on_and_after_a_stop_starts_anew(explorer):
-    explorer.options["n_masks"].value = 100_000
+    explorer.options["n_masks"].value = "100000"
     explorer.boxes[0].click()
     until(lambda: explorer.explanation is not None)
     before = explorer.explanation.n_forward
@@ -162,7 +189,7 @@ def test_a_click_on_the_box_that_is_explained_goes_on_and_after_a_stop_starts_an
 
 
 def test_after_a_stop_no_panel_waits_for_anything(explorer):
-    explorer.options["n_masks"].value = 100_000
+    explorer.options["n_masks"].value = "100000"
     explorer.options["beside"].value = "drise"
     assert "will be here" in explorer.panels[1].caption.value
     explorer.boxes[0].click()
@@ -170,14 +197,14 @@ def test_after_a_stop_no_panel_waits_for_anything(explorer):
     explorer.stop.click()
     explorer.wait()
     first, second = (panel.caption.value for panel in explorer.panels)
-    assert "sparsity" in first and "insertion" not in first
+    assert "sparsity" in first and "over-all" not in first
     assert second == "<b>drise</b>: stopped before it began"
 
 
 def test_a_second_click_stops_the_first_run(explorer):
-    explorer.options["n_masks"].value = 100_000
+    explorer.options["n_masks"].value = "100000"
     explorer.boxes[0].click()
-    explorer.options["n_masks"].value = 40
+    explorer.options["n_masks"].value = "40"
     explorer.boxes[1].click()
     got = explorer.wait().explanation
     assert (
@@ -189,13 +216,19 @@ def test_two_methods_side_by_side_with_their_numbers(explorer, detector):
     explorer.options["beside"].value = "drise"
     explorer.boxes[0].click()
     explorer.wait()
-    assert [panel.caption.value.partition(":")[0] for panel in explorer.panels] == [
+    assert [panel.caption.value.partition(",")[0] for panel in explorer.panels] == [
         "<b>contrast</b>",
         "<b>drise</b>",
     ]
     target, saliency = explorer.detections[0], explorer.explanation.saliency[0]
     over_all = dc.metrics.over_all(detector, DRAWN.image, target, saliency, steps=STEPS_OF_CURVES)
-    assert f"insertion minus deletion {over_all.score:.2f}" in explorer.panels[0].caption.value
+    words = explorer.panels[0].caption.value.replace("&nbsp;", " ")
+    for name, meaning, score in (
+        ("sparsity", "highest value over mean of the scaled map", f"{dc.metrics.sparsity(saliency):.1f}"),
+        ("EBPG", "share of the map's energy in the box", f"{dc.metrics.ebpg(saliency, target.boxes[0]):.2f}"),
+        ("over-all", "insertion minus deletion", f"{over_all.score:.2f}"),
+    ):
+        assert f'<abbr title="{meaning}">{name}</abbr> {score}' in words
     explorer.options["beside"].value = ""
     explorer.wait()
     assert [panel.layout.display for panel in explorer.panels] == [None, "none"]
@@ -305,7 +338,7 @@ def png(image):
 def test_an_upload_becomes_the_photo_and_explains_nothing_unasked(k):
     """While another photo is explained, of which nothing is shown any more."""
     explorer, other = dc.explore("planted", "scene_3"), dc.load_photo("scene_4")
-    explorer.options["n_masks"].value = 100_000
+    explorer.options["n_masks"].value = "100000"
     explorer.boxes[k].click()
     explorer.options["seed"].value = 1  # waits for the first run to stop
     until(lambda: explorer.explanation is not None)
@@ -319,7 +352,7 @@ def test_an_upload_becomes_the_photo_and_explains_nothing_unasked(k):
         grey = other.mean(axis=2, keepdims=True)
         assert np.abs(shown(explorer.panels[0].image) - 0.4 * other - 0.6 * grey).mean() < 4
         explorer.wait()
-    explorer.options["n_masks"].value = 40
+    explorer.options["n_masks"].value = "40"
     assert explorer.wait().explanation is None
     explorer.boxes[0].click()
     got = explorer.wait().explanation
@@ -329,7 +362,8 @@ def test_an_upload_becomes_the_photo_and_explains_nothing_unasked(k):
 def test_no_photo_and_one_that_the_detector_refuses_change_nothing(explorer):
     before = explorer.image
     upload(explorer, b"this is no photo", "a.png")
-    assert "'a.png' is not an image" in explorer.status_text and explorer.image is before
+    assert "'a.png' is not an image that can be read: " in explorer.status_text
+    assert ", JPEG, " in explorer.status_text and explorer.image is before
     upload(explorer, png(np.zeros((9, 9, 3), np.uint8)), "small.png")
     assert "knows one scene" in explorer.status_text and explorer.image is before
     explorer.boxes[0].click()
@@ -384,18 +418,33 @@ def test_save_keeps_every_object_and_both_methods(explorer, tmp_path):
     assert np.array_equal(first, again) and not np.array_equal(first, second)
 
 
+def test_save_says_that_it_saves_and_its_drawings_look_like_what_is_shown(explorer, tmp_path):
+    explorer.folder.value, explorer.opacity.value, explorer.threshold.value = str(tmp_path), 0.3, 0.6
+    explorer.boxes[0].click()
+    explanation, said = explorer.wait().explanation, []
+    explorer.saved.observe(lambda _: said.append((explorer.saved_text, explorer.save.disabled)), "value")
+    explorer.save.click()
+    (folder,) = tmp_path.glob("image_*/")
+    assert said == [("Saving ...", True), (f"Saved in {folder}", False)]
+    dc.report(explanation, tmp_path / "alike", opacity=0.3, threshold=0.6)
+    for drawing in folder.glob("*.png"):
+        assert drawing.read_bytes() == (tmp_path / "alike" / drawing.name).read_bytes()
+    assert "Values below 0.6 are not shown." in (folder / "report.html").read_text(encoding="utf-8")
+
+
 def test_save_says_why_it_cannot(explorer, tmp_path):
     (tmp_path / "file").write_text("mine")
     explorer.folder.value = str(tmp_path / "file")
     explorer.boxes[0].click()
     explorer.wait().save.click()
     assert "cannot write to the folder" in explorer.saved_text and "Error" not in explorer.saved_text
+    assert not explorer.save.disabled
     assert (tmp_path / "file").read_text() == "mine" and list(tmp_path.iterdir()) == [tmp_path / "file"]
 
 
 def test_two_photos_of_one_name_are_both_kept(tmp_path):
     explorer = dc.explore("planted", "scene_3")
-    explorer.options["n_masks"].value = 20
+    explorer.options["n_masks"].value = "20"
     explorer.folder.value = str(tmp_path)
     for n in (4, 5):
         upload(explorer, png(dc.load_photo(f"scene_{n}")), "mine.png")
@@ -421,7 +470,7 @@ def test_the_code_makes_the_same_map_in_a_fresh_process(kind, tmp_path, monkeypa
     explorer = eval(cell)
     if kind == "upload":
         upload(explorer, png(dc.load_photo("scene_4")), "mine.png")
-    explorer.options["n_masks"].value, explorer.options["p"].value = 40, 0.4
+    explorer.options["n_masks"].value, explorer.options["p"].value = "40", 0.4
     for n in (300, 1200, 2400):
         explorer.segments[n].value = False
     explorer.boxes[0].click()
@@ -467,7 +516,7 @@ def test_a_kernel_can_end_while_a_map_is_made():
     script = """
 import dclose_nb as dc
 explorer = dc.explore("planted", "scene_3")
-explorer.options["n_masks"].value = 100_000
+explorer.options["n_masks"].value = "100000"
 explorer.boxes[0].click()
 while "of 100000 masks" not in explorer.status_text: pass
 """

@@ -139,6 +139,17 @@ def test_the_documents_name_commands_that_exist():
         assert least <= words <= targets
 
 
+@pytest.mark.parametrize(("user", "root"), [(0, True), (1000, False)])
+def test_make_lab_starts_for_root_too_as_in_a_container(user, root, tmp_path):
+    for name, line in (("jupyter", 'echo "$@"'), ("id", f"echo {user}")):
+        (tmp_path / name).write_text(f"#!/bin/sh\n{line}\n")
+        (tmp_path / name).chmod(0o755)
+    command = ["make", "lab", f"BIN={tmp_path}", f"READY={tmp_path}/jupyter"]
+    path = f"{tmp_path}:{os.environ['PATH']}"
+    done = subprocess.run(command, cwd=ROOT, env=os.environ | {"PATH": path}, capture_output=True, text=True)
+    assert done.stdout.split() == ["lab", "--notebook-dir=notebooks", *(["--allow-root"] * root)]
+
+
 def test_the_workflow_runs_what_every_change_must_pass():
     workflow = yaml.safe_load((ROOT / ".github" / "workflows" / "ci.yml").read_text(encoding="utf-8"))
     steps = [step.get("run") for job in workflow["jobs"].values() for step in job["steps"]]

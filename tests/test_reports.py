@@ -8,6 +8,7 @@ import re
 import shutil
 from html.parser import HTMLParser
 from itertools import combinations
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -161,6 +162,37 @@ def test_a_folder_that_cannot_be_written_is_refused(found, tmp_path):
     assert names(tmp_path) == ["file"]
 
 
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"photo": Path("a/lamps.png")}, "photo must be a text, what the image is called, got "),
+        ({"opacity": 1.5}, r"opacity must be a number in \[0, 1\], got 1.5"),
+        ({"threshold": "half"}, r"threshold must be a number in \[0, 1\], got 'half'"),
+    ],
+)
+def test_what_is_no_report_s_is_refused_in_words(found, tmp_path, options, words):
+    with pytest.raises(dc.InputError, match=f"^{words}"):
+        dc.report(found, tmp_path / "new", **options)
+    with pytest.raises(
+        dc.InputError, match=r"must be an Explanation, which dc.explain returns, got NoneType"
+    ):
+        dc.report(None, tmp_path / "new")
+    assert names(tmp_path) == []
+
+
+def test_drawings_and_page_have_the_opacity_and_the_threshold_that_were_asked(found, tmp_path):
+    usual, own = dc.report(found, tmp_path / "usual"), tmp_path / "own"
+    made = page_of(found, own, opacity=0.4, threshold=0.5)
+    for name in ("overlay_01_a.png", "sheet.png"):
+        assert (own / name).read_bytes() != (usual / name).read_bytes()
+    assert made.all("input", id="opacity", value="40")
+    assert any("Values below 0.5 are not shown." in text for text in made.text["p"])
+    assert ".heat { opacity: 0.4; }" in (own / "report.html").read_text(encoding="utf-8")
+    heat = picture(made.all("img", **{"class": "heat"})[0]["src"])
+    value, shown = np.asarray(heat), np.asarray(heat.convert("RGBA"))[..., 3]
+    assert (shown[value < 127] == 0).all() and (shown[value > 128] > 179).all()  # the root of a half
+
+
 # -- the page
 
 
@@ -232,6 +264,19 @@ def test_the_page_has_the_numbers_and_switches(found, tmp_path):
     assert {own["data-head"] for own in made.all("td", **{"class": "number"})} == {
         *("score", "x1, y1, x2, y2", "sparsity", "EBPG")  # which narrow pages show beside the number
     }
+
+
+def test_objects_are_numbered_where_two_have_the_same_label(lit, tmp_path):
+    lamps = Lamps([[1, 1, 7, 9], [10, 2, 18, 8]], [[1.0], [0.8]])
+    found = dc.explain(lamps, lit, n_masks=10, progress=False)
+    numbered = [f"{k}: a {score:.2f}" for k, score in enumerate(found.detections.scores, 1)]
+    made = page_of(found, tmp_path)
+    assert set(numbered) <= {text.strip() for text in made.text["input"]}
+    assert {"1: a", "2: a"} <= set(made.text["td"])
+    sheet, *panels = plot.sheet(found)
+    assert sorted(text for text in made.text["text"] if text.strip()) == numbered
+    assert [text.get_text() for text in sheet.texts] == numbered
+    assert [panel.get_title() for panel in panels] == [f"{text}, dclose" for text in numbered]
 
 
 def test_boxes_have_the_sheet_s_colours_and_labels_and_the_smallest_is_on_top(lit, tmp_path):

@@ -6,8 +6,13 @@ const mend = () => {
     slider.querySelector('[role=slider]')?.setAttribute('aria-label', slider.querySelector('label').innerText));
   const upload = explorer.querySelector('.widget-upload')?.lastChild;
   if (upload?.data) upload.data = upload.data.replace(/ \(\d+\)$/, '');
+  const field = document.activeElement;  // a new placeholder would take away what is being typed
+  if (field.typed !== undefined && field.value !== field.typed) field.value = field.typed;
 };
 if (explorer) {
   mend();
-  new MutationObserver(mend).observe(explorer, {childList: true, subtree: true});
+  explorer.addEventListener('input', ({target}) => { target.typed = target.value; });
+  explorer.addEventListener('change', ({target}) => { delete target.typed; });
+  new MutationObserver(mend).observe(explorer,
+    {childList: true, subtree: true, attributeFilter: ['placeholder']});
 }
