@@ -248,6 +248,7 @@ class Explorer(widgets.VBox):
         for name, row in named.items():
             row.add_class(f"dclose-{name}")
         self.picture.add_class("dclose-picture")
+        self.save.add_class("dclose-save")
         # The stylesheet brings a script along: ipywidgets gives sliders no names, and counts uploads.
         script = html.escape(reports.asset("explorer.js"))
         return [
@@ -356,12 +357,13 @@ class Explorer(widgets.VBox):
         """
         values = {name: control.value for name, control in self.options.items()}
         values["segments"] = tuple(n for n, box in self.segments.items() if box.value)
-        if typed := values.pop("n_masks").strip():
-            number = int(typed) if typed.isdecimal() else typed
+        typed, usual = values.pop("n_masks").strip(), self._usual()
+        if typed and any("n_masks" in options for _, options in usual):
+            number = int(typed) if re.fullmatch(r"\d{1,9}", typed) else typed
             values["n_masks"] = checks.at_least("masks", number, 1, largest=MOST)
         plans = [
             (method, {name: values.get(name, value) for name, value in options.items()})
-            for method, options in self._usual()
+            for method, options in usual
         ]
         if any(options.get("segments") == () for _, options in plans):
             raise InputError("Choose at least one size of superpixels.")

@@ -85,7 +85,9 @@ def decode(file: Path | BinaryIO, name: str) -> np.ndarray:
         with Image.open(file, formats=formats) as opened:
             return checks.image(_pixels(ImageOps.exif_transpose(opened)))
     except UnidentifiedImageError as error:
-        raise InputError(f"{name!r} is not an image that can be read: {', '.join(formats)}") from error
+        raise InputError(
+            f"{name!r} is not an image that can be read; those are {', '.join(formats)}"
+        ) from error
     except InputError as error:
         raise InputError(f"{name!r}: {error}") from error
     except Exception as error:  # decoders raise whatever they like for a damaged file

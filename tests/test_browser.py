@@ -364,6 +364,12 @@ def test_tab_reaches_every_step_and_each_is_drawn(page):
         drawn.wait_for()
         page.wait_for_function("document.querySelector('.dclose-steps img').naturalWidth > 300")
         expect(button(page, name)).to_have_class(re.compile("mod-active"))
+    image = page.locator(".dclose-steps img")
+    for name in ("1920", "400"):
+        page.set_viewport_size(dict(zip(("width", "height"), SIZES[name])))
+        page.wait_for_timeout(800)
+        shown, drawn = image.evaluate("image => [image.width, image.naturalWidth]")
+        assert shown <= drawn and shown >= 700  # never blurred, nor too small to be read
     page.set_viewport_size({"width": 1280, "height": 1400})
     page.locator(".dclose-explorer").screenshot(path=ARTIFACTS / "explorer_whole.png")
     page.set_viewport_size(dict(zip(("width", "height"), SIZES["1280"])))
@@ -394,14 +400,14 @@ def test_sliders_and_fields_have_names(page):
     page.get_by_role("slider", name="p, kept").wait_for(state="hidden")
 
 
-def test_another_photo_while_masks_run_takes_the_place_of_all(page, tmp_path):
+def test_another_photo_while_masks_run_takes_the_place_of_all(page, lab, tmp_path):
     """Then its map is saved, and the copied code makes it again from what was saved."""
     choose(page, "beside it", "(none)")
     masks(page, 100_000)
     says(page, "of 100000 masks")
     (tmp_path / "letter.png").write_bytes(b"Dear detector,")
     upload(page, tmp_path / "letter.png")
-    assert "'letter.png' is not an image that can be read: " in says(page, "letter.png")
+    assert "'letter.png' is not an image that can be read; those are " in says(page, "letter.png")
     Image.fromarray(dc.load_photo(OTHER)).save(tmp_path / "mine.png")
     upload(page, tmp_path / "mine.png")
     says(page, "found: click one")
@@ -413,7 +419,7 @@ def test_another_photo_while_masks_run_takes_the_place_of_all(page, tmp_path):
     masks(page, 40)
     page.get_by_label("box", exact=True).select_option(index=1)
     says(page, "contrast: done: 40 masks")
-    button(page, "Save").click()
+    button(page, "Save").dblclick()
     says(page, "Saving ...", "actions")
     assert says(page, "Saved in", "actions").startswith("Saved in explanations/explorer/mine_")
     (saved,) = page.evaluate(RECTANGLES, ".dclose-actions [role=status]")
@@ -422,6 +428,7 @@ def test_another_photo_while_masks_run_takes_the_place_of_all(page, tmp_path):
     code = page.locator(".dclose-code textarea").first.input_value()
     assert "'explanations/explorer/mine.png'" in code
     run_code(page, code + COMPARE).get_by_text("the same map: True").wait_for()
+    assert len(list((lab[2] / "explanations" / "explorer").glob("mine_*/"))) == 1
 
 
 def test_upright_photos_stand_beside_each_other(page, tmp_path):

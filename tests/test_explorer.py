@@ -133,7 +133,7 @@ def test_two_methods_take_a_number_of_masks_each_unless_one_was_typed(explorer, 
     assert words == ["<b>contrast</b>, 20 masks", "<b>drise</b>, 20 masks"]
 
 
-@pytest.mark.parametrize("typed", ["many", "0", "1e3", "-5", "100001"])
+@pytest.mark.parametrize("typed", ["many", "0", "1e3", "-5", "100001", pytest.param("9" * 5000, id="long")])
 def test_a_number_that_cannot_be_is_refused_in_words(explorer, typed):
     explorer.options["n_masks"].value = typed
     explorer.boxes[0].click()
@@ -245,7 +245,8 @@ def test_a_method_that_cannot_says_so_in_words_and_the_other_goes_on(explorer):
 
 def test_a_method_that_masks_nothing_counts_forward_passes():
     explorer = dc.explore("planted", "scene_3")
-    explorer.options["method"].value = "gradcam"
+    explorer.options["n_masks"].value = "many"
+    explorer.options["method"].value = "gradcam"  # which takes none
     explorer.boxes[0].click()
     assert "gradcam: done: 1 forward pass, " in explorer.wait().status_text
 
@@ -362,7 +363,7 @@ def test_an_upload_becomes_the_photo_and_explains_nothing_unasked(k):
 def test_no_photo_and_one_that_the_detector_refuses_change_nothing(explorer):
     before = explorer.image
     upload(explorer, b"this is no photo", "a.png")
-    assert "'a.png' is not an image that can be read: " in explorer.status_text
+    assert "'a.png' is not an image that can be read; those are " in explorer.status_text
     assert ", JPEG, " in explorer.status_text and explorer.image is before
     upload(explorer, png(np.zeros((9, 9, 3), np.uint8)), "small.png")
     assert "knows one scene" in explorer.status_text and explorer.image is before

@@ -13,6 +13,9 @@ if (explorer) {
   mend();
   explorer.addEventListener('input', ({target}) => { target.typed = target.value; });
   explorer.addEventListener('change', ({target}) => { delete target.typed; });
+  explorer.addEventListener('click', (event) => {  // the second of a double click would save again
+    if (event.detail > 1 && event.target.closest('.dclose-save')) event.stopPropagation();
+  }, true);
   new MutationObserver(mend).observe(explorer,
     {childList: true, subtree: true, attributeFilter: ['placeholder']});
 }
