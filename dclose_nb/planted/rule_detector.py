@@ -104,14 +104,12 @@ class RuleDetector(Detector):
     def landmark(self, number: int) -> list[int]:
         """Index of the largest stone that lies outside an object's box, if there is one."""
         x1, y1, x2, y2 = self.scene.boxes[number].astype(int)
-        stones = self._largest_first(self._players(-1, "inert"))
-        return [p for p in stones if not self.players[p].mask[y1:y2, x1:x2].any()][:1]
-
-    def _largest_first(self, players: list[int]) -> list[int]:
-        return sorted(players, key=lambda p: -self._sizes[p])
+        stones = self._players(-1, "inert")
+        outside = [p for p in stones if not self.players[p].mask[y1:y2, x1:x2].any()]
+        return sorted(outside, key=lambda p: self._sizes[p])[-1:]
 
     def _objectness(self, visible: torch.Tensor, number: int, body: list[int]) -> torch.Tensor:
-        largest = self._largest_first(body)[:2]
+        largest = sorted(body, key=lambda p: -self._sizes[p])[:2]
         if self.rule == "and":
             return visible[:, largest].prod(1)
         if self.rule == "or":
@@ -120,8 +118,7 @@ class RuleDetector(Detector):
             order = np.random.default_rng(self.scene.boxes[number].astype(int)).permutation(len(body))
             return visible[:, body] @ torch.tensor(2.0**order / (2.0**order).sum()).float()
         mean = visible[:, body].mean(1)
-        inert = self._players(-1, "inert")
-        ground = self._players(-1, "context")
+        ground, inert = (self._players(-1, role) for role in ("context", "inert"))
         if context := {"context": ground, "landmark": self.landmark(number)}.get(self.rule):
             return mean * (1 + 2 * visible[:, context[0]]) / 3
         if self.rule == "suppressor" and inert:

@@ -30,9 +30,6 @@ MOST_COVERED = 0.2  # share of the smaller of two boxes that the other may cover
 _SHIFT = 4  # polygon corners are placed to a fraction of a pixel of 4 bits
 
 
-Plan = tuple[int, int | None, int, str]  # seed, n_objects, size, layout
-
-
 class Part(NamedTuple):
     """A part of an object: its role in the truth, and its visible pixels."""
 
@@ -52,7 +49,7 @@ class Scene:
     drawn: list[tuple[int, str, str]]  # object, name and role of every part; object -1 is a distractor
     ground: str  # a key of `GROUNDS`
     horizon: int  # first row of the ground
-    plan: Plan  # the arguments of `scene`
+    plan: tuple[Any, ...]  # seed, n_objects, size and layout, as `scene` was given them
     class_names: ClassVar = CLASS_NAMES
 
     @cached_property
@@ -138,7 +135,7 @@ def scene(seed: int, *, n_objects: int | None = None, size: int = 320, layout: s
     return _draw((seed, n_objects, size, layout))
 
 
-def _draw(plan: Plan, removed: tuple[int, str] | None = None) -> Scene:
+def _draw(plan: tuple[Any, ...], removed: tuple[int, str] | None = None) -> Scene:
     """Draw a scene; the part that is `removed`, of object and name, keeps its place in the truth."""
     seed, n_objects, size, layout = plan
     rng = np.random.default_rng(seed)
@@ -163,9 +160,7 @@ class _Object(NamedTuple):
 class _Stage:
     """Draws a scene."""
 
-    def __init__(
-        self, rng: np.random.Generator, size: int, layout: str, removed: tuple[int, str] | None
-    ) -> None:
+    def __init__(self, rng: np.random.Generator, size: int, layout: str, removed: object) -> None:
         self.rng, self.size, self.layout, self.removed = rng, size, layout, removed
         grounds = [name for name in GROUNDS if name != "water"]
         if layout == "out of place":
@@ -331,7 +326,7 @@ class _Stage:
         self.drawn.append((owner, name, role))
         self.owner[window][alpha > 127] = len(self.drawn)
 
-    def finish(self, objects: list[_Object], plan: Plan) -> Scene:
+    def finish(self, objects: list[_Object], plan: tuple[Any, ...]) -> Scene:
         """Light the scene, and return it with its truth."""
         rng, size = self.rng, self.size
         slope = rng.uniform(-0.15, 0.15, 2)

@@ -21,8 +21,8 @@ from ..detection import Canvas, Detections, Detector, Proposals, match
 from ..explanation import explain
 from ..methods import make
 from ..planted import scores
-from ..planted.rule_detector import Player, RuleDetector
-from ..planted.scene import Part, Scene, scene
+from ..planted.rule_detector import RuleDetector
+from ..planted.scene import Scene, scene
 from ..similarity import target_weights
 from .evaluation import ABLATION
 from .inference import rounded
@@ -118,9 +118,8 @@ def study_scene(detector: Detector, drawn: Scene, *, n_masks: int, seed: int = 0
         score = truth_scores(own, drawn, number, target)
         of_object = {name: saliency[k] for name, saliency in maps.items()}
         of_object |= controls(own, drawn, number, target, seed=1000 * seed + number)
-        methods = {name: score(saliency) for name, saliency in of_object.items()}
-        what = {"detector": own.name, "object": number, "label": target.names[0]}
-        objects.append(what | {"methods": methods})
+        line: Record = {"detector": own.name, "object": number, "label": target.names[0]}
+        objects.append(line | {"methods": {name: score(each) for name, each in of_object.items()}})
     return {"objects": objects}
 
 
@@ -130,8 +129,8 @@ def _maps(
     """Maps (n, H, W) of every method that applies to a detector."""
     maps = {}
     for method in METHODS:
-        options: Record = {"method": method, "n_masks": n_masks, "seed": seed}
-        e = explain(detector, image, targets, progress=False, **options)
+        run: Record = {"n_masks": n_masks, "seed": seed, "progress": False}
+        e = explain(detector, image, targets, method=method, **run)
         maps[f"{method} {n_masks}"] = e.saliency
         if method == "dclose":
             assert e.levels is not None and e.density is not None
@@ -151,24 +150,21 @@ def truth_scores(
     It gives those of `SCORES` that apply: of truth for a `RuleDetector`, whose exact map is known, and of
     localisation for a network, of whose object only the outline is known.
     """
-    own, shape = drawn.parts[number], drawn.owner.shape
-    others = _union(shape, (mask for k, mask in enumerate(drawn.causal_masks) if k != number))
+    own, outline = drawn.parts[number], drawn.causal_masks[number]
+    others = drawn.causal_masks.any(axis=0) & ~outline
     if isinstance(detector, RuleDetector):
         kind, truth = "truth", detector.true_map(target)
-
-        def acts(thing: Part | Player) -> bool:
-            return bool(truth[thing.mask].sum() > LEAST_EFFECT * truth.sum())
-
-        causal = _union(shape, (player.mask for player in filter(acts, detector.players)))
-        stone = (detector.players[p].mask for p in detector.landmark(number))
+        masks = [player.mask for player in detector.players]
+        causal = np.any([m for m in masks if truth[m].sum() > LEAST_EFFECT * truth.sum()], axis=0)
+        things = np.any([outline, *(rock.mask for rock in drawn.distractors)], axis=0)
         regions = {
-            "false_mass": _union(shape, (part.mask for part in [*own, *drawn.distractors] if not acts(part))),
-            "on_ground": drawn.ground_mask & (scores.filled_box(shape, drawn.boxes[number]) == 0),
-            "on_stone": _union(shape, stone),
+            "false_mass": things & ~causal,
+            "on_ground": drawn.ground_mask & (scores.filled_box(truth.shape, drawn.boxes[number]) == 0),
+            "on_stone": np.any([masks[p] for p in detector.landmark(number)], axis=0),
         }
         effects = {"truth_parts": np.array([truth[part.mask].mean() for part in own])}
     else:
-        kind, truth, causal, regions = "localisation", None, drawn.causal_masks[number], {}
+        kind, truth, causal, regions = "localisation", None, outline, {}
         effects = {f"parts_{way}": removal_effects(detector, drawn, number, target, way) for way in WAYS}
 
     def score(saliency: np.ndarray) -> dict[str, float]:
@@ -182,14 +178,10 @@ def truth_scores(
         if truth is not None:
             values["truth_shared"] = scores.shared_energy(saliency, truth)
         if others.any():
-            values["leakage"] = metrics.leakage(saliency, drawn.causal_masks[number], others)
+            values["leakage"] = metrics.leakage(saliency, outline, others)
         return {name: value for name in SCORES if (value := rounded(values.get(name, np.nan))) is not None}
 
     return score
-
-
-def _union(shape: tuple[int, ...], masks: Iterable[np.ndarray]) -> np.ndarray:
-    return np.any([np.zeros(shape, dtype=bool), *masks], axis=0)
 
 
 def controls(
@@ -208,8 +200,7 @@ def controls(
     if isinstance(detector, RuleDetector):
         return maps | {"truth": detector.true_map(target)}
     effects = removal_effects(detector, drawn, number, target, "removed")
-    pairs = zip(effects, drawn.parts[number])
-    return maps | {"parts removed": sum((effect * part.mask for effect, part in pairs), np.zeros(shape))}
+    return maps | {"parts removed": np.tensordot(effects, [part.mask for part in drawn.parts[number]], 1)}
 
 
 def study_planted_truth(
