@@ -112,6 +112,7 @@ def study_scene(detector: Detector, drawn: Scene, *, n_masks: int, seed: int = 0
             matched.append((rows[row], own, number, known[row]))
     if not matched:
         return {"objects": []}
+    matched.sort(key=itemgetter(0))  # as `found` is
     maps = _maps(detector, drawn.image, found[[row for row, *_ in matched]], n_masks, seed)
     objects = []
     for k, (_, own, number, target) in enumerate(matched):
