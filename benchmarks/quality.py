@@ -79,9 +79,7 @@ def study_image(
         return {"objects": []}
     scene = dc.planted.scene(truth.image) if with_truth else None
     effects = (
-        [removal_effects(detector, scene, target, scene.parts[k]) for target, k in zip(targets, truths)]
-        if scene
-        else []
+        [removal_effects(detector, scene, k, target) for target, k in zip(targets, truths)] if scene else []
     )
     for name, options in methods.items():
         method = name.split()[0]

@@ -16,11 +16,13 @@ from .scene import Scene, bounding_box
 
 RULES = {
     "sum": "objectness is the mean visibility of the object's parts",
+    "weighted": "as sum, but parts weigh 1, 2, 4 and so on, in an order drawn for each object",
     "and": "objectness is the product of its two largest parts",
     "or": "objectness is 1 - (1 - v) (1 - v') of its two largest parts",
     "class": "as sum; the part that decides the class moves its probability from the twin to the class",
     "edge": "as sum; the box extends to the edge part in proportion to its visibility",
     "context": "as sum, times 1/3 plus 2/3 of the ground's visibility",
+    "landmark": "as sum, times 1/3 plus 2/3 of the visibility of the largest stone outside the box",
     "suppressor": "as sum, times 1 minus half the mean visibility of the rocks",
 }
 TWINS = {"taxi": "car"}  # without its deciding part an object is of this class
@@ -56,7 +58,8 @@ class RuleDetector(Detector):
         if scene.ground_mask.any():
             self.players.append(Player(-1, "ground", "context", scene.ground_mask))
         masks = np.stack([player.mask.ravel() for player in self.players])
-        self._averages = torch.tensor(masks / masks.sum(1, keepdims=True), dtype=torch.float64)  # (P, HW)
+        self._sizes = masks.sum(1)  # (P,) pixels
+        self._averages = torch.tensor(masks / self._sizes[:, None], dtype=torch.float64)  # (P, HW)
         self._pixels = torch.tensor(scene.image).permute(2, 0, 1).float()  # (3, H, W), nowhere 0
 
     def prepare(self, image: np.ndarray) -> Canvas:
@@ -66,8 +69,12 @@ class RuleDetector(Detector):
         return Canvas(torch.tensor(image).permute(2, 0, 1).float(), size, (0, 0, *size))
 
     def predict(self, pixels: torch.Tensor) -> Proposals:
-        seen = (1 - (pixels - self._pixels).abs() / self._pixels).mean(1).clamp(0, 1)  # (B, H, W)
-        return self.propose((seen.flatten(1).double() @ self._averages.T).float())
+        return self.propose(self.visibility(pixels))
+
+    def visibility(self, pixels: torch.Tensor) -> torch.Tensor:
+        """Visibility (B, P) in [0, 1] of the players in images (B, 3, H, W)."""
+        seen = (1 - (pixels / self._pixels).sub_(1).abs_().mean(1)).clamp_(0, 1)  # (B, H, W)
+        return (seen.flatten(1).double() @ self._averages.T).float()
 
     def propose(self, visible: torch.Tensor) -> Proposals:
         """One proposal for each object of the scene, from the visibility (B, P) of the players."""
@@ -78,7 +85,7 @@ class RuleDetector(Detector):
         for k, label in enumerate(self.scene.labels):
             by_role = (("body", "class"), ("class",), ("edge",))
             body, deciding, edges = (self._players(k, *roles) for roles in by_role)
-            objectness[:, k] = self._objectness(visible, body)
+            objectness[:, k] = self._objectness(visible, k, body)
             probs[:, k, label] = 1
             twin = TWINS.get(self.class_names[label])
             if self.rule == "class" and deciding and twin is not None:
@@ -94,15 +101,25 @@ class RuleDetector(Detector):
         players = enumerate(self.players)
         return [p for p, player in players if player.number == number and player.role in roles]
 
-    def _objectness(self, visible: torch.Tensor, body: list[int]) -> torch.Tensor:
-        largest = sorted(body, key=lambda p: -int(self.players[p].mask.sum()))[:2]
+    def landmark(self, number: int) -> list[int]:
+        """Index of the largest stone that lies outside an object's box, if there is one."""
+        x1, y1, x2, y2 = self.scene.boxes[number].astype(int)
+        stones = self._players(-1, "inert")
+        outside = [p for p in stones if not self.players[p].mask[y1:y2, x1:x2].any()]
+        return sorted(outside, key=lambda p: self._sizes[p])[-1:]
+
+    def _objectness(self, visible: torch.Tensor, number: int, body: list[int]) -> torch.Tensor:
+        largest = sorted(body, key=lambda p: -self._sizes[p])[:2]
         if self.rule == "and":
             return visible[:, largest].prod(1)
         if self.rule == "or":
             return 1 - (1 - visible[:, largest]).prod(1)
+        if self.rule == "weighted":
+            order = np.random.default_rng(self.scene.boxes[number].astype(int)).permutation(len(body))
+            return visible[:, body] @ torch.tensor(2.0**order / (2.0**order).sum()).float()
         mean = visible[:, body].mean(1)
-        context, inert = (self._players(-1, role) for role in ("context", "inert"))
-        if self.rule == "context" and context:
+        ground, inert = (self._players(-1, role) for role in ("context", "inert"))
+        if context := {"context": ground, "landmark": self.landmark(number)}.get(self.rule):
             return mean * (1 + 2 * visible[:, context[0]]) / 3
         if self.rule == "suppressor" and inert:
             return mean * (1 - visible[:, inert].mean(1) / 2)

@@ -22,7 +22,7 @@ GROUNDS = {
     "water": (58, 104, 140),
 }
 SKIES = ((150, 190, 230), (196, 208, 220), (228, 190, 160), (110, 130, 160))
-LAYOUTS = ("mixed", "decoy", "overlap", "inside", "out of place")
+LAYOUTS = {"mixed": 0, "decoy": 2, "overlap": 2, "inside": 2, "out of place": 1}  # objects that it plans
 
 SMALLEST, LARGEST = 0.09, 0.55  # an object's longer side as a share of the image's
 OFF_CONTEXT = 0.05  # how often a cow stands elsewhere than on a meadow
@@ -49,6 +49,7 @@ class Scene:
     drawn: list[tuple[int, str, str]]  # object, name and role of every part; object -1 is a distractor
     ground: str  # a key of `GROUNDS`
     horizon: int  # first row of the ground
+    plan: tuple[Any, ...]  # seed, n_objects, size and layout, as `scene` was given them
     class_names: ClassVar = CLASS_NAMES
 
     @cached_property
@@ -80,6 +81,15 @@ class Scene:
     def targets(self) -> Targets:
         """The true boxes and labels as targets to explain."""
         return Targets(self.boxes, self.labels.tolist())
+
+    def without(self, number: int, part: str) -> np.ndarray:
+        """The image (H, W, 3), drawn again without a part of object `number`: it shows what lies behind.
+
+        All else is the same to the bit. An object without such a visible part raises `InputError`.
+        """
+        checks.at_least("number", number, 0, largest=len(self.boxes) - 1)
+        checks.choice("part", part, [known.name for known in self.parts[number]])
+        return _draw(self.plan, (number, part)).image
 
     def _parts_of(self, number: int) -> list[Part]:
         found = (
@@ -117,15 +127,22 @@ def scene(seed: int, *, n_objects: int | None = None, size: int = 320, layout: s
     >>> scene(7).image.shape
     (320, 320, 3)
     """
-    rng = np.random.default_rng(checks.at_least("seed", seed, 0))
+    checks.at_least("seed", seed, 0)
     checks.at_least("size", size, 64, largest=10_000)
-    checks.choice("layout", layout, LAYOUTS)
-    planned = {"mixed": 0, "decoy": 2, "overlap": 2, "inside": 2, "out of place": 1}[layout]
+    planned = LAYOUTS[checks.choice("layout", layout, LAYOUTS)]
+    if n_objects is not None:
+        checks.at_least("n_objects", n_objects, max(planned, 1), largest=1000)  # more take minutes to refuse
+    return _draw((seed, n_objects, size, layout))
+
+
+def _draw(plan: tuple[Any, ...], removed: tuple[int, str] | None = None) -> Scene:
+    """Draw a scene; the part that is `removed`, of object and name, keeps its place in the truth."""
+    seed, n_objects, size, layout = plan
+    rng = np.random.default_rng(seed)
     if n_objects is None:
-        n_objects = planned or int(rng.integers(1, 6))
-    checks.at_least("n_objects", n_objects, max(planned, 1), largest=1000)  # more take minutes to refuse
-    stage = _Stage(rng, size, layout)
-    return stage.finish(stage.plant(n_objects))
+        n_objects = LAYOUTS[layout] or int(rng.integers(1, 6))
+    stage = _Stage(rng, size, layout, removed)
+    return stage.finish(stage.plant(n_objects), plan)
 
 
 class _Object(NamedTuple):
@@ -143,8 +160,8 @@ class _Object(NamedTuple):
 class _Stage:
     """Draws a scene."""
 
-    def __init__(self, rng: np.random.Generator, size: int, layout: str) -> None:
-        self.rng, self.size, self.layout = rng, size, layout
+    def __init__(self, rng: np.random.Generator, size: int, layout: str, removed: object) -> None:
+        self.rng, self.size, self.layout, self.removed = rng, size, layout, removed
         grounds = [name for name in GROUNDS if name != "water"]
         if layout == "out of place":
             grounds.remove(CONTEXT_GROUND)
@@ -304,11 +321,12 @@ class _Stage:
         shade = np.linspace(1.12, 0.8, bottom - top, dtype=np.float32)[:, None, None]
         paint = colour.astype(np.float32) * shade * (1 + self._texture(bottom - top, right - left, 0.12))
         share = (alpha / np.float32(255))[..., None]
-        self.image[window] += (paint - self.image[window]) * share
+        if (owner, name) != self.removed:
+            self.image[window] += (paint - self.image[window]) * share
         self.drawn.append((owner, name, role))
         self.owner[window][alpha > 127] = len(self.drawn)
 
-    def finish(self, objects: list[_Object]) -> Scene:
+    def finish(self, objects: list[_Object], plan: tuple[Any, ...]) -> Scene:
         """Light the scene, and return it with its truth."""
         rng, size = self.rng, self.size
         slope = rng.uniform(-0.15, 0.15, 2)
@@ -322,7 +340,7 @@ class _Stage:
         seen = np.array([-2, *(number for number, _, _ in self.drawn)])[self.owner]
         boxes = np.stack([bounding_box(seen == number) for number in range(len(objects))])
         labels = np.array([CLASS_NAMES.index(item.name) for item in objects])
-        return Scene(pixels, boxes, labels, self.owner, self.drawn, self.ground, self.horizon)
+        return Scene(pixels, boxes, labels, self.owner, self.drawn, self.ground, self.horizon, plan)
 
 
 def bounding_box(mask: np.ndarray) -> np.ndarray:

@@ -10,7 +10,6 @@ import numpy as np
 from scipy.stats import spearmanr
 
 from ..checks import InputError
-from ..fusion import min_max
 from .scene import Part
 
 
@@ -70,17 +69,17 @@ def part_correlation(saliency: np.ndarray, parts: list[Part], effects: np.ndarra
     return float(spearmanr(means, effects).statistic)
 
 
-def seed_spread(maps: np.ndarray) -> float:
-    """How much a method's map changes from seed to seed, in [0, 0.5]; lower is better.
+def shared_energy(saliency: np.ndarray, truth: np.ndarray) -> float:
+    """Share of energy that a map has in common with the true map, both (H, W), in [0, 1].
 
-    The standard deviation over seeds of the maps scaled to [0, 1], averaged over the pixels. `maps`,
-    (S, H, W), are those of one target, made with S different seeds. Fewer than two, and values that are
-    not finite, raise `InputError`.
+    ``sum of min(S / sum of S, T / sum of T)``; negatives count as 0. Only the true map scores 1, since places
+    and their weights count. A map that is 0 everywhere scores 0.
     """
-    maps = np.asarray(maps, dtype=np.float64)
-    if maps.ndim != 3 or len(maps) < 2 or not np.isfinite(maps).all():
-        raise InputError(f"pass two or more finite maps (S, H, W), got an array of shape {maps.shape}")
-    return float(min_max(maps).std(axis=0).mean())
+    energies = _clipped(saliency, truth), _clipped(truth)
+    totals = [energy.sum() for energy in energies]
+    if min(totals) == 0:
+        return 0.0
+    return float(np.minimum(*(energy / total for energy, total in zip(energies, totals))).sum())
 
 
 def random_map(shape: tuple[int, int], *, seed: int = 0) -> np.ndarray:

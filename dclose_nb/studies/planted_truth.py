@@ -1,14 +1,14 @@
 """How near do maps come to the truth of planted scenes? Notebook 09.
 
-``python -m dclose_nb.studies.planted_truth OUT`` writes records and, beside them, their `table`.
+``python -m dclose_nb.studies.planted_truth OUT`` writes records; `objects` reads them.
 """
 
 from __future__ import annotations
 
-import csv
 import sys
-from collections.abc import Callable, Iterable
-from functools import partial
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import asdict
+from itertools import product
 from operator import itemgetter
 from pathlib import Path
 from typing import Any
@@ -17,95 +17,130 @@ import numpy as np
 import torch
 
 from .. import checks, metrics
-from ..detection import Detections, Detector, match
+from ..detection import Canvas, Detections, Detector, Proposals, match
 from ..explanation import explain
-from ..files import atomic_write, write_errors
 from ..methods import make
 from ..planted import scores
 from ..planted.rule_detector import RuleDetector
-from ..planted.scene import Part, Scene, scene
-from ..similarity import mask_weights
-from .inference import mean, rounded
+from ..planted.scene import Scene, scene
+from ..similarity import target_weights
+from .evaluation import ABLATION
+from .inference import rounded
 from .records import Record, Records
 from .runner import Task, detector_of, run_study, study_command, study_parser
-from .sanity import randomise
 
-METHODS = ("dclose", "drise")
+METHODS = ("dclose", "contrast", "drise", "sodex")  # that mask; MFPP's maps come from D-CLOSE's passes
+STUDIED = ("sum", "weighted", "and", "or", "context", "landmark")
+DETECTORS = ("rules", "planted", "planted_two_stage")
 LAYOUTS = ("mixed", "mixed", "decoy", "overlap")  # of scene number 0, 1, 2, 3 and so on
-DETECTORS = ("planted", "planted_two_stage", "rule: sum")
-TABLE = "planted_truth.csv"
-COLUMNS = ("detector", "method", "score", "mean", "low", "high", "objects", "scenes")
-TWICE = 5  # every fifth scene is explained with a second seed, and with shuffled weights
+FIRST = 60  # scenes below are those of the design part and of benchmarks/quality.py
+BUDGETS = (500, 4000)
+DEAR, EVERY = 1000, 3  # networks see every third scene only with more masks than this
+LEAST_EFFECT = 0.01  # share of a score from which a part has an effect
+WAYS = ("hidden", "removed")  # to take a part away: hide it in black, or draw the scene without it
 
 SCORES = {
-    "relevance_mass": "energy on the object's visible pixels",
-    "relevance_rank": "the highest pixels that lie on it",
-    "part_correlation": "rank correlation with the effect of each part",
-    "false_mass": "energy on what has no effect",
-    "leakage": "energy on another object, of that on both",
+    "truth_mass": "energy on what has an effect",
+    "truth_rank": "the highest pixels that lie on it",
+    "truth_shared": "energy in common with the true map",
+    "truth_parts": "rank correlation with the effect of each part",
+    "false_mass": "energy on the object's parts and on stones that have no effect",
+    "on_ground": "energy on the ground outside the box",
+    "on_stone": "energy on the largest stone outside the box",
+    "localisation_mass": "energy on the object's visible pixels",
+    "localisation_rank": "the highest pixels that lie on them",
+    "parts_hidden": "rank correlation with the loss of weight when each part is hidden in black",
+    "parts_removed": "the same when the scene is drawn without the part",
+    "leakage": "energy on other objects, of that on all objects",
     "energy_in_box": "energy in the box (EBPG), for comparison",
-    "seed_spread": "deviation from seed to seed",
-    "random_weights": "absolute rank correlation with the map of shuffled weights",
-    "random_empty": "share of maps that are empty with shuffled weights",
 }
 
 
-@torch.inference_mode()
-def removal_effects(detector: Detector, drawn: Scene, target: Detections, parts: list[Part]) -> np.ndarray:
-    """Loss of a target's weight (Eq. 6) per pixel when each part alone is masked, (P,) float64."""
-    canvas = detector.prepare(drawn.image)
-    shown = canvas.pixels.repeat(1 + len(parts), 1, 1, 1)  # the first has all parts
-    for pixels, part in zip(shown[1:], parts):
-        pixels[:, *canvas.window] *= torch.tensor(~part.mask, device=pixels.device)
-    proposals = detector.predict(shown)
-    weights = mask_weights(proposals, *canvas.vectors(target))[:, 0].double().cpu().numpy()
-    return (weights[0] - weights[1:]) / [part.mask.sum() for part in parts]
+class Rules(Detector):
+    """All of `STUDIED` for one scene in one detector: they share masks, and each has its own classes."""
+
+    def __init__(self, drawn: Scene) -> None:
+        self.rules = [RuleDetector(drawn, rule) for rule in STUDIED]
+        super().__init__("rules", tuple(f"{rule} {name}" for rule in STUDIED for name in drawn.class_names))
+
+    def prepare(self, image: np.ndarray) -> Canvas:
+        return self.rules[0].prepare(image)
+
+    def predict(self, pixels: torch.Tensor) -> Proposals:
+        visible = self.rules[0].visibility(pixels)
+        proposed = [rule.propose(visible) for rule in self.rules]
+        boxes, objectness, probs = (torch.cat(parts, dim=1) for parts in zip(*proposed))
+        rule = torch.eye(len(STUDIED)).repeat_interleave(len(proposed[0].objectness[0]), dim=0)  # (T, R)
+        return Proposals(boxes, objectness, (rule[..., None] * probs[:, :, None]).flatten(2))
 
 
-def study_scene(
-    detector: Detector, drawn: Scene, *, n_masks: int, twice: bool = False, seed: int = 0
-) -> Record:
-    """Score every method and control on the objects that a detector finds in a scene.
+def removal_effects(
+    detector: Detector, drawn: Scene, number: int, target: Detections, way: str = "hidden"
+) -> np.ndarray:
+    """Loss of a target's weight (Eq. 6) per pixel when each part alone is taken away, (P,) float64.
 
-    The detector is trained on planted scenes, or it is this scene's `RuleDetector` with the rule "sum". Each
-    map is made with `n_masks` masks; with `twice`, also with a second seed and with shuffled weights.
-    `seed` decides the random maps.
+    The parts are those of the scene's object `number`, and `way` is one of `WAYS`.
+    """
+    checks.choice("way", way, WAYS)
+    parts = drawn.parts[number]
+    images = [
+        drawn.image * ~part.mask[..., None] if way == "hidden" else drawn.without(number, part.name)
+        for part in parts
+    ]
+    whole, *left = (float(target_weights(detector, image, target)[0]) for image in (drawn.image, *images))
+    return (whole - np.array(left)) / [part.mask.sum() for part in parts]
 
-    Each of ``objects`` is for an object and a method: ``object`` (its index in the scene), ``label``,
-    ``method`` and the keys of `SCORES`, None if a score does not apply.
+
+def study_scene(detector: Detector, drawn: Scene, *, n_masks: int, seed: int = 0) -> Record:
+    """Score the maps of every method, and `controls`, on the objects that a detector finds in a scene.
+
+    The detector is trained on planted scenes, or it is `Rules` of this scene or one `RuleDetector`. `seed`
+    decides masks and random maps.
+
+    Each of ``objects`` has ``detector``, ``object`` (its index in the scene), ``label`` and ``methods``, with
+    those of `SCORES` that apply to each method (named with its number of masks) and control.
     """
     found = detector.detect(drawn.image)
-    pairs = match(found, drawn.boxes, drawn.names)
-    if not pairs:
+    detectors = detector.rules if isinstance(detector, Rules) else [detector]
+    n = len(detectors[0].class_names)
+    matched = []  # rows of `found`, and what is scored
+    for k, own in enumerate(detectors):
+        rows = np.flatnonzero(found.labels // n == k)
+        probs = found.class_probs[rows, k * n : (k + 1) * n]
+        known = Detections(found.boxes[rows], found.objectness[rows], probs, own.class_names)
+        for row, number in match(known, drawn.boxes, drawn.names):
+            matched.append((rows[row], own, number, known[row]))
+    if not matched:
         return {"objects": []}
-    targets = found[[row for row, _ in pairs]]
-
-    def maps_of(network: Detector, seed: int) -> dict[str, np.ndarray]:
-        run: dict[str, Any] = {"n_masks": n_masks, "seed": seed, "progress": False}
-        return {m: explain(network, drawn.image, targets, method=m, **run).saliency for m in METHODS}
-
-    first = maps_of(detector, 0)
-    again = maps_of(detector, 1) if twice else {}
-    # Shuffled weights get other masks: maps of the same masks share their sampling noise.
-    has_weights = not isinstance(detector, RuleDetector)
-    shuffled = maps_of(randomise(detector), 1) if twice and has_weights else {}
-
+    matched.sort(key=itemgetter(0))  # as `found` is
+    maps = _maps(detector, drawn.image, found[[row for row, *_ in matched]], n_masks, seed)
     objects = []
-    for k, (_, number) in enumerate(pairs):
-        score = truth_scores(detector, drawn, number, targets[k])
-        maps = {method: first[method][k] for method in METHODS}
-        maps |= controls(detector, drawn, targets[k], seed=1000 * seed + number)
-        for method, saliency in maps.items():
-            values = score(saliency)
-            if method in again:
-                values["seed_spread"] = scores.seed_spread(np.stack([saliency, again[method][k]]))
-            if method in shuffled:
-                values["random_weights"] = abs(metrics.rank_correlation(saliency, shuffled[method][k]))
-                values["random_empty"] = float(np.isnan(values["random_weights"]))
-            known = {name: value for name, value in values.items() if not np.isnan(value)}
-            where = {"object": number, "label": targets.names[k], "method": method}
-            objects.append(where | dict.fromkeys(SCORES) | known)
+    for k, (_, own, number, target) in enumerate(matched):
+        score = truth_scores(own, drawn, number, target)
+        of_object = {name: saliency[k] for name, saliency in maps.items()}
+        of_object |= controls(own, drawn, number, target, seed=1000 * seed + number)
+        line: Record = {"detector": own.name, "object": number, "label": target.names[0]}
+        objects.append(line | {"methods": {name: score(each) for name, each in of_object.items()}})
     return {"objects": objects}
+
+
+def _maps(
+    detector: Detector, image: np.ndarray, targets: Detections, n_masks: int, seed: int
+) -> dict[str, np.ndarray]:
+    """Maps (n, H, W) of every method that applies to a detector."""
+    maps = {}
+    for method in METHODS:
+        run: Record = {"n_masks": n_masks, "seed": seed, "progress": False}
+        e = explain(detector, image, targets, method=method, **run)
+        maps[f"{method} {n_masks}"] = e.saliency
+        if method == "dclose":
+            assert e.levels is not None and e.density is not None
+            mfpp = make(method, n_masks=n_masks, **ABLATION["mfpp"])
+            fused = mfpp.fuse(e.levels, e.density, mfpp.counts).saliency
+            maps[f"mfpp {n_masks}"] = detector.prepare(image).maps_to_image(fused)
+    if detector.feature_layers:
+        maps["gradcam"] = explain(detector, image, targets, method="gradcam", progress=False).saliency
+    return maps
 
 
 def truth_scores(
@@ -113,115 +148,137 @@ def truth_scores(
 ) -> Callable[[np.ndarray], dict[str, float]]:
     """A function that scores a map (H, W) of `target`, the detection of the scene's object `number`.
 
-    It gives those of `SCORES` that need no second map and that apply to the object.
+    It gives those of `SCORES` that apply: of truth for a `RuleDetector`, whose exact map is known, and of
+    localisation for a network, of whose object only the outline is known.
     """
-    own, ruled = drawn.parts[number], isinstance(detector, RuleDetector)
-    used = [part for part in own if not (ruled and part.role == "edge")]
-    inert = [*drawn.distractors, *(part for part in own if ruled and part.role == "edge")]
-    others = [part for parts in drawn.parts if parts is not own for part in parts]
-    causal, without_effect, other = (
-        np.any([np.zeros(drawn.owner.shape, dtype=bool), *(part.mask for part in parts)], axis=0)
-        for parts in (used, inert, others)
-    )
-    effects = removal_effects(detector, drawn, target, own)
+    own, outline = drawn.parts[number], drawn.causal_masks[number]
+    others = drawn.causal_masks.any(axis=0) & ~outline
+    if isinstance(detector, RuleDetector):
+        kind, truth = "truth", detector.true_map(target)
+        masks = [player.mask for player in detector.players]
+        causal = np.any([m for m in masks if truth[m].sum() > LEAST_EFFECT * truth.sum()], axis=0)
+        things = np.any([outline, *(rock.mask for rock in drawn.distractors)], axis=0)
+        regions = {
+            "false_mass": things & ~causal,
+            "on_ground": drawn.ground_mask & (scores.filled_box(truth.shape, drawn.boxes[number]) == 0),
+            "on_stone": np.any([masks[p] for p in detector.landmark(number)], axis=0),
+        }
+        effects = {"truth_parts": np.array([truth[part.mask].mean() for part in own])}
+    else:
+        kind, truth, causal, regions = "localisation", None, outline, {}
+        effects = {f"parts_{way}": removal_effects(detector, drawn, number, target, way) for way in WAYS}
 
     def score(saliency: np.ndarray) -> dict[str, float]:
         values = {
-            "relevance_mass": scores.relevance_mass(saliency, causal),
-            "relevance_rank": scores.relevance_rank(saliency, causal),
-            "part_correlation": scores.part_correlation(saliency, own, effects),
+            f"{kind}_mass": scores.relevance_mass(saliency, causal),
+            f"{kind}_rank": scores.relevance_rank(saliency, causal),
             "energy_in_box": metrics.ebpg(saliency, target.boxes[0]),
         }
-        if inert:
-            values["false_mass"] = scores.relevance_mass(saliency, without_effect)
-        if others:
-            values["leakage"] = metrics.leakage(saliency, drawn.causal_masks[number], other)
-        return values
+        values |= {name: scores.part_correlation(saliency, own, known) for name, known in effects.items()}
+        values |= {name: scores.relevance_mass(saliency, at) for name, at in regions.items() if at.any()}
+        if truth is not None:
+            values["truth_shared"] = scores.shared_energy(saliency, truth)
+        if others.any():
+            values["leakage"] = metrics.leakage(saliency, outline, others)
+        return {name: value for name in SCORES if (value := rounded(values.get(name, np.nan))) is not None}
 
     return score
 
 
-def controls(detector: Detector, drawn: Scene, target: Detections, *, seed: int) -> dict[str, np.ndarray]:
-    """Maps (H, W) that know at most the box, and the true map if the detector is a formula."""
+def controls(
+    detector: Detector, drawn: Scene, number: int, target: Detections, *, seed: int
+) -> dict[str, np.ndarray]:
+    """Maps (H, W) that know at most the box, and one that knows what decides.
+
+    For a `RuleDetector` that is the true map; for a network, the effects of the parts when they are removed.
+    """
     shape = drawn.owner.shape
     maps = {
         "random map": scores.random_map(shape, seed=seed),
         "centre Gaussian": scores.centre_gaussian(shape),
         "filled box": scores.filled_box(shape, target.boxes[0]),
     }
-    return maps | ({"truth": detector.true_map(target)} if isinstance(detector, RuleDetector) else {})
+    if isinstance(detector, RuleDetector):
+        return maps | {"truth": detector.true_map(target)}
+    effects = removal_effects(detector, drawn, number, target, "removed")
+    return maps | {"parts removed": np.tensordot(effects, [part.mask for part in drawn.parts[number]], 1)}
 
 
 def study_planted_truth(
     out: str | Path,
     *,
     detectors: Iterable[str] = DETECTORS,
-    scenes: int = 100,
-    n_masks: int = 500,
+    scenes: int = 24,
+    budgets: Sequence[int] = BUDGETS,
     **run_options: Any,
 ) -> Records:
-    """Study scenes 0, 1, ... of `LAYOUTS`, or resume a run that was stopped, and write the `table`.
+    """Study scenes `FIRST`, `FIRST` + 1, ... of `LAYOUTS`, or resume a run that was stopped.
 
     Parameters
     ----------
     out : path
-        Folder, see `runner.run_study`; a line has ``detector``, ``scene`` and what `study_scene` returns.
-        `TABLE` is written beside them.
+        Folder, see `runner.run_study`; a line has ``detector``, ``scene``, ``n_masks`` and what `study_scene`
+        returns.
     detectors : iterable of str
         Some of `DETECTORS`.
-    scenes, n_masks : int
-        Number of scenes, and of masks of each explanation.
+    scenes : int
+        Number of scenes. With more than `DEAR` masks, networks see one of `EVERY`.
+    budgets : sequence of int
+        Numbers of masks of each explanation.
     **run_options
         ``workers``, ``executor`` and ``progress`` of `runner.run_study`, whose errors are raised here too.
     """
     names = [checks.choice("detector", name, DETECTORS) for name in detectors]
-    numbers = range(checks.at_least("scenes", scenes, 1))
-    settings = {"n_masks": make("dclose", n_masks=n_masks).n_masks}  # at least one mask for each level
-    tasks = [Task({"detector": name, "scene": k}, (name, k)) for k in numbers for name in names]
-    records = run_study(out, settings, tasks, partial(_study_number, **settings), **run_options)
-    path = records.path.with_name(TABLE)
-    with write_errors(path.parent), atomic_write(path) as part, part.open("w", newline="") as file:
-        writer = csv.DictWriter(file, COLUMNS)
-        writer.writeheader()
-        writer.writerows(table(records.lines))
-    return records
+    numbers = range(FIRST, FIRST + checks.at_least("scenes", scenes, 1))
+    for method, budget in product(METHODS, budgets):
+        make(method, n_masks=budget)  # raises here what would fail later
+    options = {method: {**asdict(make(method)), "n_masks": "of each line"} for method in METHODS}
+    settings = {"rules": STUDIED, "layouts": LAYOUTS, "methods": options}
+    tasks = [
+        Task({"detector": name, "scene": number, "n_masks": budget}, (name, number, budget))
+        for budget in budgets
+        for name in names
+        for number in numbers
+        if name == "rules" or budget <= DEAR or number % EVERY == 0
+    ]
+    return run_study(out, settings, tasks, _study_number, **run_options)
 
 
-def _study_number(name: str, number: int, *, n_masks: int) -> Record:
+def _study_number(name: str, number: int, n_masks: int) -> Record:
     drawn = scene(number, layout=LAYOUTS[number % len(LAYOUTS)])
-    rule = name.removeprefix("rule: ")
-    detector = detector_of(name) if rule == name else RuleDetector(drawn, rule)
-    return study_scene(detector, drawn, n_masks=n_masks, twice=number % TWICE == 0, seed=number)
+    detector = Rules(drawn) if name == "rules" else detector_of(name)
+    return study_scene(detector, drawn, n_masks=n_masks, seed=number)
 
 
-def table(lines: Iterable[Record]) -> list[Record]:
-    """Means over objects with 95 % intervals over scenes: a row of `COLUMNS` for each score that applies.
+def objects(records: Records, detector: str) -> list[Record]:
+    """Objects, each with its scene as ``image``, for `tables.mean` and `tables.difference`.
 
-    A score from fewer scenes than `inference.LEAST_IMAGES` has None as the ends of its interval.
+    Methods of "rules" are named as in "landmark: dclose 500". Each object has every method and score, None
+    where it was not studied or does not apply.
     """
-    by_method: dict[tuple[str, str], list[Record]] = {}
-    for line in sorted(lines, key=itemgetter("detector", "scene")):
-        for record in line["objects"]:
-            where = line["detector"], record["method"]
-            by_method.setdefault(where, []).append(record | {"image": line["scene"]})
-    rows = []
-    for (detector, method), objects in by_method.items():
-        for score in SCORES:
-            known = [record for record in objects if record[score] is not None]
-            if (found := mean(known, itemgetter(score))).n_objects:
-                cells = [*map(rounded, found[:3]), found.n_objects, found.n_images]
-                rows.append(dict(zip(COLUMNS, (detector, method, score, *cells))))
-    return rows
+    found: dict[tuple[int, int], Record] = {}
+    for line in sorted(records.lines, key=itemgetter("scene", "n_masks")):
+        for record in line["objects"] if line["detector"] == detector else ():
+            where = line["scene"], record["object"]
+            blank = {"image": where[0], "object": where[1], "label": record["label"], "methods": {}}
+            own = found.setdefault(where, blank)
+            rule = record["detector"].removeprefix("rule: ") + ": " if detector == "rules" else ""
+            own["methods"] |= {rule + name: values for name, values in record["methods"].items()}
+    methods = dict.fromkeys(name for record in found.values() for name in record["methods"])
+    for record in found.values():
+        known = record["methods"]
+        record["methods"] = {name: dict.fromkeys(SCORES) | known.get(name, {}) for name in methods}
+    return list(found.values())
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Run the command; returns its exit status."""
     parser = study_parser("planted_truth", "Score methods against the truth of planted scenes.")
     parser.add_argument("--detectors", nargs="+", choices=DETECTORS, default=DETECTORS)
-    parser.add_argument("--scenes", type=int, default=100, help="default: %(default)s")
-    parser.add_argument("--n-masks", type=int, default=500, help="default: %(default)s")
+    parser.add_argument("--scenes", type=int, default=24, help="default: %(default)s")
+    parser.add_argument("--budgets", nargs="+", type=int, default=BUDGETS, metavar="N", help="masks")
     options = vars(parser.parse_args(arguments))
-    return study_command("planted_truth", lambda: study_planted_truth(**options).path.with_name(TABLE))
+    return study_command("planted_truth", lambda: study_planted_truth(**options).path)
 
 
 if __name__ == "__main__":

@@ -101,12 +101,35 @@ def test_each_rule_gives_value_to_the_parts_that_it_names():
     assert value_of(detector, detector.shapley_values(found[0]), "context") == pytest.approx(1 / 3, abs=1e-5)
     _, detector, found = rule("suppressor")
     assert value_of(detector, detector.shapley_values(found[0]), "inert") == pytest.approx(-0.25, abs=1e-5)
+    _, detector, found = rule("landmark")
+    assert value_of(detector, detector.shapley_values(found[0]), "inert") == pytest.approx(1 / 3, abs=1e-5)
     _, detector, found = rule("sum")
     values = detector.shapley_values(found[0])
     assert value_of(detector, values, "inert") == value_of(detector, values, "edge") == 0
     edged = next(s for s in range(400) if [p.role for p in scene(s, n_objects=1).parts[0]].count("edge"))
     _, detector, found = rule("edge", seed=edged, n_objects=1)
     assert value_of(detector, detector.shapley_values(found), "edge") > 0
+
+
+def test_a_landmark_is_the_largest_stone_outside_the_box():
+    for seed in range(60, 84):
+        drawn, detector, _ = rule("landmark", seed=seed)
+        for number, box in enumerate(drawn.boxes):
+            in_box = dc.planted.scores.filled_box(drawn.owner.shape, box) > 0
+            sizes = [rock.mask.sum() for rock in drawn.distractors if not (rock.mask & in_box).any()]
+            chosen = [detector.players[p].mask.sum() for p in detector.landmark(number)]
+            assert chosen == ([max(sizes)] if sizes else [])
+
+
+def test_weights_double_from_part_to_part_in_an_order_of_each_object_s_own():
+    orders = set()
+    for seed in range(12):
+        _, detector, found = rule("weighted", seed=seed, n_objects=1)
+        values = detector.shapley_values(found)
+        body = [v for v, player in zip(values, detector.players) if player.role in ("body", "class")]
+        assert np.allclose(sorted(body) / min(body), 2.0 ** np.arange(len(body)), rtol=1e-3)
+        orders.add(tuple(np.argsort(body)))
+    assert len(orders) > 6
 
 
 def test_the_map_tends_to_its_closed_form_at_the_monte_carlo_rate():

@@ -1,5 +1,6 @@
 """Planted scenes: their truth, their seeds and their layouts."""
 
+import cv2
 import numpy as np
 import pytest
 
@@ -35,6 +36,29 @@ def test_the_truth_of_a_scene_fits_its_pixels(seed):
         counted += rock.mask
     counted += drawn.ground_mask
     assert counted.max() == 1  # no pixel belongs to two parts
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_without_a_part_only_that_part_changes(layout):
+    drawn = scene(8, layout=layout, size=200)
+    for number, parts in enumerate(drawn.parts):
+        for part in parts:
+            changed = (drawn.without(number, part.name) != drawn.image).any(2)
+            assert changed[part.mask].mean() > 0.5
+            near = cv2.dilate(part.mask.astype(np.uint8), np.ones((3, 3))) > 0  # edges are blended
+            assert not (changed & ~near & (drawn.owner == 0)).any()
+
+
+def test_what_lies_behind_a_part_shows():
+    """Behind a car's windows is its cabin, so the windows take the cabin's colour."""
+    drawn = scene(next(k for k in range(99) if scene(k, n_objects=1).names == ["car"]), n_objects=1)
+    cabin, windows = (part for part in drawn.parts[0] if part.name in ("cabin", "windows"))
+    before, after = (image[windows.mask].mean(0) for image in (drawn.image, drawn.without(0, "windows")))
+    colour = drawn.image[cabin.mask].mean(0)
+    assert np.abs(after - colour).max() < 12 < np.abs(before - colour).max()
+    for number, part, word in ((1, "cabin", "number"), (-1, "cabin", "number"), (0, "roof", "part must be")):
+        with pytest.raises(dc.InputError, match=word):
+            drawn.without(number, part)
 
 
 def test_objects_have_all_sizes_and_classes():

@@ -55,13 +55,14 @@ def test_the_true_map_wins_its_own_scores():
             assert scores.relevance_mass(control, causal) < 0.95
 
 
-def test_the_spread_of_equal_maps_is_0_and_of_opposite_ones_is_half():
-    saliency = RNG.uniform(0, 1, CAUSAL.shape)
-    assert scores.seed_spread(np.stack([saliency, 3 * saliency + 1])) == pytest.approx(0)
-    halves = np.stack([CAUSAL, ~CAUSAL]).astype(float)
-    assert scores.seed_spread(halves) == pytest.approx(0.5)
-    with pytest.raises(dc.InputError, match="two or more"):
-        scores.seed_spread(saliency[None])
+def test_only_the_true_map_shares_all_its_energy():
+    truth = RNG.uniform(0, 1, CAUSAL.shape) * CAUSAL
+    assert scores.shared_energy(3 * truth, truth) == pytest.approx(1)
+    assert scores.shared_energy(1.0 * ~CAUSAL, truth) == scores.shared_energy(0 * truth, truth) == 0
+    assert scores.shared_energy(np.ones(CAUSAL.shape), 1.0 * CAUSAL) == pytest.approx(50 / 600)
+    weighted = scores.shared_energy(1.0 * CAUSAL, truth)  # its places are right, its weights are not
+    assert 0.5 < weighted < 1 == scores.relevance_mass(1.0 * CAUSAL, CAUSAL)
+    assert scores.shared_energy(truth - 5 * ~CAUSAL, truth) == pytest.approx(1)  # negatives count as 0
 
 
 def test_controls_have_the_image_s_shape():
@@ -76,6 +77,8 @@ def test_arrays_that_do_not_fit_are_refused():
             score(np.ones((3, 3)), CAUSAL)
         with pytest.raises(dc.InputError, match="finite"):
             score(np.full(CAUSAL.shape, np.nan), CAUSAL)
+    with pytest.raises(dc.InputError, match="one size"):
+        scores.shared_energy(np.ones((3, 3)), CAUSAL)
     with pytest.raises(dc.InputError, match="no pixel"):
         scores.relevance_rank(np.ones(CAUSAL.shape), 0 * CAUSAL > 0)
     with pytest.raises(dc.InputError, match="as many effects"):

@@ -1,6 +1,6 @@
-"""The table of scores, against loops over small cases and after a stop."""
+"""The scores of maps on planted scenes, against the formulas, and after a stop."""
 
-import csv
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -10,9 +10,11 @@ import dclose_nb as dc
 from dclose_nb.detection import match
 from dclose_nb.files import shipped
 from dclose_nb.planted import RuleDetector, scene
+from dclose_nb.planted.training import FIRST_TRAINING_SEED
 from dclose_nb.studies import planted_truth as truth
-from dclose_nb.studies.planted_truth import SCORES, removal_effects, study_scene, table
-from dclose_nb.studies.sanity import randomise
+from dclose_nb.studies.inference import design_part
+from dclose_nb.studies.planted_truth import SCORES, Rules, removal_effects, study_scene
+from dclose_nb.studies.records import Records
 
 
 def test_the_effect_of_a_part_is_what_the_formula_says():
@@ -23,111 +25,152 @@ def test_the_effect_of_a_part_is_what_the_formula_says():
     for row, number in match(found, drawn.boxes, drawn.names):
         target, parts = found[row], drawn.parts[number]
         body = [part for part in parts if part.role != "edge"]
-        effects = removal_effects(detector, drawn, target, parts) * [part.mask.sum() for part in parts]
+        effects = removal_effects(detector, drawn, number, target) * [part.mask.sum() for part in parts]
         assert np.allclose(effects, [(part.role != "edge") / len(body) for part in parts], atol=1e-5)
+
+
+def test_a_part_is_hidden_in_black_or_removed():
+    """To a detector of brightness, hiding takes a part's light, and removing what it differs by."""
+    drawn = scene(58)
+    lamp, parts = Wired([[0, 0, 320, 320]], [[1.0]]), drawn.parts[0]
+    target = lamp.detect(drawn.image)
+    hidden = [drawn.image * ~part.mask[..., None] for part in parts]
+    removed = [drawn.without(0, part.name) for part in parts]
+    for way, images in (("hidden", hidden), ("removed", removed)):
+        darker = [(drawn.image.mean() - image.mean()) / 255 for image in images]
+        effects = removal_effects(lamp, drawn, 0, target, way) * [part.mask.sum() for part in parts]
+        assert effects == pytest.approx(darker, abs=1e-6)
+    with pytest.raises(dc.InputError, match="way must be one of"):
+        removal_effects(lamp, drawn, 0, target, "burnt")
 
 
 @pytest.fixture(scope="module")
 def records():
-    drawn = scene(3, layout="decoy")
-    return study_scene(RuleDetector(drawn), drawn, n_masks=60, twice=True)["objects"]
+    drawn = scene(66, layout="decoy")
+    assert len(set(Rules(drawn).detect(drawn.image).scores)) > 1  # rounding puts rules out of order
+    return study_scene(Rules(drawn), drawn, n_masks=60)["objects"]
 
 
-def test_each_object_and_method_has_a_record(records):
-    methods = ["dclose", "drise", "random map", "centre Gaussian", "filled box", "truth"]
-    assert [record["method"] for record in records] == methods * 2
-    assert {record["object"] for record in records} == {0, 1}
+def test_each_rule_and_object_has_a_record_of_all_methods(records):
+    made = [f"{name} 60" for name in ("dclose", "mfpp", "contrast", "drise", "sodex")]
+    controls = ["random map", "centre Gaussian", "filled box", "truth"]
+    expected = [(f"rule: {rule}", number) for rule in truth.STUDIED for number in (0, 1)]
+    assert sorted((record["detector"], record["object"]) for record in records) == sorted(expected)
     for record in records:
-        assert set(SCORES) <= set(record)
-        values = [record[score] for score in SCORES if record[score] is not None]
-        assert np.isfinite(values).all() and np.abs(values).max() <= 1 + 1e-9
-        assert (record["seed_spread"] is None) == (record["method"] not in truth.METHODS)
-        assert record["random_weights"] is None  # a formula has no weights
+        assert list(record["methods"]) == [*made, *controls]
+        for values in record["methods"].values():
+            assert set(values) < set(SCORES) and not any(name.startswith("localisation") for name in values)
+            assert np.abs(list(values.values())).max() <= 1
 
 
-def test_the_truth_scores_best_and_the_filled_box_wins_ebpg_only(records):
-    by = {(record["object"], record["method"]): record for record in records}
-    for number in (0, 1):
-        exact, box = by[number, "truth"], by[number, "filled box"]
-        assert exact["relevance_mass"] == pytest.approx(1) and exact["relevance_rank"] == pytest.approx(1)
-        assert exact["part_correlation"] == pytest.approx(1) and exact["leakage"] == 0
-        assert box["energy_in_box"] == pytest.approx(1) and box["relevance_mass"] < 0.95
+def test_rules_that_share_masks_are_scored_as_if_each_were_alone(records):
+    drawn = scene(66, layout="decoy")
+    for rule in ("sum", "weighted", "landmark"):
+        alone = study_scene(RuleDetector(drawn, rule), drawn, n_masks=60)["objects"]
+        shared = [record for record in records if record["detector"] == f"rule: {rule}"]
+        for one, other in zip(alone, shared, strict=True):
+            assert one["object"] == other["object"] and one["label"] == other["label"]
+            for method, values in one["methods"].items():
+                assert values == pytest.approx(other["methods"][method], abs=2e-3), (rule, method)
 
 
-@pytest.mark.slow
-def test_shuffled_weights_get_other_masks():
-    drawn, detector = scene(0), dc.load_detector("planted", device="cpu")
-    first = study_scene(detector, drawn, n_masks=40, twice=True)["objects"][0]
+def test_mfpp_from_d_closes_passes_is_mfpp():
+    drawn = scene(3, layout="decoy")
+    detector = RuleDetector(drawn)
     found = detector.detect(drawn.image)
-    targets = found[[row for row, _ in match(found, drawn.boxes, drawn.names)]]
-    known, shuffled = (
-        dc.explain(network, drawn.image, targets, n_masks=40, seed=seed, progress=False).saliency[0]
-        for network, seed in ((detector, 0), (randomise(detector), 1))
-    )
-    likeness = abs(dc.metrics.rank_correlation(known, shuffled))
-    assert first["method"] == "dclose" and first["random_empty"] == 0
-    assert first["random_weights"] == pytest.approx(likeness, abs=1e-6)
+    maps = truth._maps(detector, drawn.image, found, 20, 5)
+    alone = dc.explain(detector, drawn.image, found, method="mfpp", n_masks=20, seed=5, progress=False)
+    assert np.allclose(maps["mfpp 20"], alone.saliency, atol=1e-5)
 
 
-def test_empty_maps_of_shuffled_weights_are_counted_separately():
+def test_the_truth_scores_1_and_evidence_lies_where_the_rule_puts_it(records):
+    for record in records:
+        exact, box = record["methods"]["truth"], record["methods"]["filled box"]
+        for score in ("truth_mass", "truth_rank", "truth_shared", "truth_parts"):
+            assert exact[score] == pytest.approx(1, abs=1e-3)
+        assert box["energy_in_box"] == pytest.approx(1) and box["truth_shared"] < 0.95
+        share = {"rule: context": "on_ground", "rule: landmark": "on_stone"}.get(record["detector"])
+        for place in ("on_ground", "on_stone"):
+            assert exact[place] == pytest.approx(1 / 3 if place == share else 0, abs=0.01)
+
+
+def test_a_network_is_scored_on_localisation_and_on_two_ways_to_take_a_part_away():
     drawn = scene(0)
     lamps = Wired(drawn.boxes.tolist(), np.eye(len(drawn.names))[range(len(drawn.names))].tolist())
     lamps.class_names = tuple(drawn.names)
-    assert randomise(lamps).module["switch"].weight[0, 0] == 0  # so that it finds nothing
-    first = study_scene(lamps, drawn, n_masks=10, twice=True)["objects"][0]
-    assert first["random_weights"] is None and first["random_empty"] == 1
+    first = study_scene(lamps, drawn, n_masks=10)["objects"][0]
+    removed = first["methods"]["parts removed"]
+    assert not any(name.startswith("truth") for values in first["methods"].values() for name in values)
+    assert {"localisation_mass", "localisation_rank"} <= set(removed)
 
 
 def test_a_scene_in_which_nothing_is_found():
     assert study_scene(Wired([[0, 0, 1, 1]], [[1.0]]), scene(0), n_masks=10) == {"objects": []}
 
 
-# -- the table
+# -- the run and its records
 
 
-def line(detector, number, *leakages):
-    blank = dict.fromkeys(SCORES) | {"method": "m"}
-    return {"detector": detector, "scene": number, "objects": [blank | {"leakage": x} for x in leakages]}
+def test_no_scene_was_trained_or_designed_on():
+    shipped_ones = {line["scene"] for line in shipped_records().lines}
+    assert min(shipped_ones) == truth.FIRST > max(design_part("scenes"))
+    assert max(shipped_ones) < FIRST_TRAINING_SEED
 
 
-def test_each_score_that_applies_has_a_row():
-    (row,) = table([line("d", 0, 0.25, None), line("d", 1), line("d", 2, 0.75)])
-    assert (row["detector"], row["method"], row["score"]) == ("d", "m", "leakage")
-    assert (row["mean"], row["low"], row["high"]) == (0.5, None, None)  # few scenes have no interval
-    assert (row["objects"], row["scenes"]) == (2, 2)
-    (row,) = table([line("d", k, 0.25 + k / 10) for k in range(6)])
-    assert row["mean"] == pytest.approx(0.5) and row["low"] < 0.5 < row["high"]
+def shipped_records():
+    return Records(shipped("results/planted_truth.jsonl"))
 
 
-def test_a_table_does_not_depend_on_the_order_of_the_scenes():
-    lines = [line(name, k, 0.1 * k, 0.5) for name in ("a", "b") for k in range(4)]
-    rows = table(lines)
-    assert [row["detector"] for row in rows] == ["a", "b"]
-    for seed in range(5):
-        assert table([lines[k] for k in np.random.default_rng(seed).permutation(8)]) == rows
+def test_the_records_that_ship_are_what_the_study_makes(tmp_path):
+    """The settings are those of the code, and a scene that is done again gives the same line."""
+    known = shipped_records()
+    assert {(line["detector"], line["n_masks"]) for line in known.lines} == {
+        (name, budget) for name in truth.DETECTORS for budget in truth.BUDGETS
+    }
+    new = truth.study_planted_truth(tmp_path, detectors=["rules"], scenes=1, budgets=[500], progress=False)
+    assert new.settings == known.settings
+    (line,) = new.lines
+    old = next(old for old in known.lines if all(old[key] == line[key] for key in list(line)[:3]))
+    for one, other in zip(line["objects"], old["objects"], strict=True):
+        for method, values in one["methods"].items():
+            assert values == pytest.approx(other["methods"][method], abs=0.01), method
 
 
-def test_the_table_that_ships_has_the_columns_of_a_new_one():
-    with shipped("results/planted_truth.csv").open(newline="") as file:
-        rows = list(csv.DictReader(file))
-    assert tuple(rows[0]) == truth.COLUMNS and {row["detector"] for row in rows} == set(truth.DETECTORS)
-    assert {row["score"] for row in rows} == set(SCORES)
+def test_objects_join_the_budgets_and_rules_of_an_object():
+    def line(number, n_masks, score, rule="and"):
+        methods = {f"dclose {n_masks}": {"truth_mass": score}, "truth": {"truth_mass": 1.0}}
+        record = {"detector": f"rule: {rule}", "object": 2, "label": "cow", "methods": methods}
+        return {"detector": "rules", "scene": number, "n_masks": n_masks, "objects": [record]}
+
+    lines = [line(61, 40, 0.2), line(60, 40, 0.4), line(60, 20, 0.3, "or")]
+    first, second = truth.objects(SimpleNamespace(lines=lines), "rules")
+    assert (first["image"], first["object"], first["label"]) == (60, 2, "cow")
+    scores = {name: values["truth_mass"] for name, values in first["methods"].items()}
+    assert scores == {"or: dclose 20": 0.3, "or: truth": 1.0, "and: dclose 40": 0.4, "and: truth": 1.0}
+    assert second["methods"]["or: dclose 20"] == dict.fromkeys(SCORES)
+    assert truth.objects(SimpleNamespace(lines=lines), "planted") == []
 
 
 @pytest.mark.slow
 def test_a_stopped_run_resumes(tmp_path):
-    options = {"detectors": ["rule: sum"], "scenes": 3, "n_masks": 20, "progress": False}
+    options = {"detectors": ["rules"], "scenes": 2, "budgets": [10], "progress": False}
     unbroken = truth.study_planted_truth(tmp_path / "whole", **options)
-    written = (tmp_path / "whole" / "planted_truth.csv").read_bytes()
     header, first, *_ = unbroken.path.read_text().splitlines(keepends=True)
     (tmp_path / "broken").mkdir()
-    (tmp_path / "broken" / "records.jsonl").write_text(header + first + '{"detector": "rule: s')
+    (tmp_path / "broken" / "records.jsonl").write_text(header + first + '{"detector": "rul')
     with pytest.warns(UserWarning, match="was cut off"):
         assert truth.study_planted_truth(tmp_path / "broken", **options).lines == unbroken.lines
-    assert (tmp_path / "broken" / "planted_truth.csv").read_bytes() == written
-    rows = list(csv.DictReader(written.decode().splitlines()))
-    assert {row["method"] for row in rows} >= {"dclose", "drise", "filled box", "truth"}
-    assert [line["scene"] for line in unbroken.lines] == [0, 1, 2]
+    assert [(line["scene"], line["n_masks"]) for line in unbroken.lines] == [(60, 10), (61, 10)]
+
+
+def test_networks_see_every_third_scene_with_many_masks(tmp_path, monkeypatch):
+    monkeypatch.setattr(truth, "_study_number", lambda name, number, n_masks: {"objects": []})
+    made = truth.study_planted_truth(tmp_path, scenes=4, progress=False)
+    seen = {}
+    for line in made.lines:
+        seen.setdefault((line["detector"], line["n_masks"]), []).append(line["scene"])
+    assert seen.pop(("planted", 4000)) == seen.pop(("planted_two_stage", 4000)) == [60, 63]
+    assert len(seen) == 4 and all(scenes == [60, 61, 62, 63] for scenes in seen.values())
 
 
 def test_bad_input(tmp_path, capsys):
@@ -135,15 +178,15 @@ def test_bad_input(tmp_path, capsys):
     for options, sentence in (
         ({"detectors": ["yolox_nano"]}, "detector must be one of"),
         ({"scenes": 0}, "scenes must be an integer of at least 1, got 0"),
-        ({"n_masks": 0}, "n_masks must be"),
-        ({"n_masks": 4}, "n_masks must be at least one for each of 5 levels, got 4"),
+        ({"budgets": [0]}, "n_masks must be"),
+        ({"budgets": [500, 4]}, "n_masks must be at least one for each of 5 levels, got 4"),
     ):
         with pytest.raises(dc.InputError, match=sentence):
             study(tmp_path, **options)
     assert list(tmp_path.iterdir()) == []
-    study(tmp_path, detectors=["rule: sum"], scenes=1, n_masks=10, progress=False)
-    with pytest.raises(dc.InputError, match="was made with n_masks 10, not 20"):
-        study(tmp_path, n_masks=20)
+    (tmp_path / "records.jsonl").write_text('{"settings": {"n_masks": 500}}\n')  # of the study before
+    with pytest.raises(dc.InputError, match="was made with layouts None, not"):
+        study(tmp_path)
     (tmp_path / "records.jsonl").write_text("torn\n")
     assert truth.main([str(tmp_path)]) == 2
     assert "planted_truth: " in (err := capsys.readouterr().err) and "is damaged" in err
