@@ -47,7 +47,8 @@ def write_errors(folder: Path) -> Iterator[None]:
     except OSError as error:
         if error.errno is None:  # not the system's: weights that are missing, for instance
             raise
-        raise InputError(f"cannot write to the folder {str(folder)!r}: {error.strerror or error}") from error
+        known = folder.parent if folder.name.startswith(UNFINISHED) else folder  # the one that users named
+        raise InputError(f"cannot write to the folder {str(known)!r}: {error.strerror or error}") from error
 
 
 def read_json(path: Path) -> Any:

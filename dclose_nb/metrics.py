@@ -341,7 +341,7 @@ def _ranks(saliency: np.ndarray, canvas: Canvas) -> torch.Tensor:
 
 
 def _blurred(content: torch.Tensor) -> torch.Tensor:
-    """The content (3, h, w) after the authors' Gaussian blur, which leaves nothing to detect."""
+    """The content (3, h, w) after the authors' Gaussian blur, in which a detector finds few objects."""
     image = content.permute(1, 2, 0).cpu().numpy()
     width = max(round(BLUR * max(image.shape[:2])) // 2 * 2 + 1, 3)  # odd
     blurred = cv2.GaussianBlur(image, (width, width), 0)  # OpenCV takes sigma from the width
