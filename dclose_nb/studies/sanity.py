@@ -49,14 +49,12 @@ def randomise(detector: Detector, stages: Iterable[str] | None = None, *, seed: 
 
     `stages` are of the detector's `stages`, by default every parameter. The same `seed` shuffles a layer in
     the same way whatever the stages are, so that each step of a cascade continues the one before. The
-    detector does not change. One whose `module` has no parameters, and a stage that it does not have, raise
-    `InputError`.
+    detector does not change. One without parameters, and a stage that it does not have, raise `InputError`.
 
     Examples
     --------
     >>> import dclose_nb as dc
-    >>> detector = dc.load_detector("planted")
-    >>> randomise(detector, ["predictions", "head"], seed=1).name
+    >>> randomise(dc.load_detector("planted"), ["predictions", "head"], seed=1).name
     'planted, shuffled predictions, head'
     """
     module = getattr(detector, "module", None)
@@ -96,7 +94,7 @@ def steps(detector: Detector, kind: str) -> dict[str, tuple[str, ...]]:
 def unit_ranks(maps: np.ndarray) -> np.ndarray:
     """Ranks of the pixels of maps (n, H, W), of mean 0 and length 1; NaN for an empty map.
 
-    The sum of the products of two such maps is their rank correlation.
+    The products of two such maps add up to their rank correlation.
     """
     ranks = np.array([rankdata(saliency).reshape(saliency.shape) for saliency in maps])
     ranks -= ranks.mean(axis=(1, 2), keepdims=True)
@@ -134,10 +132,9 @@ def compare(
     Returns a row for each of `COLUMNS`, (columns, n): ``rank``, the rank correlation of an object's two maps;
     ``other``, that of its map in `a` with the other objects' maps in `b`, on average; ``moved``, the mean
     over all `moved_ranks`; ``mirrored``, the mean with the map in `b` mirrored from left to right, from top
-    to bottom and both, which is what borders and the centre give; ``alike``, the mean between the map in `b`
-    and the other objects' in `b`; ``focus`` of the map in `b` on the object's box, of `boxes` (n, 4). NaN
-    where a map is empty or there is no other object. Also returns the sums over objects of `moved_ranks` at
-    each of `offsets` (D, 2), (D,).
+    to bottom and both, which is what borders and the centre give; ``alike``, that of the map in `b` and the
+    other objects' in `b`; ``focus`` of the map in `b` on the object's box, of `boxes` (n, 4). NaN where a map
+    is empty or no other is there. Also returns the sums of `moved_ranks` at each of `offsets` (D, 2), (D,).
     """
     first, second = unit_ranks(a), unit_ranks(b)
     moved = moved_ranks(first, second)
@@ -155,8 +152,7 @@ def compare(
 
 def _of_others(pairs: np.ndarray) -> np.ndarray:
     """Mean of each row (n, n) without the diagonal and without NaN, (n,)."""
-    others = np.where(np.eye(len(pairs)), np.nan, pairs)
-    return np.ma.masked_invalid(others).mean(axis=1).filled(np.nan)
+    return np.ma.masked_invalid(np.where(np.eye(len(pairs)), np.nan, pairs)).mean(axis=1).filled(np.nan)
 
 
 def study_image(
@@ -186,10 +182,8 @@ def study_image(
         return line
 
     def maps_of(network: Detector, seed: int) -> dict[str, np.ndarray]:
-        return {
-            name: explain(network, image, targets, method=name, seed=seed, progress=False, **options).saliency
-            for name, options in methods.items()
-        }
+        explained = partial(explain, network, image, targets, seed=seed, progress=False)
+        return {name: explained(method=name, **options).saliency for name, options in methods.items()}
 
     first, boxes = maps_of(detector, seed), np.asarray(targets.boxes)
     offsets = np.random.default_rng(seed).integers(image.shape[:2], size=(1 + DRAWS, 2))
@@ -254,6 +248,10 @@ def study_sanity(
     return run_study(out, settings, tasks, work, **run_options)
 
 
+def _found(records: Records) -> list[Record]:
+    return [line for line in records.lines if line["labels"]]
+
+
 def objects(records: Records, method: str) -> list[Record]:
     """Objects of which the trained network gives a map, each with its ``image`` and ``label``.
 
@@ -261,7 +259,7 @@ def objects(records: Records, method: str) -> list[Record]:
     Each of these is by step: the mean over shuffled networks, None where all maps are empty.
     """
     found = []
-    for line in [line for line in records.lines if line["labels"]]:
+    for line in _found(records):
         of_method = line["methods"][method]
         tables = {step: np.array(table, dtype=float) for step, table in of_method["scores"].items()}
         for k in np.flatnonzero(np.logical_not(of_method["empty"])):
@@ -290,20 +288,20 @@ def likeness(records: Records, kind: str, method: str, column: str) -> np.ndarra
 def permutation_p(records: Records, step: str, method: str) -> float:
     """Two-sided p of the hypothesis that an object's two maps lie on each other as chance lays them.
 
-    The statistic is the sum of rank correlations over objects, seeds and images. All maps of an image's
-    shuffled networks are moved together by a random offset, see `moved_ranks`; each image has its own. p is
-    the share of 1 + `DRAWS` sums, the one without a move among them, that are at least as far from 0 as it.
-    Offsets follow from the record's seed. Empty maps count as 0.
+    The statistic is the sum of rank correlations over objects, seeds and images; empty maps count as 0. All
+    maps of an image's shuffled networks are moved together by a random offset, see `moved_ranks`, which
+    follows from the record's seed. p is the share of 1 + `DRAWS` sums, the one without a move among them,
+    that are at least as far from 0 as it.
     """
-    sums = [line["methods"][method]["moved"][step] for line in records.lines if line["labels"]]
+    sums = [line["methods"][method]["moved"][step] for line in _found(records)]
     distances = np.abs(np.sum(sums, axis=0))
     return float((distances >= distances[0]).mean())
 
 
 def summary(records: Records) -> str:
     """How much was compared, and how many maps are empty, in a few sentences."""
-    lines = [line for line in records.lines if line["labels"]]
-    count, seeds = sum(len(line["labels"]) for line in lines), records.settings["seeds"]
+    lines, seeds = _found(records), records.settings["seeds"]
+    count = sum(len(line["labels"]) for line in lines)
     told = f"{count} objects of {len(lines)} images; {len(records.lines) - len(lines)} images without any."
     for method in records.settings["methods"]:
         found = objects(records, method)

@@ -9,8 +9,10 @@ from PIL import Image
 from toys import Wired
 
 import dclose_nb as dc
+from dclose_nb.files import shipped
 from dclose_nb.studies import sanity
 from dclose_nb.studies.coco import Truth
+from dclose_nb.studies.inference import difference
 from dclose_nb.studies.records import Records
 from dclose_nb.studies.sanity import randomise
 
@@ -270,6 +272,19 @@ def test_images_of_a_data_set_come_in_random_order(wired, truth, tmp_path):
     order = np.random.default_rng(0).permutation(3)[:2]
     assert [(line["image"], line["seed"]) for line in records.lines] == [(5 + order[0], 0), (5 + order[1], 1)]
     assert records.settings["annotations_sha256"] and records.settings["stages"] == ["switch", "inert"]
+
+
+def test_shuffled_weights_leave_no_more_similarity_than_chance():
+    records = Records(shipped("results/sanity_planted_ends.jsonl"))
+    weights = json.loads(shipped("weights/planted.json").read_text())["sha256"]
+    assert records.settings["detector"]["weights_sha256"] == weights  # not those of an older network
+    found = sanity.objects(records, "dclose")
+    assert len(found) >= 30 and not any(record["empty"]["to stem"] for record in found)
+    chance, change = (
+        difference(found, sanity.at("|rank|", step), sanity.at("moved |rank|", step))
+        for step in ("to stem", "trained")
+    )
+    assert chance.low < 0.1 and change.low > 0.1  # the check has power: the trained network's own maps agree
 
 
 def test_a_bad_option_is_refused_in_one_line(tmp_path, capsys):
