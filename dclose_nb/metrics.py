@@ -55,7 +55,8 @@ def ebpg(saliency: np.ndarray, box: Any) -> float:
     saliency : (H, W) array
         Negative values count as 0.
     box : (4,) array
-        x1, y1, x2, y2 in pixels of the map; its edges are rounded.
+        x1, y1, x2, y2 in pixels of the map. Its edges are rounded; a box that is too thin for that has
+        the pixels that it touches.
 
     Returns
     -------
@@ -151,8 +152,11 @@ def _map(saliency: Any) -> np.ndarray:
 
 
 def _window(box: Any, shape: tuple[int, ...]) -> tuple[slice, slice]:
-    edges = np.round(checks.numbers("a box x1, y1, x2, y2", box, (4,)))
-    x1, y1, x2, y2 = edges.clip(0, max(shape)).astype(int)
+    """Rows and columns of a box: its edges are rounded, unless no pixel is left between them."""
+    edges = checks.numbers("a box x1, y1, x2, y2", box, (4,)).reshape(2, 2)
+    rounded, touched = np.round(edges), np.stack([np.floor(edges[0]), np.ceil(edges[1])])
+    edges = np.where(rounded[0] == rounded[1], touched, rounded)
+    x1, y1, x2, y2 = edges.ravel().clip(0, max(shape)).astype(int)
     if x1 >= min(x2, shape[1]) or y1 >= min(y2, shape[0]):
         raise InputError(f"box {np.asarray(box).tolist()} holds no pixel of a map of {shape}")
     return slice(y1, y2), slice(x1, x2)

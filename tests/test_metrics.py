@@ -38,6 +38,8 @@ def test_energy_in_closed_form():
     assert metrics.ebpg(below, BOX) == 1
     assert metrics.ebpg(np.ones((6, 8)), BOX + 0.4) == pytest.approx(9 / 48)  # edges are rounded
     assert metrics.ebpg(np.ones((6, 8)), [-3, -3, 4, 3]) == pytest.approx(12 / 48)
+    assert metrics.ebpg(np.ones((6, 8)), [2.6, 1, 2.9, 4]) == pytest.approx(3 / 48)  # thinner than a pixel
+    assert metrics.ebpg(one_pixel(at=(2, 3)), [3.1, 2.2, 3.4, 2.4]) == 1
 
 
 def test_energy_by_the_loop():
@@ -194,6 +196,7 @@ def test_bad_input(lamps, lit):
         (lambda: metrics.sparsity(np.ones(3)), r"\(H, W\)"),
         (lambda: metrics.ebpg(saliency, [1, 2, 3]), "x1, y1, x2, y2"),
         (lambda: metrics.ebpg(saliency, [100, 100, 120, 120]), "holds no pixel"),
+        (lambda: metrics.ebpg(saliency, [3, 1, 3, 4]), "holds no pixel"),
     ):
         with pytest.raises(dc.InputError, match=word):
             call()
