@@ -198,7 +198,8 @@ def study_image(detector: Detector, image: np.ndarray, *, n_masks: int) -> Recor
     weight at each of `SEVERITIES` over that in the clear image, Eq. 6) and ``maps``: for "clear" and each
     of `MAPPED`, by method, the `map_scores`; ``drawn``, 1 if the detector finds the target in that
     image, else 0; of the first seed's map ``over_all``, and ``over_all_blur``, for which deletion blurs
-    pixels instead of blackening them. Both are None if the target is not found.
+    pixels instead of blackening them, both None if the target is not found; ``levels``, for a method
+    that has them the score ``inside`` of each level, finest first.
     """
     targets = detector.detect(image, class_agnostic=True)[:MOST]
     if not len(targets):
@@ -221,8 +222,9 @@ def study_image(detector: Detector, image: np.ndarray, *, n_masks: int) -> Recor
         canvas = detector.prepare(shown)
         for method in METHODS:
             settings: dict[str, Any] = {"method": method, "n_masks": n_masks, "progress": False}
-            by_seed = [explain(detector, shown, targets, seed=seed, **settings).saliency for seed in SEEDS]
-            maps = np.stack(by_seed, axis=1)  # (n, 2, H, W)
+            by_seed = [explain(detector, shown, targets, seed=seed, **settings) for seed in SEEDS]
+            maps = np.stack([one.saliency for one in by_seed], axis=1)  # (n, 2, H, W)
+            levels = [one.levels for one in by_seed if one.levels is not None]  # (L, n, h, w) each
             clear.setdefault(method, maps)
             with warnings.catch_warnings():  # of targets that are no longer found, which ``drawn`` says
                 warnings.simplefilter("ignore")
@@ -236,6 +238,11 @@ def study_image(detector: Detector, image: np.ndarray, *, n_masks: int) -> Recor
                 scores["drawn"] = float(drawn)
                 for over_all, removal in (("over_all", deletion), ("over_all_blur", blurring)):
                     scores[over_all] = round(insertion.score - removal.score, 4) if drawn else None
+                if levels:
+                    pairs = zip(*(of_seed[:, k] for of_seed in levels))
+                    scores["levels"] = [
+                        focus(canvas.maps_to_image(np.stack(pair)), targets.boxes[k]) for pair in pairs
+                    ]
                 record["maps"].setdefault(name, {})[method] = scores
     return {"objects": objects}
 
@@ -245,17 +252,22 @@ def map_scores(maps: np.ndarray, clear: np.ndarray, box: np.ndarray) -> Record:
 
     ``itself`` is the rank correlation of the two maps. ``clear`` is that with the clear image's map of the
     other seed, since maps from the same masks share noise. Both are None if a map is empty.
-    ``inside`` is `relevance_rank` in the box; ``ebpg`` and ``sparsity`` are those of `metrics`.
+    ``ebpg`` and ``sparsity`` are those of `metrics`.
     """
-    in_box = filled_box(maps.shape[1:], box) > 0
     crossed = [metrics.rank_correlation(*pair) for pair in zip(maps, clear[::-1])]
     return {
         "itself": rounded(metrics.rank_correlation(*maps)),
         "clear": rounded(sum(crossed) / 2),
         "ebpg": rounded(np.mean([metrics.ebpg(saliency, box) for saliency in maps])),
-        "inside": rounded(np.mean([relevance_rank(saliency, in_box) for saliency in maps])),
+        "inside": focus(maps, box),
         "sparsity": rounded(np.mean([metrics.sparsity(saliency) for saliency in maps])),
     }
+
+
+def focus(maps: np.ndarray, box: np.ndarray) -> float | None:
+    """Mean `relevance_rank` of an object's maps (K, H, W) in its box (4,)."""
+    in_box = filled_box(maps.shape[1:], box) > 0
+    return rounded(np.mean([relevance_rank(saliency, in_box) for saliency in maps]))
 
 
 def study_conditions(
