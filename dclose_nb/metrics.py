@@ -24,7 +24,8 @@ from .threads import map_in_threads
 
 STEPS = 205  # the authors change 2000 of 640 x 640 pixels in a step
 MOST_STEPS = 10**6  # more than a network's input has pixels
-KINDS = "deletion", "insertion"
+OVER_ALL = "deletion", "insertion"
+KINDS = *OVER_ALL, "blurring"
 BLUR = 51 / 640  # width of the Gaussian kernel of insertion, as a share of the longer side
 
 
@@ -217,7 +218,7 @@ def over_all(
     detector: Detector, image: Any, detection: Detections, saliency: np.ndarray, *, steps: int = STEPS
 ) -> OverAll:
     """Insertion less deletion, in [-1, 1], with both curves. Parameters are as for `deletion`."""
-    deleted, inserted = _curves(detector, image, detection, saliency, steps, *KINDS)
+    deleted, inserted = _curves(detector, image, detection, saliency, steps, *OVER_ALL)
     return OverAll(inserted.score - deleted.score, deleted, inserted)
 
 
@@ -249,7 +250,7 @@ def curves(
     maps: np.ndarray,
     *,
     steps: int = STEPS,
-    kinds: tuple[str, ...] = KINDS,
+    kinds: tuple[str, ...] = OVER_ALL,
     batch_size: int | None = None,
 ) -> dict[str, list[Curve]]:
     """Curves of all detections of an image. A batch may hold steps of several detections.
@@ -264,7 +265,8 @@ def curves(
         In the image's frame.
     steps, batch_size : int
     kinds : tuple
-        "deletion", from the image to black; "insertion", from the blurred image to the image.
+        "deletion", from the image to black; "insertion", from the blurred image to the image;
+        "blurring", deletion to the blurred image, since black hides little in a dark image.
         A detection that scores 0 in the unchanged image has no meaningful curve: a warning says so.
 
     Returns
@@ -285,7 +287,9 @@ def curves(
     if not isinstance(kinds, tuple | list) or not all(kind in KINDS for kind in kinds):
         raise InputError(f"kinds must be a tuple of {', '.join(map(repr, KINDS))}, got {checks.shown(kinds)}")
     content = canvas.pixels[:, *canvas.window]  # (3, h, w)
-    ends = {"deletion": (content, torch.zeros_like(content)), "insertion": (_blurred(content), content)}
+    blurred = _blurred(content)
+    ends = {"deletion": (content, torch.zeros_like(content)), "insertion": (blurred, content)}
+    ends["blurring"] = content, blurred
     ranks = [_ranks(saliency, canvas) for saliency in maps]  # n times (h, w), 0 the most salient
     boxes, probs = canvas.vectors(detections)
     todo = [(kind, k, step) for kind in kinds for k in range(len(detections)) for step in range(steps + 1)]
@@ -304,7 +308,7 @@ def curves(
     scores = [value for values in map_in_threads(detector, score, batches) for value in values]
     table = np.array(scores, dtype=np.float32).reshape(len(kinds), len(detections), steps + 1)
     for k, detection in enumerate(detections):
-        if not all(curves_of[k][0 if kind == "deletion" else -1] for kind, curves_of in zip(kinds, table)):
+        if not all(curves_of[k][-1 if kind == "insertion" else 0] for kind, curves_of in zip(kinds, table)):
             checks.warn(
                 f"{detection.names[0]} {detection.scores[0]:.2f} scores 0 in the unchanged image, so its "
                 "curves say nothing: a box of another class may suppress it, see detect(class_agnostic=True)"

@@ -140,6 +140,16 @@ def test_curves_by_the_loop_on_a_real_network(kind):
         assert len(set(np.round(expected, 3))) >= 4  # the curve is not trivial
 
 
+def test_blurring_the_most_salient_first_is_insertion_of_the_least_salient_backwards():
+    detector, image, targets = dc.load_example("overlap")
+    saliency = np.random.default_rng(5).permutation(image[..., 0].size).reshape(1, *image.shape[:2])
+    canvas = detector.prepare(image)
+    got = metrics.curves(detector, canvas, targets[0], saliency, steps=4, kinds=("blurring",))["blurring"][0]
+    inserted = metrics.curves(detector, canvas, targets[0], -saliency, steps=4, kinds=("insertion",))
+    assert np.allclose(got.curve, inserted["insertion"][0].curve[::-1], atol=1e-5)
+    assert got.curve[0] > 0.9 and np.ptp(got.curve) > 0.1
+
+
 def test_batches_and_other_detections_do_not_change_a_curve(lamps, lit):
     found = lamps.detect(lit)
     maps = np.random.default_rng(3).random((2, *lit.shape[:2]))
@@ -183,7 +193,10 @@ def test_bad_input(lamps, lit):
         (lambda: metrics.over_all("yolox_nano", lit, found[0], saliency), "use load_detector"),
         (lambda: metrics.over_all(lamps, lit, found[0], saliency, steps=10**9), "steps must be .* 1000000"),
         (lambda: metrics.curves(lamps, lit, found[0], saliency[None]), "canvas must be Canvas, got ndarray"),
-        (lambda: curves(kinds=("deletion", "x")), "kinds must be a tuple of 'deletion', 'insertion', got"),
+        (
+            lambda: curves(kinds=("deletion", "x")),
+            "kinds must be a tuple of 'deletion', 'insertion', 'blurring', got",
+        ),
         (lambda: curves(kinds="deletion"), "kinds must be a tuple of"),
         (lambda: curves(batch_size=-1), "batch_size must be an integer of at least 1"),
         (lambda: curves(batch_size=0), "batch_size must be an integer of at least 1"),

@@ -10,6 +10,7 @@ intensities, so each model decodes sRGB first and encodes it at the end (IEC 619
 from __future__ import annotations
 
 import sys
+import warnings
 from collections.abc import Callable, Sequence
 from functools import partial
 from itertools import islice
@@ -47,9 +48,9 @@ SEVERITIES = (0.25, 0.5, 0.75, 1.0)
 MAPPED = ("low_light", "red_light", "night", "fog", "false_colour")  # those of Fig. 8 that can be modelled
 MAPPED_AT = 0.75  # severity of the images that are explained
 SEEDS = (1, 2)  # of the masks; each object gets a map from each
-STEPS = 10  # of deletion and insertion, a twentieth of the paper's
+STEPS = 20  # of deletion and insertion, a tenth of the paper's
 MOST = 5  # largest number of objects of an image
-SCENES = 5  # that a planted detector sees
+SCENES = 8  # that a planted detector sees
 
 
 def low_light(image: Any, severity: float, *, seed: int = 0) -> np.ndarray:
@@ -190,14 +191,17 @@ def study_image(detector: Detector, image: np.ndarray, *, n_masks: int) -> Recor
     """Measure how the objects of an image fare in all conditions, and their maps in those of `MAPPED`.
 
     The targets are those that the detector finds in the clear image (H, W, 3), even if it no longer
-    finds them. Each map is made with `n_masks` masks.
+    finds them. Boxes of all classes suppress each other, as they do in deletion and insertion. Each map is
+    made with `n_masks` masks.
 
     Each of ``objects`` has ``label``, ``score``, ``area`` (share of the image), ``left`` (by condition, its
     weight at each of `SEVERITIES` over that in the clear image, Eq. 6) and ``maps``: for "clear" and each
     of `MAPPED`, by method, the `map_scores`; ``drawn``, 1 if the detector finds the target in that
-    image, else 0; ``over_all`` of the first seed's map, None if the target is not found.
+    image, else 0; of the first seed's map ``over_all``, and ``over_all_blur``, for which deletion blurs
+    pixels instead of blackening them, both None if the target is not found; ``levels``, for a method
+    that has them the score ``inside`` of each level, finest first.
     """
-    targets = detector.detect(image)[:MOST]
+    targets = detector.detect(image, class_agnostic=True)[:MOST]
     if not len(targets):
         return {"objects": []}
     inside = targets.boxes.clip(0, np.tile(image.shape[1::-1], 2))
@@ -218,16 +222,27 @@ def study_image(detector: Detector, image: np.ndarray, *, n_masks: int) -> Recor
         canvas = detector.prepare(shown)
         for method in METHODS:
             settings: dict[str, Any] = {"method": method, "n_masks": n_masks, "progress": False}
-            by_seed = [explain(detector, shown, targets, seed=seed, **settings).saliency for seed in SEEDS]
-            maps = np.stack(by_seed, axis=1)  # (n, 2, H, W)
+            by_seed = [explain(detector, shown, targets, seed=seed, **settings) for seed in SEEDS]
+            maps = np.stack([one.saliency for one in by_seed], axis=1)  # (n, 2, H, W)
+            levels = [one.levels for one in by_seed if one.levels is not None]  # (L, n, h, w) each
             clear.setdefault(method, maps)
-            curves = metrics.curves(detector, canvas, targets, maps[:, 0], steps=STEPS)
+            with warnings.catch_warnings():  # of targets that are no longer found, which ``drawn`` says
+                warnings.simplefilter("ignore")
+                curves = metrics.curves(
+                    detector, canvas, targets, maps[:, 0], steps=STEPS, kinds=metrics.KINDS
+                )
             for k, record in enumerate(objects):
-                deletion, insertion = curves["deletion"][k], curves["insertion"][k]
+                deletion, insertion, blurring = (curves[kind][k] for kind in metrics.KINDS)
                 scores = map_scores(maps[k], clear[method][k], targets.boxes[k])
                 drawn = deletion.curve[0] > 0
                 scores["drawn"] = float(drawn)
-                scores["over_all"] = round(insertion.score - deletion.score, 4) if drawn else None
+                for over_all, removal in (("over_all", deletion), ("over_all_blur", blurring)):
+                    scores[over_all] = round(insertion.score - removal.score, 4) if drawn else None
+                if levels:
+                    pairs = zip(*(of_seed[:, k] for of_seed in levels))
+                    scores["levels"] = [
+                        focus(canvas.maps_to_image(np.stack(pair)), targets.boxes[k]) for pair in pairs
+                    ]
                 record["maps"].setdefault(name, {})[method] = scores
     return {"objects": objects}
 
@@ -237,24 +252,29 @@ def map_scores(maps: np.ndarray, clear: np.ndarray, box: np.ndarray) -> Record:
 
     ``itself`` is the rank correlation of the two maps. ``clear`` is that with the clear image's map of the
     other seed, since maps from the same masks share noise. Both are None if a map is empty.
-    ``inside`` is `relevance_rank` in the box; ``ebpg`` and ``sparsity`` are those of `metrics`.
+    ``ebpg`` and ``sparsity`` are those of `metrics`.
     """
-    in_box = filled_box(maps.shape[1:], box) > 0
     crossed = [metrics.rank_correlation(*pair) for pair in zip(maps, clear[::-1])]
     return {
         "itself": rounded(metrics.rank_correlation(*maps)),
         "clear": rounded(sum(crossed) / 2),
         "ebpg": rounded(np.mean([metrics.ebpg(saliency, box) for saliency in maps])),
-        "inside": rounded(np.mean([relevance_rank(saliency, in_box) for saliency in maps])),
+        "inside": focus(maps, box),
         "sparsity": rounded(np.mean([metrics.sparsity(saliency) for saliency in maps])),
     }
+
+
+def focus(maps: np.ndarray, box: np.ndarray) -> float | None:
+    """Mean `relevance_rank` of an object's maps (K, H, W) in its box (4,)."""
+    in_box = filled_box(maps.shape[1:], box) > 0
+    return rounded(np.mean([relevance_rank(saliency, in_box) for saliency in maps]))
 
 
 def study_conditions(
     out: str | Path,
     *,
     detectors: Sequence[str | Detector] = ("yolox_nano", "planted"),
-    n_masks: int = 200,
+    n_masks: int = 1000,
     limit: int | None = None,
     coco: str | Path | None = None,
     **run_options: Any,
@@ -304,7 +324,7 @@ def main(arguments: list[str] | None = None) -> int:
     """Run the command; returns its exit status."""
     parser = study_parser("conditions", "What bad conditions do to detections and their maps.")
     parser.add_argument("--detectors", nargs="+", default=["yolox_nano", "planted"])
-    parser.add_argument("--n-masks", type=int, default=200, help="default: %(default)s")
+    parser.add_argument("--n-masks", type=int, default=1000, help="default: %(default)s")
     parser.add_argument("--limit", type=int, help="images of each detector; default: all")
     parser.add_argument("--coco", metavar="DIR", help="photos of COCO after those that ship")
     options = vars(parser.parse_args(arguments))

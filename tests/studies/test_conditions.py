@@ -193,10 +193,12 @@ def test_a_record_has_every_method_and_condition_like_those_that_ship(lamps, lit
         assert set(record["maps"]) == {"clear", *conditions.MAPPED}
         for by_method in record["maps"].values():
             assert set(by_method) == set(conditions.METHODS)
+            assert len(by_method["dclose"]["levels"]) == 5 and "levels" not in by_method["drise"]
         for method in conditions.METHODS:
             clear, dark = record["maps"]["clear"][method], record["maps"]["low_light"][method]
             assert clear["itself"] == clear["clear"]
-            assert clear["over_all"] is not None and dark["over_all"] is None
+            for name in ("over_all", "over_all_blur"):
+                assert -1 <= clear[name] <= 1 and dark[name] is None
             assert clear["drawn"] == 1 and dark["drawn"] == 0
             assert all(0 <= clear[name] <= 1 for name in ("ebpg", "inside"))
     assert conditions.study_image(lamps, lit // 10, n_masks=40) == {"objects": []}
@@ -208,6 +210,16 @@ def test_a_record_has_every_method_and_condition_like_those_that_ship(lamps, lit
         for name, by_method in record["maps"].items():
             for method, scores in by_method.items():
                 assert scores.keys() == objects[0]["maps"][name][method].keys()
+
+
+def test_levels_are_scored_in_the_frame_of_the_image(lamps, lit):
+    targets = lamps.detect(lit)
+    *_, record = conditions.study_image(lamps, lit, n_masks=40)["objects"]
+    explained = [dc.explain(lamps, lit, targets, n_masks=40, seed=seed) for seed in conditions.SEEDS]
+    own = conditions.filled_box(lit.shape[:2], targets.boxes[-1]) > 0
+    for k, score in enumerate(record["maps"]["clear"]["dclose"]["levels"]):
+        maps = [lamps.prepare(lit).maps_to_image(one.levels[k])[-1] for one in explained]
+        assert score == pytest.approx(np.mean([conditions.relevance_rank(m, own) for m in maps]), abs=1e-4)
 
 
 def test_correlated_maps_never_share_a_seed():
