@@ -392,7 +392,7 @@ def _chosen(named: Sequence[Case], class_names: Sequence[str]) -> dict[int, Case
 
 
 def _elsewhere(case: Case, found: Detections, truth: Truth, shape: tuple[int, ...]) -> Targets | None:
-    """An object that was missed, at an `empty_place`: far from all boxes of its class."""
+    """An object that was missed, at an `empty_place` that touches no box of its class."""
     if case.kind != "missed" or case.truth is None:
         return None
     rows = (found.boxes, found.names), (truth.boxes, truth.labels), (truth.crowds.boxes, truth.crowds.labels)
