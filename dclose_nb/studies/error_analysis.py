@@ -8,6 +8,7 @@ from __future__ import annotations
 import sys
 from collections import Counter
 from collections.abc import Iterable, Sequence
+from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -19,10 +20,10 @@ from pycocotools import mask as coco_mask
 from .. import checks
 from ..checks import InputError
 from ..detection import Detections, Detector, Targets, box_iou, match
-from ..explanation import Explanation, explain
+from ..explanation import explain
 from ..fusion import min_max
 from ..methods import make
-from ..metrics import rank_correlation
+from ..metrics import _blurred, ebpg, rank_correlation
 from ..planted.scores import filled_box, random_map
 from .coco import DataSet, Truth, read_coco, study_photos
 from .inference import rounded
@@ -34,6 +35,10 @@ ERRORS = ("wrong class", "wrong place", "missed", "not there")  # the paper's fo
 PAIRED = ("wrong class", "wrong place")  # the errors that have a prediction and a ground truth
 KINDS = ("right", *ERRORS, "duplicate", "other", "in a crowd", "unknown class")
 SHARES = (0, 0.01, 0.02, 0.05, 0.1, 0.2)  # pixels to hide, over the area of the object's box
+FILLS = ("black", "blur")  # what hidden pixels become
+METHOD = "contrast"  # of the study's maps: with 400 masks its scores are near those of D-CLOSE with 4000
+SEEDS = (0, 1)  # of the study's maps: what differs between two seeds of one map is chance
+EACH = 3  # cases of an image that are explained, of each kind but `PAIRED`, of which all are
 
 
 class Case(NamedTuple):
@@ -169,13 +174,20 @@ def vectors(case: Case, class_names: Sequence[str]) -> Detections:
     """What to `explain` for a case: the ground truth, then the prediction, or the only one of them.
 
     The ground truth is the box that should have been found, with its class's probability and the
-    objectness 1. The prediction is the detection itself. Both maps are made with the same masks, so that
-    their difference does not come from chance. An object of a class that the detector does not
-    have raises `InputError`.
+    objectness 1. The prediction is the detection itself. Both maps are made with the same masks, so they
+    share much of their chance. Their difference keeps some, which a second seed shows. An object of a class
+    that the detector does not have raises `InputError`.
     """
-    rows = [] if case.truth is None else [case.truth.detections(class_names)]
-    rows += [] if case.prediction is None else [case.prediction]
-    return Detections(  # no score is above 1, so that the ground truth stays first
+    truths = [] if case.truth is None else [case.truth]
+    return _vectors(truths, [] if case.prediction is None else [case.prediction], class_names)
+
+
+def _vectors(
+    truths: Iterable[Targets], predictions: Iterable[Detections], class_names: Sequence[str]
+) -> Detections:
+    """Ground truths in their order, then predictions, which must have the best first."""
+    rows = [*(truth.detections(class_names) for truth in truths), *predictions]
+    return Detections(  # no score is above 1, so that ground truths stay first
         np.concatenate([row.boxes for row in rows]),
         np.concatenate([row.objectness for row in rows]),
         np.concatenate([row.class_probs for row in rows]),
@@ -183,17 +195,22 @@ def vectors(case: Case, class_names: Sequence[str]) -> Detections:
     )
 
 
-def hide(image: np.ndarray, saliency: np.ndarray, n_pixels: int) -> np.ndarray:
-    """A copy of an image (H, W, 3) whose `n_pixels` highest pixels in a map (H, W) are black."""
+def hide(image: np.ndarray, saliency: np.ndarray, n_pixels: int, *, fill: str = "black") -> np.ndarray:
+    """A copy of an image (H, W, 3) without the `n_pixels` highest pixels of a map (H, W).
+
+    They are black, or with the fill "blur" those of the image after the Gaussian blur of `metrics.insertion`.
+    """
+    checks.choice("fill", fill, FILLS)
     if np.shape(saliency) != image.shape[:2]:
         raise InputError(f"the map must be {image.shape[:2]} like the image, got {np.shape(saliency)}")
-    order = np.argsort(-saliency, axis=None, kind="stable")
-    hidden = image.copy()
-    hidden.reshape(-1, 3)[order[: checks.at_least("n_pixels", n_pixels, 0)]] = 0
+    highest = np.argsort(-saliency, axis=None, kind="stable")[: checks.at_least("n_pixels", n_pixels, 0)]
+    hidden, blank = image.copy(), np.zeros_like(image)
+    if fill == "blur":
+        blank = _blurred(torch.from_numpy(hidden).permute(2, 0, 1)).permute(1, 2, 0).numpy()
+    hidden.reshape(-1, 3)[highest] = blank.reshape(-1, 3)[highest]
     return hidden
 
 
-@torch.inference_mode()
 def class_scores(detector: Detector, image: np.ndarray, case: Case) -> tuple[float, float]:
     """Scores in [0, 1] of a case's predicted class and of its true class, at the object's place.
 
@@ -204,37 +221,115 @@ def class_scores(detector: Detector, image: np.ndarray, case: Case) -> tuple[flo
     if case.truth is None or case.prediction is None:
         raise InputError(f"a case must have a prediction and a ground truth, got {case}")
     truth = case.truth.detections(detector.class_names)
-    canvas = detector.prepare(image)
-    boxes, objectness, probs = (part[0] for part in detector.predict(canvas.pixels[None]))
-    near = box_iou(boxes, canvas.boxes_to_canvas(truth.boxes))[:, 0] > FOUND
-    scores = torch.nn.functional.pad((objectness[:, None] * probs)[near], (0, 0, 0, 1))  # a row of zeros
-    best = scores.amax(0)
+    best = _scores_at(detector, image, truth.boxes)
     return float(best[case.prediction.labels[0]]), float(best[truth.labels[0]])
 
 
-def hidden_scores(detector: Detector, case: Case, explanation: Explanation) -> dict[str, np.ndarray]:
+@torch.inference_mode()
+def _scores_at(detector: Detector, image: np.ndarray, box: Any) -> torch.Tensor:
+    """The best score of each class at a box (1, 4), as in `class_scores`, (C,)."""
+    canvas = detector.prepare(image)
+    boxes, objectness, probs = (part[0] for part in detector.predict(canvas.pixels[None]))
+    near = box_iou(boxes, canvas.boxes_to_canvas(box))[:, 0] > FOUND
+    scores = torch.nn.functional.pad((objectness[:, None] * probs)[near], (0, 0, 0, 1))  # a row of zeros
+    return scores.amax(0)
+
+
+def hidden_scores(
+    detector: Detector,
+    image: np.ndarray,
+    case: Case,
+    maps: np.ndarray,
+    again: np.ndarray,
+    *,
+    fill: str = "black",
+    seed: int = 0,
+) -> dict[str, np.ndarray]:
     """Hide the pixels that the difference of the two maps points at: does the error go away?
 
     If the difference (prediction less ground truth) shows the source of the error, hiding its highest
-    pixels lowers the predicted class and spares or raises the true one. It must do so better than hiding
-    the highest pixels of the prediction's own map, or random pixels of the object's box.
+    pixels lowers the predicted class and spares or raises the true one. It must do so better than three
+    rivals: the highest pixels of the prediction's own map; of "chance", which is the prediction's map
+    less the same map with other masks; and "random" pixels of the object's box.
 
-    `explanation` explains the case's `vectors`. Returns the `class_scores` for each of `SHARES`,
-    (shares, 2), by what was hidden: "difference", "prediction" and "random".
+    Parameters
+    ----------
+    detector : Detector
+    image : (H, W, 3) uint8 array
+    case : Case
+    maps, again : (2, H, W) arrays
+        Maps of the case's `vectors`, made with two seeds.
+    fill : {"black", "blur"}
+        See `hide`.
+    seed : int
+        Of the random pixels.
+
+    Returns
+    -------
+    dict of (shares, 2) arrays
+        The `class_scores` for each of `SHARES`, by what was hidden.
     """
     if case.truth is None or case.prediction is None:
         raise InputError(f"a case must have a prediction and a ground truth, got {case}")
-    truth, prediction = min_max(explanation.saliency)
+    (truth, prediction), (_, other) = min_max(maps), min_max(again)
     x1, y1, x2, y2 = case.truth.boxes[0]
-    chance = random_map(truth.shape) * filled_box(truth.shape, np.array([x1, y1, x2, y2]))
-    maps = {"difference": prediction - truth, "prediction": prediction, "random": chance}
+    random = random_map(truth.shape, seed=seed) * filled_box(truth.shape, np.array([x1, y1, x2, y2]))
+    by_map = {
+        "difference": prediction - truth,
+        "prediction": prediction,
+        "chance": prediction - other,
+        "random": random,
+    }
     counts = [round(share * (x2 - x1) * (y2 - y1)) for share in SHARES]
     return {
         name: np.array(
-            [class_scores(detector, hide(explanation.image, saliency, count), case) for count in counts]
+            [class_scores(detector, hide(image, saliency, count, fill=fill), case) for count in counts]
         )
-        for name, saliency in maps.items()
+        for name, saliency in by_map.items()
     }
+
+
+def compare(maps: np.ndarray, again: np.ndarray) -> Record:
+    """How far the map of a prediction differs from that of its ground truth, and how much of it is chance.
+
+    `maps` and `again` are (2, H, W) maps of a case's `vectors`, made with two seeds. ``difference`` is the
+    mean absolute difference of the maps scaled to [0, 1], and ``correlation`` their rank correlation (None
+    if a map is empty). Both have three values:
+
+    - "same masks": prediction and ground truth of one seed, which share their masks;
+    - "other masks": the prediction of one seed and the ground truth of the other;
+    - "another seed": one and the same map with the two seeds, mean of the prediction's and the truth's.
+
+    Where "other masks" is no more than "another seed", the two maps are one, but for chance. ``repeats`` is
+    the rank correlation of the difference (prediction less ground truth) of one seed with that of the other.
+    """
+    (t1, p1), (t2, p2) = min_max(maps), min_max(again)
+    pairs = {
+        "same masks": [(p1, t1), (p2, t2)],
+        "other masks": [(p1, t2), (p2, t1)],
+        "another seed": [(p1, p2), (t1, t2)],
+    }
+    differences = {name: np.mean([np.abs(a - b).mean() for a, b in both]) for name, both in pairs.items()}
+    correlations = {name: np.mean([rank_correlation(a, b) for a, b in both]) for name, both in pairs.items()}
+    return {
+        "difference": {name: rounded(value, 5) for name, value in differences.items()},
+        "correlation": {name: rounded(value) for name, value in correlations.items()},
+        "repeats": rounded(rank_correlation(p1 - t1, p2 - t2)),
+    }
+
+
+def empty_place(box: np.ndarray, others: Any, shape: tuple[int, ...], *, seed: int = 0) -> np.ndarray | None:
+    """A box of the same size at a random place in an image of (H, W, ...), which touches no other, (4,).
+
+    `box` is x1, y1, x2, y2 in pixels, `others` (n, 4). None if no place on a grid of 9 x 9 is free.
+    """
+    size = box[2:] - box[:2]
+    ends = np.maximum(np.array(shape[1::-1]) - size, 0)
+    corners = np.stack(np.meshgrid(*(np.linspace(0, end, 9) for end in ends)), axis=-1).reshape(-1, 2)
+    places = np.hstack([corners, corners + size])
+    taken = box_iou(torch.tensor(places), torch.tensor(np.reshape(others, (-1, 4)), dtype=torch.float64))
+    free = places[~(taken > 0).any(1).numpy()]
+    return np.random.default_rng(seed).choice(free) if len(free) else None
 
 
 def study_image(
@@ -248,43 +343,132 @@ def study_image(
     """The cases of one image (H, W, 3) as plain numbers.
 
     Each of ``cases`` has ``kind``, ``truth`` and ``prediction`` (class names or None), ``score`` and
-    ``iou``. With `n_masks`, each of `PAIRED` and, as a control, the best "right" are explained with so
-    many masks. They have ``correlation``, the rank correlation of the two maps (None if one is empty),
-    and ``difference``, the mean absolute difference of the maps scaled to [0, 1]. A "wrong class" also
-    has its `hidden_scores` as ``hidden``. `confidence` is that of `Detector.detect`.
+    ``iou``. With `n_masks`, these are explained with so many masks of `METHOD`, with each of `SEEDS`: all
+    cases of `PAIRED`, and the first three that are right, missed and not there. They have
+
+    - ``energy``: `ebpg` in the case's box, one number for each seed. Of the pairs and the right, for the
+      map of "truth" and of "prediction" three numbers for each seed: in the true box, in the one that was
+      drawn, and in both;
+    - ``area``: what a map has there that is the same everywhere;
+    - what `compare` gives, for the pairs and the right;
+    - ``other_class``, for the right: what `compare` gives if the "ground truth" is the detection's own box
+      with its second class. Two questions differ there, and nothing is wrong;
+    - ``hidden``, for a "wrong class": the mean `hidden_scores` of the two seeds by fill;
+    - ``scores``, for an object "missed": the score of its class at its place and at an `empty_place`, and
+      ``empty``, the energy of the map that is asked for there. None if there is no such place.
+
+    `confidence` is that of `Detector.detect`.
     """
     found = detector.detect(image, confidence=confidence)
     named = cases(found, Targets(truth.boxes, truth.labels), truth.crowds)
-    control = next((case for case in named if case.kind == "right"), None)
-    lines = []
-    for case in named:
-        line: Record = {
+    lines: list[Record] = [
+        {
             "kind": case.kind,
             "truth": None if case.truth is None else case.truth.labels[0],
             "prediction": None if case.prediction is None else case.prediction.names[0],
             "score": None if case.prediction is None else round(float(case.prediction.scores[0]), 3),
             "iou": round(case.iou, 3),
         }
-        wanted = case is control or case.kind in PAIRED
-        if n_masks and wanted and line["truth"] in detector.class_names:
-            line |= _study_maps(detector, image, case, n_masks)
-        lines.append(line)
+        for case in named
+    ]
+    if n_masks:
+        chosen = _chosen(named, detector.class_names)
+        places = {k: _elsewhere(case, found, truth, image.shape) for k, case in chosen.items()}
+        for k, more in _study_maps(detector, image, chosen, places, n_masks).items():
+            lines[k] |= more
     return {"cases": lines}
 
 
-def _study_maps(detector: Detector, image: np.ndarray, case: Case, n_masks: int) -> Record:
-    """The scores of `study_image` that need the two maps of a case."""
-    targets = vectors(case, detector.class_names)
-    explanation = explain(detector, image, targets, n_masks=n_masks, progress=False)
-    truth, prediction = min_max(explanation.saliency)
-    line: Record = {
-        "correlation": rounded(rank_correlation(truth, prediction)),
-        "difference": round(float(np.abs(prediction - truth).mean()), 5),
-    }
-    if case.kind == "wrong class":
-        scores = hidden_scores(detector, case, explanation)
-        line["hidden"] = {name: pairs.round(4).tolist() for name, pairs in scores.items()}
-    return line
+def _chosen(named: Sequence[Case], class_names: Sequence[str]) -> dict[int, Case]:
+    """The cases that are explained, by their number."""
+    seen: Counter[str] = Counter()
+    chosen = {}
+    for k, case in enumerate(named):
+        seen[case.kind] += 1
+        wanted = case.kind in PAIRED or (case.kind in ("right", *ERRORS) and seen[case.kind] <= EACH)
+        if wanted and (case.truth is None or case.truth.labels[0] in class_names):
+            chosen[k] = case
+    return chosen
+
+
+def _elsewhere(case: Case, found: Detections, truth: Truth, shape: tuple[int, ...]) -> Targets | None:
+    """An object that was missed, at an `empty_place` that touches no box of its class."""
+    if case.kind != "missed" or case.truth is None:
+        return None
+    rows = (found.boxes, found.names), (truth.boxes, truth.labels), (truth.crowds.boxes, truth.crowds.labels)
+    same = [box for boxes, names in rows for box, name in zip(boxes, names) if name == case.truth.labels[0]]
+    place = empty_place(case.truth.boxes[0], same, shape, seed=case.number or 0)
+    return None if place is None else Targets(place[None], case.truth.labels)
+
+
+def _other_class(case: Case) -> Targets | None:
+    """The box of a right detection, with the second of its classes."""
+    if case.kind != "right" or case.prediction is None or len(case.prediction.class_names) < 2:
+        return None
+    return Targets(case.prediction.boxes, [int(np.argsort(case.prediction.class_probs[0])[-2])])
+
+
+def _study_maps(
+    detector: Detector,
+    image: np.ndarray,
+    chosen: dict[int, Case],
+    places: dict[int, Targets | None],
+    n_masks: int,
+) -> dict[int, Record]:
+    """What `study_image` says of the cases' maps, which all come from the same masks."""
+    asked = {(k, "truth"): case.truth for k, case in chosen.items()}
+    asked |= {(k, "empty"): place for k, place in places.items()}
+    asked |= {(k, "other class"): _other_class(case) for k, case in chosen.items()}
+    truths = {name: target for name, target in asked.items() if target is not None}
+    found = {(k, "prediction"): case.prediction for k, case in chosen.items() if case.prediction is not None}
+    names = [*truths, *found]
+    if not names:
+        return {}
+    targets = _vectors(truths.values(), found.values(), detector.class_names)
+    boxes = dict(zip(names, targets.boxes))
+    explained = partial(explain, detector, image, targets, method=METHOD, n_masks=n_masks, progress=False)
+    runs = [dict(zip(names, explained(seed=seed).saliency, strict=True)) for seed in SEEDS]
+
+    def energy(name: tuple[int, str], where: list[np.ndarray]) -> list[Any]:  # of each seed
+        return [[round(ebpg(run[name], box), 4) for box in where] for run in runs]
+
+    def stacked(k: int, *sides: str) -> list[np.ndarray]:  # of each seed
+        return [np.stack([run[k, side] for side in sides]) for run in runs]
+
+    lines: dict[int, Record] = {}
+    for k, case in chosen.items():
+        sides = [side for side in ("truth", "prediction") if (k, side) in boxes]
+        where = [boxes[k, side] for side in sides]
+        if len(sides) == 2:
+            where.append(np.hstack([np.maximum(*where)[:2], np.minimum(*where)[2:]]))
+        area = [round(ebpg(np.ones(image.shape[:2]), box), 5) for box in where]
+        if len(sides) == 2:
+            pairs = stacked(k, *sides)
+            lines[k] = {"energy": {side: energy((k, side), where) for side in sides}, "area": area}
+            lines[k] |= compare(*pairs)
+            if (k, "other class") in boxes:
+                lines[k]["other_class"] = compare(*stacked(k, "other class", "prediction"))
+            if case.kind == "wrong class":
+                lines[k]["hidden"] = {fill: _hidden(detector, image, case, pairs, fill) for fill in FILLS}
+        else:
+            lines[k] = {"energy": [value for (value,) in energy((k, sides[0]), where)], "area": area[0]}
+        if case.kind == "missed":
+            lines[k] |= {"scores": None, "empty": None}
+        if (k, "empty") in boxes:
+            label = detector.class_names.index(str(truths[k, "empty"].labels[0]))
+            scores = [_scores_at(detector, image, boxes[k, at][None])[label] for at in ("truth", "empty")]
+            lines[k]["scores"] = [round(float(score), 4) for score in scores]
+            lines[k]["empty"] = [value for (value,) in energy((k, "empty"), [boxes[k, "empty"]])]
+    return lines
+
+
+def _hidden(detector: Detector, image: np.ndarray, case: Case, pairs: list[np.ndarray], fill: str) -> Record:
+    """Mean `hidden_scores` of the two seeds, as lists."""
+    ways = [
+        hidden_scores(detector, image, case, *maps, fill=fill, seed=seed)
+        for seed, maps in zip(SEEDS, (pairs, pairs[::-1]))
+    ]
+    return {name: np.mean([way[name] for way in ways], axis=0).round(4).tolist() for name in ways[0]}
 
 
 def study_errors(
@@ -301,11 +485,13 @@ def study_errors(
     For `confidence` and `n_masks` see `study_image`; for the rest, ``seed``, ``limit``, ``workers``,
     ``executor`` and ``progress``, see `coco.study_photos`. A number out of range raises `InputError`.
     """
+    method = None if n_masks is None else asdict(make(METHOD, n_masks=n_masks))
     settings: Record = {
         "confidence": checks.fraction("confidence", confidence),
-        "n_masks": None if n_masks is None else make("dclose", n_masks=n_masks).n_masks,
+        "maps": method and {METHOD: method, "seeds": SEEDS, "each": EACH},
     }
-    return study_photos(detector, data, out, partial(study_image, **settings), settings, **study_options)
+    study = partial(study_image, confidence=confidence, n_masks=n_masks)
+    return study_photos(detector, data, out, study, settings, **study_options)
 
 
 def tally(lines: Iterable[Record]) -> dict[str, Counter[str]]:
@@ -326,7 +512,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--coco", metavar="DIR", required=True, help="holds val2017/ and annotations/")
     parser.add_argument("--detector", default="yolox_nano", help="default: %(default)s")
     parser.add_argument("--confidence", type=float, default=0.25, help="default: %(default)s")
-    parser.add_argument("--n-masks", type=int, help="explain errors with this many masks (default: none)")
+    parser.add_argument("--n-masks", type=int, help="explain with this many masks (default: none)")
     parser.add_argument("--limit", type=int, metavar="N", help="only the first N images, in random order")
     parser.add_argument("--skip-missing", action="store_true", help="go on without images that are missing")
     options = vars(parser.parse_args(arguments))

@@ -3,6 +3,7 @@
 import json
 import warnings
 from collections import Counter
+from dataclasses import asdict
 
 import numpy as np
 import pytest
@@ -13,10 +14,11 @@ from dclose_nb.detection import match
 from dclose_nb.files import shipped
 from dclose_nb.fusion import min_max
 from dclose_nb.images import annotated_scenes
+from dclose_nb.methods import make
 from dclose_nb.planted.dataset import write_coco
 from dclose_nb.studies import error_analysis as errors
 from dclose_nb.studies.coco import read_coco
-from dclose_nb.studies.error_analysis import ERRORS, KINDS, SHARES, cases
+from dclose_nb.studies.error_analysis import EACH, ERRORS, FILLS, KINDS, PAIRED, SHARES, cases
 from dclose_nb.studies.records import Records
 
 NAMES = ("cup", "bowl", "spoon")
@@ -206,7 +208,7 @@ def test_a_case_with_one_side_has_one_vector(lamps, lit, wrong):
         explanation = explained(lamps, lit, alone, method="drise", n_masks=20)
         assert len(explanation) == 1 and explanation.method == "drise"
         with pytest.raises(dc.InputError, match="must have a prediction and a ground truth, got wrong place"):
-            errors.hidden_scores(lamps, alone, explanation)
+            errors.hidden_scores(lamps, lit, alone, explanation.saliency, explanation.saliency)
 
 
 def test_the_truth_stays_before_a_sure_prediction(lamps, lit, wrong):
@@ -252,20 +254,73 @@ def test_a_class_score_is_the_best_near_the_object(lit, zoom):
         errors.class_scores(lamps, lit, case._replace(kind="missed", prediction=None))
 
 
-def test_hiding_follows_each_map(lamps, lit):
+def test_hidden_pixels_can_be_blurred(lit):
+    saliency = np.zeros(lit.shape[:2])
+    saliency[3:6, 4:9] = 1
+    blurred = errors.hide(lit, saliency, lit[..., 0].size, fill="blur")
+    hidden = errors.hide(lit, saliency, 15, fill="blur")
+    assert np.array_equal(hidden[3:6, 4:9], blurred[3:6, 4:9]) and not np.array_equal(hidden, lit)
+    assert blurred.std() < lit.std() and abs(float(blurred.mean()) - lit.mean()) < 0.1 * lit.mean()
+    hidden[3:6, 4:9] = lit[3:6, 4:9]
+    assert np.array_equal(hidden, lit)
+    with pytest.raises(dc.InputError, match="fill"):
+        errors.hide(lit, saliency, 15, fill="white")
+
+
+@pytest.mark.parametrize("fill", FILLS)
+def test_hiding_follows_each_map(lamps, lit, fill):
     left = lamps.detect(lit)
     left = left[left.names.index("a")]
     case = errors.Case("wrong class", left, dc.Targets([[1, 1, 7, 9]], ["b"]), 1.0, 0, 0)
-    explanation = explained(lamps, lit, case, n_masks=40)
-    scores = errors.hidden_scores(lamps, case, explanation)
+    first, second = (explained(lamps, lit, case, n_masks=40, seed=seed).saliency for seed in (0, 1))
+    scores = errors.hidden_scores(lamps, lit, case, first, second, fill=fill, seed=3)
     counts = [round(share * 48) for share in SHARES]
-    # a random part lies inside the box, so that the lamp is as much darker
-    brightness = np.array([(48 - n) / 48 * 250 / 255 for n in counts])
-    assert np.allclose(scores["random"], brightness[:, None] * [0.9, 0.1])
-    truth, prediction = min_max(explanation.saliency)
-    for name, saliency in (("difference", prediction - truth), ("prediction", prediction)):
-        hidden = [errors.hide(lit, saliency, n) for n in counts]
+    if fill == "black":  # a random part lies inside the box, so that the lamp is as much darker
+        brightness = np.array([(48 - n) / 48 * 250 / 255 for n in counts])
+        assert np.allclose(scores["random"], brightness[:, None] * [0.9, 0.1])
+    (truth, prediction), (_, other) = min_max(first), min_max(second)
+    by_map = {"difference": prediction - truth, "prediction": prediction, "chance": prediction - other}
+    assert scores.keys() == {*by_map, "random"}
+    for name, saliency in by_map.items():
+        hidden = [errors.hide(lit, saliency, n, fill=fill) for n in counts]
         assert np.allclose(scores[name], [errors.class_scores(lamps, image, case) for image in hidden])
+
+
+# -- what is chance
+
+
+def test_a_difference_is_compared_with_another_seed():
+    rng = np.random.default_rng(0)
+    shape = np.add.outer(np.arange(30.0), np.arange(40.0)) / 70
+    noise = 0.1 * rng.random((3, 30, 40))
+    one = errors.compare(np.stack([shape + noise[0]] * 2), np.stack([shape + noise[1]] * 2))
+    assert one["difference"]["same masks"] == 0 and one["correlation"]["same masks"] == 1
+    for score in ("difference", "correlation"):
+        assert one[score]["other masks"] == pytest.approx(one[score]["another seed"], abs=1e-4)
+    assert one["repeats"] is None  # there is no difference
+    first, second = (np.stack([shape[::-1], shape]) + noise[k] for k in (0, 1))
+    two = errors.compare(first, second)
+    assert two["difference"]["other masks"] > 4 * two["difference"]["another seed"] > 0.01
+    assert two["correlation"]["other masks"] < 0.3 < 0.9 < two["correlation"]["another seed"]
+    assert two["repeats"] > 0.9
+    chance = errors.compare(np.stack([noise[0], noise[1]]), np.stack([noise[2], noise[2].T.reshape(30, 40)]))
+    assert abs(chance["repeats"]) < 0.1
+
+
+def test_an_empty_place_touches_nothing():
+    box = np.array([10.0, 20, 40, 60])
+    others = [[10, 20, 40, 60], [50, 0, 60, 100]]
+    places = [errors.empty_place(box, others, (100, 200), seed=seed) for seed in range(20)]
+    assert len({place.tobytes() for place in places}) > 5
+    for place in places:
+        assert np.allclose(place[2:] - place[:2], [30, 40])
+        assert (place[:2] >= 0).all() and place[2] <= 200 and place[3] <= 100
+        assert not any(overlaps(place, other) for other in others)
+    assert errors.empty_place(box, [[0, 0, 200, 100]], (100, 200)) is None
+
+
+def overlaps(a, b):
+    return min(a[2], b[2]) > max(a[0], b[0]) and min(a[3], b[3]) > max(a[1], b[1])
 
 
 # -- a data set
@@ -336,29 +391,51 @@ def test_a_stopped_run_resumes(folder, street, tmp_path):
     assert not (tmp_path / "none").exists()
 
 
+def energies(saliency, boxes):
+    return [pytest.approx(dc.metrics.ebpg(saliency, box), abs=1e-4) for box in boxes]
+
+
 @pytest.mark.slow
-def test_errors_with_two_vectors_are_compared_with_n_masks(folder, street):
+def test_errors_are_explained_with_n_masks_and_two_seeds(folder, street):
     truth = read_coco(folder).truths[3]
     truth = truth._replace(boxes=truth.boxes[:3], labels=truth.labels[:3])
-    image = dc.load_photo(truth.path)
+    image = truth.photo()
     found = street.detect(image)
     first = match(found, truth.boxes, truth.labels)[0]
     names = [street.class_names[street.class_names.index(label) - 1] for label in truth.labels]
     names[first[1]] = truth.labels[first[1]]  # one is right, and all others are not
-    swapped = truth._replace(labels=names)
-    lines = errors.study_image(street, image, swapped, n_masks=10)["cases"]
-    compared = [line["kind"] for line in lines if "difference" in line]
-    assert Counter(compared) == {"right": 1, "wrong class": len(names) - 1}
-    for line in lines:
+    swapped = truth._replace(labels=[*names, names[0]], boxes=np.vstack([truth.boxes, [[2, 2, 30, 20]]]))
+    lines = errors.study_image(street, image, swapped, n_masks=40)["cases"]
+    kinds = Counter(line["kind"] for line in lines if "energy" in line)
+    assert kinds["right"] == 1 and kinds["wrong class"] == len(names) - 1 and kinds["missed"] == 1
+    assert 0 < kinds["not there"] <= EACH
+    for line, case in zip(lines, cases(found, dc.Targets(swapped.boxes, swapped.labels)), strict=True):
         assert ("hidden" in line) == (line["kind"] == "wrong class")
-        assert all(np.shape(scores) == (len(SHARES), 2) for scores in line.get("hidden", {}).values())
-    for line, case in zip(lines, cases(found, dc.Targets(swapped.boxes, swapped.labels))):
-        if "difference" in line:
-            true_map, predicted_map = min_max(explained(street, image, case, n_masks=10).saliency)
-            assert line["difference"] == pytest.approx(abs(predicted_map - true_map).mean(), abs=1e-5)
-            correlation = dc.metrics.rank_correlation(true_map, predicted_map)
-            expected = None if np.isnan(correlation) else pytest.approx(correlation, abs=1e-3)
-            assert line["correlation"] == expected
+        assert ("other_class" in line) == (line["kind"] == "right")
+        if "energy" not in line:
+            continue
+        runs = [explained(street, image, case, method="contrast", n_masks=40, seed=seed) for seed in (0, 1)]
+        boxes = [side.boxes[0] for side in (case.truth, case.prediction) if side is not None]
+        if len(boxes) == 1:
+            assert line["energy"] == [energies(run.saliency[0], boxes)[0] for run in runs]
+            assert line["area"] == pytest.approx(
+                dc.metrics.ebpg(np.ones(image.shape[:2]), boxes[0]), abs=1e-5
+            )
+        else:
+            boxes.append([*np.maximum(*boxes)[:2], *np.minimum(*boxes)[2:]])
+            for k, side in enumerate(("truth", "prediction")):
+                assert line["energy"][side] == [energies(run.saliency[k], boxes) for run in runs]
+            expected = errors.compare(*(run.saliency for run in runs))
+            for score in ("difference", "correlation"):
+                assert line[score] == pytest.approx(expected[score], abs=1e-3)
+        if "hidden" in line:
+            seen = errors.hidden_scores(street, image, case, *(run.saliency for run in runs), seed=0)
+            again = errors.hidden_scores(street, image, case, *(run.saliency for run in runs[::-1]), seed=1)
+            assert np.allclose(
+                line["hidden"]["black"]["random"], (seen["random"] + again["random"]) / 2, atol=1e-4
+            )
+        if line["kind"] == "missed":
+            assert np.shape(line["scores"]) == np.shape(line["empty"]) == (2,)
     plain = errors.study_image(street, image, swapped)["cases"]
     assert [line.keys() for line in plain] == [{"kind", "truth", "prediction", "score", "iou"}] * len(plain)
 
@@ -381,14 +458,34 @@ def test_the_command(folder, tmp_path, capsys):
         (tmp_path / "moved.png").rename(folder / "val2017" / f"{0:012d}.png")
 
 
-@pytest.mark.parametrize("name", ["errors_coco", "errors_coco_authors"])
-def test_records_that_ship_can_be_counted(name):
-    lines = Records(shipped(f"results/{name}.jsonl")).lines
-    total = sum(errors.tally(lines).values(), Counter())
-    assert set(total) <= set(KINDS) and total["right"] and total["missed"]
-    assert total.total() == sum(len(line["cases"]) for line in lines)
-    hidden = [case["hidden"] for line in lines for case in line["cases"] if "hidden" in case]
-    assert all(np.shape(scores) == (len(SHARES), 2) for by_map in hidden for scores in by_map.values())
+NUMBERS = {"kind", "truth", "prediction", "score", "iou"}
+PAIR = {"energy", "area", "difference", "correlation", "repeats"}
+EXPLAINED = {
+    "right": PAIR | {"other_class"},
+    "wrong place": PAIR,
+    "wrong class": PAIR | {"hidden"},
+    "missed": {"energy", "area", "scores", "empty"},
+    "not there": {"energy", "area"},
+}
+
+
+@pytest.mark.parametrize(("name", "n_images"), [("errors_coco", 79), ("errors_coco_authors", 7)])
+def test_records_that_ship_are_those_of_this_study(name, n_images):
+    records = Records(shipped(f"results/{name}.jsonl"))
+    assert len({line["image"] for line in records.lines}) == len(records.lines) == n_images
+    assert records.settings["confidence"] == 0.25
+    maps = {"contrast": asdict(make("contrast")), "seeds": errors.SEEDS, "each": EACH}
+    assert records.settings["maps"] == json.loads(json.dumps(maps))
+    total = sum(errors.tally(records.lines).values(), Counter())
+    assert set(total) <= set(KINDS) and total.total() == sum(len(line["cases"]) for line in records.lines)
+    for line in records.lines:
+        seen = Counter()
+        for case in line["cases"]:
+            seen[case["kind"]] += 1
+            explained = case["kind"] in EXPLAINED and (case["kind"] in PAIRED or seen[case["kind"]] <= EACH)
+            assert case.keys() == NUMBERS | (EXPLAINED[case["kind"]] if explained else set())
+            for by_map in case.get("hidden", {}).values():
+                assert all(np.shape(scores) == (len(SHARES), 2) for scores in by_map.values())
 
 
 # -- images with ground truth
