@@ -1,72 +1,60 @@
 """Section 4.3: does a map depend on what the network has learned (Fig. 4)? Notebook 07.
 
-``python -m dclose_nb.studies.sanity OUT`` randomises weights in a cascade and layer by layer (Adebayo
-et al. 2018). The trained network's detections are explained on networks that have lost a part of what
-they learned, and the maps are compared.
+``python -m dclose_nb.studies.sanity OUT`` explains a network's detections on networks that have lost a part
+of what it learned, in a cascade and layer by layer (Adebayo et al. 2018), and compares the maps.
 """
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from copy import deepcopy
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from functools import partial
+from itertools import product
+from operator import methodcaller
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from scipy.stats import rankdata
+from sklearn.metrics import roc_auc_score
 
 from .. import checks, metrics
 from ..checks import InputError
-from ..detection import Detector
+from ..detection import Detections, Detector
 from ..detectors.planted import NETWORKS
 from ..explanation import explain
 from ..methods import make, options_of
 from ..planted.scene import scene
-from ..planted.scores import random_map
+from ..planted.scores import filled_box
 from ..similarity import target_weights
 from .coco import Truth, matched, read_coco, record_of
-from .inference import estimate, rounded
+from .inference import mean
 from .records import Record, Records
 from .runner import Task, detector_of, run_study, study_command, study_parser
 
-SCORES = {"rank": metrics.rank_correlation, "ssim": metrics.ssim, "hog": metrics.hog_correlation}
-KINDS = ("cascade", "alone", "full")
-# To compare a score with: the same network with other masks, and two maps that show nothing
-REFERENCES = ("other masks", "moved map", "random map")
+COLUMNS = "rank", "|rank|", "other rank", "other |rank|", "moved |rank|", "mirrored rank", "alike", "focus"
+KINDS = ("cascade", "alone", "ends", "class")
+OTHER_CLASS = "another class"  # name of the step
+DRAWS = 299  # random offsets of an image's maps, see `permutation_p`
 
 
 def randomise(detector: Detector, stages: Iterable[str] | None = None, *, seed: int = 0) -> Detector:
     """A copy of a detector in which the weights of some layers are shuffled, each layer by itself.
 
-    What was learned is lost, but each layer keeps its scale. Newly initialised weights are of no use: with
-    them and a folded batch-norm, a YOLOX gives the same answer to a photo and to a black image, and every
-    map is empty. The running means of a batch-norm that is not folded are kept.
+    What was learned is lost, but each layer keeps its scale: with new weights and a folded batch-norm, every
+    map of a YOLOX is empty. The running means of a batch-norm that is not folded are kept.
 
-    Parameters
-    ----------
-    detector : Detector
-        With a PyTorch network as its `module`. It does not change.
-    stages : iterable of str, optional
-        Keys of the detector's `stages`; by default every parameter.
-    seed : int
-        The same seed shuffles a layer in the same way whatever the stages are, so that each step of a
-        cascade continues the one before.
-
-    Raises
-    ------
-    InputError
-        A detector without parameters, or a stage that it does not have.
+    `stages` are of the detector's `stages`, by default every parameter. The same `seed` shuffles a layer in
+    the same way whatever the stages are, so that each step of a cascade continues the one before. The
+    detector does not change. One without parameters, and a stage that it does not have, raise `InputError`.
 
     Examples
     --------
     >>> import dclose_nb as dc
-    >>> detector = dc.load_detector("planted")
-    >>> list(detector.stages)
-    ['predictions', 'head', 'neck', 'dark5', 'dark4', 'dark3', 'dark2', 'stem']
-    >>> randomise(detector, ["predictions", "head"], seed=1).name
+    >>> randomise(dc.load_detector("planted"), ["predictions", "head"], seed=1).name
     'planted, shuffled predictions, head'
     """
     module = getattr(detector, "module", None)
@@ -88,33 +76,86 @@ def randomise(detector: Detector, stages: Iterable[str] | None = None, *, seed: 
     return shuffled
 
 
-def steps(detector: Detector, kind: str) -> list[tuple[str, ...]]:
-    """Stages that are shuffled at each step, from output to input.
+def steps(detector: Detector, kind: str) -> dict[str, tuple[str, ...]]:
+    """Name of each step, and the stages that are shuffled at it, from output to input.
 
-    `kind` is "cascade" (one stage more at each step), "alone" (each stage by itself) or "full" (all of
-    them at once). A detector that names no stages raises `InputError`.
+    `kind` is "cascade" (one stage more at each step), "alone" (each stage by itself), "ends" (the first step
+    of a cascade and the last) or "class" (all stages, and `study_image` asks about another class). A detector
+    that names no stages raises `InputError`.
     """
     stages = tuple(detector.stages)
     if not stages:
         raise InputError(f"{detector.name} names no stages to randomise: give its class a `stages`")
-    if checks.choice("kind", kind, KINDS) == "cascade":
-        return [stages[: k + 1] for k in range(len(stages))]
-    return [(stage,) for stage in stages] if kind == "alone" else [stages]
+    if checks.choice("kind", kind, KINDS) == "alone":
+        return {stage: (stage,) for stage in stages}
+    if kind == "class":
+        return {OTHER_CLASS: stages}
+    down_to = {f"to {stage}": stages[: k + 1] for k, stage in enumerate(stages) if k}
+    return {stages[0]: stages[:1]} | (down_to if kind == "cascade" else dict([*down_to.items()][-1:]))
 
 
-def map_similarity(a: np.ndarray, b: np.ndarray) -> dict[str, float]:
-    """Similarity of two maps (H, W) by each of `SCORES`; NaN if one is empty, see `metrics`."""
-    return {name: score(a, b) for name, score in SCORES.items()}
+def unit_ranks(maps: np.ndarray) -> np.ndarray:
+    """Ranks of the pixels of maps (n, H, W), of mean 0 and length 1; NaN for an empty map.
 
-
-def moved(maps: np.ndarray, offsets: np.ndarray) -> np.ndarray:
-    """Maps (n, H, W) moved by (n, 2) rows and columns; what leaves at one edge enters at the opposite one.
-
-    Over all offsets, the mean rank correlation of a map with its moved copies is 0. So its absolute value
-    at a random offset shows what chance gives for maps that are as smooth as this one.
+    The products of two such maps add up to their rank correlation.
     """
-    pairs = zip(maps, offsets)
-    return np.stack([np.roll(saliency, tuple(offset), axis=(0, 1)) for saliency, offset in pairs])
+    ranks = np.array([rankdata(saliency).reshape(saliency.shape) for saliency in maps])
+    ranks -= ranks.mean(axis=(1, 2), keepdims=True)
+    lengths = np.linalg.norm(ranks, axis=(1, 2), keepdims=True)
+    lengths[[metrics.is_empty(saliency) for saliency in maps]] = np.nan
+    return ranks / lengths
+
+
+def moved_ranks(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    """Rank correlation of each map of `a` with its map of `b`, moved by every offset, (n, H, W).
+
+    Both are `unit_ranks`. In element [k, y, x], `b[k]` is moved by y rows and x columns; what leaves at one
+    edge enters at the opposite one. The mean over all offsets is 0. The mean absolute value is what chance
+    gives for maps as smooth as these.
+    """
+    return np.fft.irfft2(np.fft.rfft2(a) * np.fft.rfft2(b).conj(), s=a.shape[1:])
+
+
+def focus(saliency: np.ndarray, box: np.ndarray) -> float:
+    """Probability that a pixel in a box (x1, y1, x2, y2) is brighter than one outside: 0.5 by chance.
+
+    NaN for a map (H, W) that is empty and for a box that holds no pixel or all.
+    """
+    inside = filled_box(saliency.shape, box).ravel()
+    if metrics.is_empty(saliency) or inside.all() or not inside.any():
+        return float("nan")
+    return float(roc_auc_score(inside, saliency.ravel()))
+
+
+def compare(
+    a: np.ndarray, b: np.ndarray, boxes: np.ndarray, offsets: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """Compare the maps of n objects, `a`, with their maps from another network, `b`; both (n, H, W).
+
+    Returns a row for each of `COLUMNS`, (columns, n): ``rank``, the rank correlation of an object's two maps;
+    ``other``, that of its map in `a` with the other objects' maps in `b`, on average; ``moved``, the mean
+    over all `moved_ranks`; ``mirrored``, the mean with the map in `b` mirrored from left to right, from top
+    to bottom and both, which is what borders and the centre give; ``alike``, that of the map in `b` and the
+    other objects' in `b`; ``focus`` of the map in `b` on the object's box, of `boxes` (n, 4). NaN where a map
+    is empty or no other is there. Also returns the sums of `moved_ranks` at each of `offsets` (D, 2), (D,).
+    """
+    first, second = unit_ranks(a), unit_ranks(b)
+    moved = moved_ranks(first, second)
+    pairs, alike = (np.einsum("ayx,byx->ab", maps, second) for maps in (first, second))
+    mirrors = [second[:, ::y, ::x] for y, x in ((1, -1), (-1, 1), (-1, -1))]
+    table = [
+        *(pairs.diagonal(), np.abs(pairs.diagonal()), _of_others(pairs), _of_others(np.abs(pairs))),
+        np.abs(moved).mean(axis=(1, 2)),
+        np.mean([(first * mirrored).sum(axis=(1, 2)) for mirrored in mirrors], axis=0),
+        _of_others(alike),
+        [focus(*pair) for pair in zip(b, boxes)],
+    ]
+    return np.array(table), np.nansum(moved[:, *offsets.T], axis=0)
+
+
+def _of_others(pairs: np.ndarray) -> np.ndarray:
+    """Mean of each row (n, n) without the diagonal and without NaN, (n,)."""
+    return np.ma.masked_invalid(np.where(np.eye(len(pairs)), np.nan, pairs)).mean(axis=1).filled(np.nan)
 
 
 def study_image(
@@ -125,53 +166,47 @@ def study_image(
     *,
     methods: dict[str, Record],
     kinds: Sequence[str] = ("cascade", "alone"),
+    seeds: int = 3,
 ) -> Record:
     """Compare the maps of the detections in an image (H, W, 3) with those that randomised networks give.
 
-    The n detections that match the truth are explained, by each of `methods` with its options. The
-    randomised networks get other masks, since maps from the same masks share sampling noise. `seed` decides
-    the masks and the shuffling; for `kinds` see `steps`.
+    The n detections that match the truth are explained, by each of `methods` with its options. Then so many
+    `seeds` shuffle the network, at the `steps` of each of `kinds`. Each seed has masks of its own for all its
+    steps, since maps from the same masks share sampling noise. One more step, "trained", shuffles nothing.
+    At the step of "class" each box is asked about with the class after its own, and as sure of it.
 
-    Returns ``labels`` (n); ``left``, by kind (steps, n): the weight (Eq. 6) of each detection among what the
-    randomised network proposes for the image; ``methods``, by method: ``empty`` (n), whether the trained
-    network's map is; ``scores``, by kind and for each of `REFERENCES` (steps, n, 3): the `SCORES`, None
-    where a map is empty.
+    Returns ``labels`` (n); ``left``, by step (seeds, n): each detection's weight (Eq. 6) among the network's
+    proposals for the image; ``methods``, by method: ``empty`` (n), whether the first map is; by step
+    ``scores`` (seeds, columns, n) of `compare`, None for NaN; and ``moved`` (1 + `DRAWS`), the sum of
+    `moved_ranks` over objects and seeds without a move and at random offsets, which the image's maps share.
     """
     targets, _, _ = matched(detector.detect(image), truth, image.shape)
     line: Record = {"labels": targets.names, "left": {}, "methods": {}}
     if not len(targets):
         return line
 
-    def maps_of(network: Detector, seed: int) -> dict[str, np.ndarray]:
-        return {
-            name: explain(network, image, targets, method=name, seed=seed, progress=False, **options).saliency
-            for name, options in methods.items()
-        }
+    def maps_of(network: Detector, targets: Detections, seed: int) -> dict[str, np.ndarray]:
+        explained = partial(explain, network, image, targets, seed=seed, progress=False)
+        return {name: explained(method=name, **options).saliency for name, options in methods.items()}
 
-    def add_scores(where: str, maps: dict[str, np.ndarray]) -> None:
-        for name, saliencies in maps.items():
-            pairs = zip(first[name], saliencies)
-            scores = [[rounded(score) for score in map_similarity(*pair).values()] for pair in pairs]
-            line["methods"][name]["scores"].setdefault(where, []).append(scores)
-
-    first = maps_of(detector, 2 * seed)
-    for name, saliencies in first.items():
-        line["methods"][name] = {"empty": list(map(metrics.is_empty, saliencies)), "scores": {}}
-    offsets = np.random.default_rng(seed).integers(image.shape[:2], size=(len(targets), 2))
-    noise = np.array([random_map(image.shape[:2], seed=1000 * seed + k) for k in range(len(targets))])
-    add_scores("other masks", maps_of(detector, 2 * seed + 1))
-    add_scores("moved map", {name: moved(saliencies, offsets) for name, saliencies in first.items()})
-    add_scores("random map", dict.fromkeys(first, noise))
-
-    planned = {kind: steps(detector, kind) for kind in kinds}
-    distinct = dict.fromkeys(stages for of_kind in planned.values() for stages in of_kind)
-    for stages in distinct:  # a step that two kinds share is done once
-        randomised = randomise(detector, stages, seed=seed)
-        left = [float(f"{weight:.3g}") for weight in target_weights(randomised, image, targets)]
-        maps = maps_of(randomised, 2 * seed + 1)
-        for kind in [kind for kind in kinds if stages in planned[kind]]:
-            line["left"].setdefault(kind, []).append(left)
-            add_scores(kind, maps)
+    first, boxes = maps_of(detector, targets, seed), np.asarray(targets.boxes)
+    others = replace(targets, class_probs=np.roll(targets.class_probs, 1, axis=1))
+    offsets = np.random.default_rng(seed).integers(image.shape[:2], size=(1 + DRAWS, 2))
+    offsets[0] = 0
+    for name, maps in first.items():
+        line["methods"][name] = {"empty": list(map(metrics.is_empty, maps)), "scores": {}, "moved": {}}
+    planned = {"trained": ()} | {name: stages for k in kinds for name, stages in steps(detector, k).items()}
+    for again, (step, stages) in product(range(1, seeds + 1), planned.items()):
+        network = randomise(detector, stages, seed=seed + 10_000 * again)
+        asked = others if step == OTHER_CLASS else targets
+        left = [float(f"{weight:.3g}") for weight in target_weights(network, image, asked)]
+        line["left"].setdefault(step, []).append(left)
+        for name, maps in maps_of(network, asked, seed + 10_000 * again).items():
+            of_method = line["methods"][name]
+            table, sums = compare(first[name], maps, boxes, offsets)
+            table = np.ma.masked_invalid(table.round(4))  # None in the list
+            of_method["scores"].setdefault(step, []).append(table.tolist())
+            of_method["moved"][step] = np.add(of_method["moved"].get(step, 0), sums).round(4).tolist()
     return line
 
 
@@ -182,42 +217,30 @@ def study_sanity(
     methods: Sequence[str] = ("dclose", "drise", "gradcam"),
     kinds: Sequence[str] = ("cascade", "alone"),
     n_masks: int = 400,
-    seeds: int = 1,
+    seeds: int = 3,
     limit: int = 8,
     coco: str | Path | None = None,
     **run_options: Any,
 ) -> Records:
     """Check methods on planted scenes or on a data set, or resume a run that was stopped.
 
-    Parameters
-    ----------
-    out : path
-        Folder, see `runner.run_study`; a line has ``image``, ``seed`` and what `study_image` returns, or
-        ``error`` for a photo that cannot be read.
-    detector : str or Detector
-    methods : sequence of str
-    kinds : sequence of str
-        See `steps`.
-    n_masks : int
-        Masks of each explanation, for methods that mask.
-    seeds : int
-        Shufflings for each image. Every image has its own, so that intervals cover networks too.
-    limit : int
-        Number of images: scenes 0, 1, ..., or the first of the data set in random order.
-    coco : path, optional
-        Folder of a data set in COCO format, see `coco.read_coco`; by default planted scenes.
-    **run_options
-        ``workers``, ``executor`` and ``progress`` of `runner.run_study`, whose errors are raised here too.
+    The images are the scenes 0, 1, ..., `limit` of them, or with a folder in COCO format (`coco`, see
+    `coco.read_coco`) the first of the data set in random order. Each gets networks of its own, `seeds` of
+    them, so that intervals cover networks too. `n_masks` is for methods that mask; for `kinds` see `steps`;
+    `run_options` are ``workers``, ``executor`` and ``progress`` of `runner.run_study`, whose errors are
+    raised here too. A line of `out` has ``image``, ``seed`` and what `study_image` returns, or ``error`` for
+    a photo that cannot be read.
     """
     checks.at_least("seeds", seeds, 1)
     checks.at_least("limit", limit, 1)
     loaded = detector_of(detector)
     randomise(loaded)  # raises here what would fail later
-    kinds = [kind for kind in dict.fromkeys(kinds) if steps(loaded, kind)]
+    planned = {kind: list(steps(loaded, kind)) for kind in kinds}
     budgets = {name: n_masks if "n_masks" in options_of(name) else None for name in methods}
     plans = {name: asdict(make(name, n_masks=budget)) for name, budget in budgets.items()}
     settings: Record = {"detector": {"name": loaded.name, **loaded.provenance}}
-    settings |= {"stages": list(loaded.stages), "kinds": kinds, "methods": plans}
+    settings |= {"stages": list(loaded.stages), "kinds": planned, "methods": plans, "seeds": seeds}
+    settings |= {"columns": COLUMNS, "draws": DRAWS}
     if coco is not None:
         data = read_coco(coco)
         settings["annotations_sha256"] = data.sha256
@@ -227,12 +250,9 @@ def study_sanity(
         truths = [Truth(k, f"scene_{k}", s.boxes, s.names, [None] * len(s.boxes)) for k, s in scenes]
     else:
         raise InputError(f"{loaded.name} knows no planted scenes: pass a folder of COCO (coco=, --coco)")
-    tasks = [
-        Task({"image": truth.image, "seed": seed}, (detector, truth, seed))
-        for again in range(seeds)
-        for seed, truth in enumerate(truths, start=10_000 * again)
-    ]
-    return run_study(out, settings, tasks, partial(_study_photo, methods=plans, kinds=kinds), **run_options)
+    tasks = [Task({"image": t.image, "seed": seed}, (detector, t, seed)) for seed, t in enumerate(truths)]
+    work = partial(_study_photo, methods=plans, kinds=list(planned), seeds=seeds)
+    return run_study(out, settings, tasks, work, **run_options)
 
 
 def _study_photo(detector: str | Detector, truth: Truth, seed: int, **options: Any) -> Record:
@@ -240,85 +260,85 @@ def _study_photo(detector: str | Detector, truth: Truth, seed: int, **options: A
     return record_of(truth.photo, study)
 
 
-def likeness(records: Records, where: str, method: str, score: str, *, absolute: bool = False) -> np.ndarray:
-    """Mean similarity to the trained network's map at each step, with a 95 % interval over images.
-
-    Returns (3, steps): mean, low and high, or NaN if all maps are empty. Empty maps are left out;
-    `emptied` counts them. `where` is a kind that was studied or one of `REFERENCES`, which have one step.
-    `score` is a key of `SCORES`; `absolute` takes each object's absolute value before the mean.
-    """
-    column = list(SCORES).index(checks.choice("score", score, SCORES))
-    values = [table[..., column] for table in _scores(records, where, method)]  # (steps, n) an image
-    found = []
-    for step in zip(*values):
-        kept = [known for of_image in step if (known := of_image[~np.isnan(of_image)]).size]
-        kept = [np.abs(known) for known in kept] if absolute else kept
-        found.append(estimate(kept)[:3])
-    return np.array(found).reshape(-1, 3).T
-
-
-def emptied(records: Records, where: str, method: str) -> np.ndarray:
-    """Share of the maps that are empty at each step, (steps,) in [0, 1]; see `likeness`."""
-    tables = _scores(records, where, method)
-    return np.isnan(np.concatenate(tables, axis=1)[..., 0]).mean(axis=1) if tables else np.zeros(0)
-
-
-def left(records: Records, kind: str) -> np.ndarray:
-    """Mean weight of the detections at each step (Eq. 6), (3, steps) as in `likeness`."""
-    weights = [np.transpose(line["left"][kind]) for line in _found(records)]
-    return np.array(estimate(weights)[:3])
-
-
-def _scores(records: Records, where: str, method: str) -> list[np.ndarray]:
-    """For each image (steps, objects, scores), without the objects whose first map is empty."""
-    by_image: dict[int, list[np.ndarray]] = {}
-    for line in _found(records):
-        of_method = line["methods"][method]
-        table = np.array(of_method["scores"][where], dtype=float)  # None becomes NaN
-        by_image.setdefault(line["image"], []).append(table[:, ~np.array(of_method["empty"])])
-    return [np.concatenate(tables, axis=1) for tables in by_image.values()]
-
-
 def _found(records: Records) -> list[Record]:
     """Lines of images in which objects were found."""
     return [line for line in records.lines if line.get("labels")]
 
 
+def objects(records: Records, method: str) -> list[Record]:
+    """Objects of which the trained network gives a map, each with its ``image`` and ``label``.
+
+    Each has `COLUMNS`, see `compare`, ``left``, see `study_image`, and ``empty``, the share of empty maps.
+    Each of these is by step: the mean over shuffled networks, None where all maps are empty.
+    """
+    found = []
+    for line in _found(records):
+        of_method = line["methods"][method]
+        tables = {step: np.array(table, dtype=float) for step, table in of_method["scores"].items()}
+        for k in np.flatnonzero(np.logical_not(of_method["empty"])):
+            record: Record = {"image": line["image"], "label": line["labels"][k], "left": {}, "empty": {}}
+            for step, table in tables.items():  # (seeds, columns, n), with NaN for None
+                record["left"][step] = float(np.mean([weights[k] for weights in line["left"][step]]))
+                record["empty"][step] = float(np.isnan(table[:, 0, k]).mean())
+                means = np.ma.masked_invalid(table[..., k]).mean(axis=0).tolist()  # None if all are masked
+                for name, value in zip(COLUMNS, means):
+                    record.setdefault(name, {})[step] = value
+            found.append(record)
+    return found
+
+
+def at(column: str, step: str) -> Callable[[Record], float | None]:
+    """What reads a value of `objects` for `inference.mean` and `inference.difference`."""
+    return lambda record: record[column][step]
+
+
+def likeness(records: Records, kind: str, method: str, column: str) -> np.ndarray:
+    """Mean, low and high (95 %) over `objects` of a column at "trained" and each step, (3, 1 + steps)."""
+    found, steps = objects(records, method), ["trained", *records.settings["kinds"][kind]]
+    return np.array([mean(found, at(column, step))[:3] for step in steps]).T
+
+
+def permutation_p(records: Records, step: str, method: str) -> float:
+    """Two-sided p of the hypothesis that an object's two maps lie on each other as chance lays them.
+
+    The statistic is the sum of rank correlations over objects, seeds and images; empty maps count as 0. All
+    maps of an image's shuffled networks are moved together by a random offset, see `moved_ranks`, which
+    follows from the record's seed. p is the share of 1 + `DRAWS` sums, the one without a move among them,
+    that are at least as far from 0 as it.
+    """
+    sums = [line["methods"][method]["moved"][step] for line in _found(records)]
+    distances = np.abs(np.sum(sums, axis=0))
+    return float((distances >= distances[0]).mean())
+
+
 def summary(records: Records) -> str:
     """How much was compared, and how many maps are empty, in a few sentences."""
-    lines = _found(records)
-    objects = {line["image"]: len(line["labels"]) for line in lines}
-    unread = {line["image"] for line in records.lines if "error" in line}
-    without = len({line["image"] for line in records.lines} - unread) - len(objects)
-    sentences = [f"{sum(objects.values())} objects of {len(objects)} images; {without} images without any."]
-    sentences += [f"{len(unread)} images could not be read."] if unread else []
+    lines, seeds = _found(records), records.settings["seeds"]
+    count, unread = sum(len(line["labels"]) for line in lines), sum("error" in line for line in records.lines)
+    without = len(records.lines) - unread - len(lines)
+    told = f"{count} objects of {len(lines)} images; {without} images without any."
+    told += f" {unread} images could not be read." if unread else ""
     for method in records.settings["methods"]:
-        before = sum(sum(line["methods"][method]["empty"]) for line in lines)
-        tables = [table for kind in records.settings["kinds"] for table in _scores(records, kind, method)]
-        after = [np.isnan(table[..., 0]) for table in tables]
-        sentences.append(
-            f"{method}: {before} maps of the trained network are empty and {sum(map(np.sum, after))} of the "
-            f"{sum(map(np.size, after))} of shuffled ones, which saw nothing of the target."
-        )
-    return " ".join(sentences)
+        found = objects(records, method)
+        empty = [share for record in found for step, share in record["empty"].items() if step != "trained"]
+        told += f" {method}: {count - len(found)} maps of the trained network are empty and "
+        told += f"{seeds * sum(empty):.0f} of the {seeds * len(empty)} of shuffled ones."
+    return told
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Run the command; returns its exit status."""
     parser = study_parser("sanity", "Compare maps with those of networks of shuffled weights.")
+    names = methodcaller("split", ",")
     parser.add_argument("--detector", metavar="NAME", default="planted", help="default: %(default)s")
-    parser.add_argument("--methods", type=_names, default="dclose,drise,gradcam", help="default: %(default)s")
-    parser.add_argument("--kinds", type=_names, default="cascade,alone", help=f"of {', '.join(KINDS)}")
+    parser.add_argument("--methods", type=names, default="dclose,drise,gradcam", help="default: %(default)s")
+    parser.add_argument("--kinds", type=names, default="cascade,alone", help=f"of {', '.join(KINDS)}")
     parser.add_argument("--n-masks", type=int, default=400, help="default: %(default)s")
-    parser.add_argument("--seeds", type=int, default=1, help="shufflings of each image")
+    parser.add_argument("--seeds", type=int, default=3, help="networks an image; default: %(default)s")
     parser.add_argument("--limit", type=int, default=8, help="images; default: %(default)s")
     parser.add_argument("--coco", metavar="DIR", help="holds val2017/ and annotations/; else planted scenes")
     options = vars(parser.parse_args(arguments))
     return study_command("sanity", lambda: summary(study_sanity(**options)))
-
-
-def _names(text: str) -> list[str]:
-    return text.split(",")
 
 
 if __name__ == "__main__":
