@@ -27,16 +27,15 @@ UNFINISHED = ".dclose_nb-unfinished-"
 
 @contextmanager
 def atomic_write(path: Path) -> Iterator[Path]:
-    """Give another name to write under; the file takes its own when all went well.
+    """Give a name in a hidden folder to write under; the file takes its place when all went well.
 
-    Left by an error or Ctrl-C, it leaves nothing behind and an older file of that name as it was.
+    Left by an error or Ctrl-C, it leaves nothing behind and an older file of that name as it was. The
+    folder is new and has one owner, so that two writers never meet and no link that lies there is followed.
     """
-    unfinished = path.with_name(f".{path.name}.unfinished")
-    try:
+    with tempfile.TemporaryDirectory(prefix=UNFINISHED, dir=path.parent) as hidden:
+        unfinished = Path(hidden) / path.name
         yield unfinished
         os.replace(unfinished, path)
-    finally:
-        unfinished.unlink(missing_ok=True)
 
 
 @contextmanager

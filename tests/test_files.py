@@ -178,3 +178,15 @@ def test_json_that_is_none_is_a_value_error(tmp_path, text):
     (tmp_path / "a.json").write_bytes(text if isinstance(text, bytes) else text.encode())
     with pytest.raises(ValueError):  # noqa: PT011  the reader says what it wanted
         files.read_json(tmp_path / "a.json")
+
+
+def test_writers_of_one_file_do_not_meet_and_follow_no_link(tmp_path):
+    victim = tmp_path / "victim"
+    victim.write_text("mine")
+    (tmp_path / ".a.txt.unfinished").symlink_to(victim)
+    with files.atomic_write(tmp_path / "a.txt") as first, files.atomic_write(tmp_path / "a.txt") as second:
+        first.write_text("first")
+        second.write_text("second")
+    assert (tmp_path / "a.txt").read_text() == "first" and victim.read_text() == "mine"
+    assert (tmp_path / "a.txt").stat().st_mode == victim.stat().st_mode
+    assert names(tmp_path) == [".a.txt.unfinished", "a.txt", "victim"]

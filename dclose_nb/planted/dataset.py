@@ -32,15 +32,16 @@ def write_coco(folder: str | Path, seeds: Iterable[int], *, progress: bool = Tru
     They are written last. No file is ever half-written, and images of an interrupted run are kept.
 
     `seeds` are scene numbers, which become the images' ids. A number that comes twice, a folder that
-    cannot be written, and one with annotations of other images raise `InputError`.
+    cannot be written, and one with annotations of other images, or with others of these, raise `InputError`.
     """
     seeds = list(seeds)
     if len(set(seeds)) != len(seeds):
         raise InputError("each seed may come only once, since it is the image's id")
     folder = checks.path(folder)
     annotation_file = folder / "annotations" / "instances_val2017.json"
-    if annotation_file.exists() and not _is_ours(annotation_file):
-        refuse_foreign(folder, ["annotations/instances_val2017.json"], "not of planted scenes")
+    before = _annotations_before(folder, annotation_file)
+    if others := sorted(before.keys() - set(seeds), key=repr):
+        raise InputError(f"{str(annotation_file)!r} has scene {others[0]!r} too: choose another folder")
     content: dict[str, list[dict]] = {"images": [], "annotations": [], "categories": CATEGORIES}
     with write_errors(folder):
         (folder / "val2017").mkdir(parents=True, exist_ok=True)
@@ -54,16 +55,37 @@ def write_coco(folder: str | Path, seeds: Iterable[int], *, progress: bool = Tru
             height, width = drawn.owner.shape
             content["images"].append({"id": seed, "file_name": path.name, "height": height, "width": width})
             content["annotations"] += _annotations(seed, drawn, len(content["annotations"]) + 1)
+        now = _by_image(content)
+        if changed := [seed for seed, marks in before.items() if marks != now[seed]]:
+            raise InputError(
+                f"{str(annotation_file)!r} has other annotations of scene {changed[0]} and they would be "
+                "lost: choose another folder"
+            )
         with atomic_write(annotation_file) as unfinished:
             unfinished.write_text(json.dumps(content), encoding="utf-8")
     return annotation_file
 
 
-def _is_ours(annotation_file: Path) -> bool:
+def _annotations_before(folder: Path, annotation_file: Path) -> dict[Any, list[dict]]:
+    """What the file of an earlier call holds, by image; a file of something else is refused."""
+    if not annotation_file.exists():
+        return {}
     try:
-        return bool(read_json(annotation_file)["categories"] == CATEGORIES)
+        content = read_json(annotation_file)
+        if content["categories"] == CATEGORIES:
+            return _by_image(content)
     except (OSError, ValueError, KeyError, TypeError):
-        return False
+        pass
+    refuse_foreign(folder, ["annotations/instances_val2017.json"], "not of planted scenes")
+    return {}
+
+
+def _by_image(content: dict[str, list[dict]]) -> dict[Any, list[dict]]:
+    """Annotations of each image, without their own ids, which depend on the other images."""
+    marks: dict[Any, list[dict]] = {entry["id"]: [] for entry in content["images"]}
+    for mark in json.loads(json.dumps(content["annotations"])):
+        marks[mark["image_id"]].append({name: value for name, value in mark.items() if name != "id"})
+    return marks
 
 
 def _annotations(seed: int, drawn: Scene, first_id: int) -> Iterator[dict[str, Any]]:

@@ -59,9 +59,9 @@ class Estimate(NamedTuple):
 
     def p(self, bound: float = 0.0) -> float:
         """Two-sided p of the hypothesis that the mean is `bound`; NaN with too few images."""
-        distance = abs(self.mean - bound)
-        if self.error == 0:  # all images agree
-            return float(distance == 0)
+        distance, rounding = abs(self.mean - bound), 1e-12 * max(abs(self.mean), abs(bound))
+        if self.error <= rounding:  # all images agree
+            return float(distance <= rounding)
         return float(2 * student.sf(distance / self.error, self.freedom))
 
     def text(self, unit: float = 1.0, digits: int = 2, sign: str = "+") -> str:
@@ -78,6 +78,8 @@ def estimate(groups: Sequence[Any]) -> Estimate:
     if not groups:
         return Estimate(np.nan, np.nan, np.nan, np.nan, np.nan, 0, 0)
     sums = np.array([np.sum(group, axis=0) for group in groups], dtype=float)  # (G, ...)
+    if not np.isfinite(sums).all():
+        raise InputError("a value of an estimate must be a finite number: leave the others out")
     counts = np.array([len(group) for group in groups], dtype=float)
     n_objects, n_images = int(counts.sum()), len(groups)
     mean = sums.sum(axis=0) / n_objects
@@ -132,11 +134,12 @@ class Verdict(NamedTuple):
     p: float  # corrected for the number of claims; NaN with too few images
 
 
-def verdicts(claims: Sequence[Claim]) -> list[Verdict]:
+def verdicts(claims: Iterable[Claim]) -> list[Verdict]:
     """A verdict on each claim of a family, corrected for their number (Holm 1979).
 
     A claim fails if its opposite is significant. Claims with too few images do not count in the number.
     """
+    claims = list(claims)
     p = np.array([_p(claim) for claim in claims])
     tested = np.flatnonzero(~np.isnan(p))
     order = tested[np.argsort(p[tested], kind="stable")]
@@ -149,6 +152,8 @@ def verdicts(claims: Sequence[Claim]) -> list[Verdict]:
 def _p(claim: Claim) -> float:
     """Two-sided p against the nearest mean of which the verdict would be the other."""
     checks.choice("side", claim.side, SIDES)
+    if not np.isfinite(claim.bound):
+        raise InputError(f"the bound of {claim.sentence!r} must be a finite number, got {claim.bound!r}")
     if np.ndim(claim.evidence.mean):
         raise InputError(f"the evidence of {claim.sentence!r} must be one number")
     if claim.side != "within":

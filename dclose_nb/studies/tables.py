@@ -214,6 +214,7 @@ def by_size(records: Records, methods: Sequence[str] | None = None) -> Table:
     columns, rows = ["metric", "objects"], []
     if methods is None:
         methods = [name for name in records.settings["methods"] if name not in SETTINGS or name == "dclose"]
+    methods = [checks.choice("methods", name, tuple(records.settings["methods"])) for name in methods]
     for method in methods:
         columns += [method, *(["paper"] if method in PAPER_2 else [])]
     for metric, (_, name) in METRICS.items():
@@ -245,8 +246,9 @@ def cost(records: Records) -> Table:
     return Table("Table 3: time and forward passes", columns, rows)
 
 
-def of_claims(claims: Sequence[Claim]) -> Table:
+def of_claims(claims: Iterable[Claim]) -> Table:
     """Claims of one family with their evidence and verdicts, see `inference.verdicts`."""
+    claims = list(claims)
     found = inference.verdicts(claims)
     tested = sum(verdict.word != "too few" for verdict in found)
     rows = []

@@ -80,3 +80,17 @@ def test_annotations_of_somebody_else_are_not_replaced(tmp_path, content):
     with pytest.raises(dc.InputError, match="is not of planted scenes and would be lost"):
         write_coco(tmp_path, [1], progress=False)
     assert path.read_text() == content and not (tmp_path / "val2017").exists()
+
+
+def test_scenes_are_added_but_none_is_lost_or_changed(tmp_path):
+    path = write_coco(tmp_path, [1], progress=False)
+    write_coco(tmp_path, [0, 1], progress=False)  # one more
+    with pytest.raises(dc.InputError, match="has scene 0 too: choose another folder"):
+        write_coco(tmp_path, [1], progress=False)
+    content = json.loads(path.read_text())
+    assert [entry["id"] for entry in content["images"]] == [0, 1]
+    content["annotations"][0]["bbox"][0] += 1  # by hand
+    path.write_text(json.dumps(content))
+    with pytest.raises(dc.InputError, match="other annotations of scene 0 and they would be lost"):
+        write_coco(tmp_path, [0, 1], progress=False)
+    assert json.loads(path.read_text()) == content

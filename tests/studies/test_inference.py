@@ -156,9 +156,23 @@ def test_claims_that_cannot_be_judged():
         (Claim("a", SURE, "near"), "side must be one of 'above'"),
         (Claim("a", SURE, "within"), "needs a margin above 0"),
         (Claim("a", estimate([[[1, 2]]])), "must be one number"),
+        (Claim("a", SURE, "above", np.nan), "must be a finite number"),
     ):
         with pytest.raises(dc.InputError, match=word):
             verdicts([claim])
+    with pytest.raises(dc.InputError, match="must be a finite number: leave the others out"):
+        estimate([[1.0], [np.nan]])
+
+
+def test_claims_may_come_one_by_one():
+    claims = [Claim("more", SURE), Claim("few", FEW)]
+    assert len(verdicts(iter(claims))) == 2 and tables.of_claims(iter(claims)) == tables.of_claims(claims)
+
+
+def test_a_mean_at_its_bound_does_not_fail_by_rounding():
+    for value, n_images in ((0.1, 7), (0.3, 10)):
+        assert estimate([[value]] * n_images).p(value) == 1
+        assert estimate([[value]] * n_images).p(value - 0.01) == 0
 
 
 def test_nan_becomes_none_in_a_record():

@@ -155,3 +155,12 @@ def test_a_killed_process_loses_nothing_that_it_kept(tmp_path):
         process.send_signal(signal.SIGKILL)
     lines = [json.loads(line) for line in path.read_text().splitlines()][1:]
     assert [line["k"] for line in lines] == list(range(len(lines))) and len(lines) > kept
+
+
+def test_only_lines_that_have_the_name_are_left_out(tmp_path):
+    records = Records(tmp_path / "records.jsonl", {})
+    records.append({"image": 1})
+    for name, values in (("nope", [None]), ("image", [1, "a"]), ("image", ["a", 5])):
+        with pytest.raises(dc.InputError, match="which should be left out"):
+            records.leave_out(name, values)
+    assert records.lines == [{"image": 1}]
