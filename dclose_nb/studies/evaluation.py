@@ -137,8 +137,12 @@ def evaluate(
         ``limit``, ``workers``, ``executor`` and ``progress`` of `coco.study_photos`, whose errors are raised
         here too. A parameter out of range is an `InputError`.
     """
-    settings: Record = {"methods": {}, "steps": checks.at_least("steps", steps, 1)}
-    settings |= {"class_agnostic": class_agnostic, "timed": timed}
+    steps = checks.at_least("steps", steps, 1, largest=metrics.MOST_STEPS)
+    settings: Record = {"methods": {}, "steps": steps}
+    settings["class_agnostic"] = checks.flag("class_agnostic", class_agnostic)
+    settings["timed"] = checks.flag("timed", timed)
+    if not methods:
+        raise InputError("methods must name at least one method")
     for name in methods:
         checks.choice("methods", name, KNOWN)
         if name in ABLATION and "dclose" not in methods:

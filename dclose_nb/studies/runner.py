@@ -198,7 +198,9 @@ def _runs_before(folder: Path) -> list[Record]:
     try:
         return [*read_json(path)["runs"]] if path.exists() else []
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise InputError(f"{str(path)!r} is damaged: move it away to begin anew") from error
+        raise InputError(
+            f"{str(path)!r} is damaged or not a study's: choose another folder, or move it away"
+        ) from error
 
 
 def _write_manifest(records: Records, runs: list[Record]) -> None:

@@ -222,7 +222,11 @@ def test_bad_input(street, data, lamps, tmp_path):
     for options, word in (
         ({"methods": ["magic"]}, "methods must be one of 'dclose'"),
         ({"methods": ["mfpp", "drise"]}, "are made of dclose's levels"),
+        ({"methods": []}, "methods must name at least one"),
+        ({"class_agnostic": "no"}, "class_agnostic must be True or False, got 'no'"),
+        ({"timed": 0}, "timed must be True or False"),
         ({"steps": 0}, "steps"),
+        ({"steps": 10**9}, "steps must be .* 1000000"),
         ({"workers": 0}, "workers"),
         ({"limit": 0}, "limit"),
         ({"seed": -1}, "seed must be an integer of at least 0, got -1"),
