@@ -65,6 +65,8 @@ PAPER_2 = {  # small, middle, large, all
 }
 PAPER_3 = {"drise": 98.67, "dclose": 70.0}  # seconds an object
 
+LARGEST = 1e15  # far above any number of an evaluation
+
 LATEX = str.maketrans({"%": r"\%", "_": r"\_", "↑": r"$\uparrow$", "↓": r"$\downarrow$"})
 
 
@@ -100,7 +102,8 @@ def _refuse_incomplete(records: Records) -> None:
         raise InputError(f"{str(records.path)!r} holds no evaluation: its settings have no methods and sizes")
     for number, line in enumerate(records.lines, 2):  # the settings are line 1
         try:
-            whole = "error" in line or _are_numbers(_numbers(line, methods, _costs(records)))
+            one = ("error" in line) != ("objects" in line) and not isinstance(line.get("image"), str)
+            whole = one and ("error" in line or _are_numbers(_numbers(line, methods, _costs(records))))
         except (LookupError, TypeError, AttributeError):
             whole = False
         if not whole:
@@ -120,13 +123,17 @@ def _numbers(line: Record, methods: Iterable[str], costs: Iterable[str]) -> list
         values += [record["methods"][method][metric] for method in methods for metric in METRICS]
         values += [record["methods"][method]["deletion_curve"][0] for method in methods]
         hash(record["label"])
+        if record["methods"].keys() - methods:
+            raise LookupError("scores of methods that the settings lack")
     if line["objects"]:
         values += [line[cost][method] for cost in costs for method in methods]
     return values
 
 
 def _are_numbers(values: list[Any], count: int | None = None) -> bool:
-    return count in (None, len(values)) and all(isinstance(value, int | float) for value in values)
+    """Whether all values are numbers of a size that a sum can hold, and as many as `count`."""
+    fit = all(isinstance(value, int | float) and abs(value) < LARGEST for value in values)
+    return fit and count in (None, len(values))
 
 
 def objects(records: Records) -> list[Record]:

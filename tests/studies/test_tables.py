@@ -216,6 +216,13 @@ INCOMPLETE = [
     WHOLE | {"objects": [WHOLE["objects"][0] | {"area": "much"}]},
     WHOLE | {"objects": [WHOLE["objects"][0] | {"label": ["cup"]}]},
     WHOLE | {"objects": [WHOLE["objects"][0] | {"methods": {"dclose": {"ebpg": 1}}}]},
+    WHOLE | {"image": "9"},
+    WHOLE | {"error": "torn"},
+    {"image": "9", "error": "torn"},
+    WHOLE | {"objects": [WHOLE["objects"][0] | {"methods": WHOLE["objects"][0]["methods"] | {"magic": {}}}]},
+    WHOLE | {"found": 10**400},
+    WHOLE | {"truths": float("nan")},
+    WHOLE | {"objects": [WHOLE["objects"][0] | {"area": float("inf")}]},
     WHOLE | {"seconds": {"dclose": None, "mfpp": 1}},
     WHOLE | {"objects": [item("cup", 0.02, 0.2) | {"methods": dict.fromkeys(("dclose", "mfpp"), NO_CURVE)}]},
 ]
