@@ -72,7 +72,8 @@ def explore(detector: Detector | str, image: Any) -> Explorer:
     Examples
     --------
     >>> import dclose_nb as dc
-    >>> dc.explore("yolox_nano", "coffee")  # doctest: +SKIP
+    >>> explorer = dc.explore("yolox_nano", "coffee")  # doctest: +SKIP
+    >>> explorer  # doctest: +SKIP
     """
     return Explorer(load_detector(detector), image)
 
@@ -555,11 +556,13 @@ class Explorer(widgets.VBox):
             return
         styles = {"opacity": (self.opacity.value, plot.OPACITY), "threshold": (self.threshold.value, 0)}
         style = "".join(f", {name}={value:g}" for name, (value, usual) in styles.items() if value != usual)
-        lines = ["import dclose_nb as dc", ""]
-        if self.detector.name in (*OFFICIAL, *NETWORKS):
+        lines, known = ["import dclose_nb as dc", ""], self.detector.name in (*OFFICIAL, *NETWORKS)
+        if not known or run.photo.source is None:
+            lines.append("# explorer = dc.explore(...): the explorer must have this name")
+        if known:
             lines.append(f"detector = dc.load_detector({self.detector.name!r})")
         else:
-            lines.append("detector = explorer.detector  # of what dc.explore(...) gave you")
+            lines.append("detector = explorer.detector")
         if run.photo.source is None:
             lines.append("image = explorer.image  # after Save, this line reads the photo's file")
         else:

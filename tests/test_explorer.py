@@ -476,10 +476,12 @@ def test_the_code_makes_the_same_map_in_a_fresh_process(kind, tmp_path, monkeypa
         explorer.segments[n].value = False
     explorer.boxes[0].click()
     wanted = explorer.wait().explanation
-    assert ("explorer.image  # after Save" in explorer.code.value) == (kind != "name")
+    for words in ("explorer.image  # after Save", "# explorer = dc.explore(...): the explorer must have this"):
+        assert (words in explorer.code.value) == (kind != "name")
     before = f"import dclose_nb as dc\nexplorer = {cell}\n" if kind == "array" else ""
     if kind == "upload":
         explorer.save.click()
+        assert "explorer" not in explorer.code.value.replace("explanations/explorer", "")
     got = in_a_fresh_process(tmp_path, before + explorer.code.value)
     assert np.allclose(got, wanted.saliency, rtol=1e-5, atol=1e-7)
 
@@ -488,6 +490,7 @@ def test_the_code_of_a_detector_of_ones_own_takes_it_from_the_explorer(explorer)
     explorer.options["beside"].value = "drise"
     explorer.boxes[0].click()
     wanted = explorer.wait().explanation
+    assert "# explorer = dc.explore(...)" in explorer.code.value
     names = {"explorer": explorer}
     exec(explorer.code.value, names)
     assert np.array_equal(names["explanation"].saliency, wanted.saliency)
