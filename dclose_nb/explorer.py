@@ -205,7 +205,7 @@ class Explorer(widgets.VBox):
         self.steps = widgets.ToggleButtons(options=steps, description="steps", style={"button_width": "auto"})
         self.step_text, self.step = widgets.HTML(), widgets.Image(format="png")
         words = "The code of the map will stand here."
-        self.code = widgets.Textarea(description="code", placeholder=words, **style)
+        self.code = widgets.Textarea(description="code", placeholder=words, disabled=True, **style)
 
         self._offer()
         self._answer((*self.options.values(), *self.segments.values()), self._follow)

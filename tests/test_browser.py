@@ -419,6 +419,11 @@ def test_another_photo_while_masks_run_takes_the_place_of_all(page, lab, tmp_pat
     masks(page, 40)
     page.get_by_label("box", exact=True).select_option(index=1)
     says(page, "contrast: done: 40 masks")
+    shown = page.locator(".dclose-code textarea").first
+    shown.press("Control+A")
+    assert shown.evaluate("code => code.selectionEnd - code.selectionStart == code.value.length")
+    shown.press("x")  # the code cannot be typed into, and can be selected
+    assert "explorer.image" in shown.input_value()
     button(page, "Save").dblclick()
     says(page, "Saving ...", "actions")
     assert says(page, "Saved in", "actions").startswith("Saved in explanations/explorer/mine_")

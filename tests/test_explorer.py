@@ -486,6 +486,10 @@ def test_the_code_makes_the_same_map_in_a_fresh_process(kind, tmp_path, monkeypa
     assert np.allclose(got, wanted.saliency, rtol=1e-5, atol=1e-7)
 
 
+def test_the_code_is_for_copying_and_nobody_types_into_it(explorer):
+    assert explorer.code.disabled
+
+
 def test_the_code_of_a_detector_of_ones_own_takes_it_from_the_explorer(explorer):
     explorer.options["beside"].value = "drise"
     explorer.boxes[0].click()
