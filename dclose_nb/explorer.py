@@ -511,9 +511,14 @@ class Explorer(widgets.VBox):
             self.panels[place].image.value = _jpeg(drawn)
 
     def wait(self) -> Explorer:
-        """Wait until all that was asked for is there, as a script may want to."""
+        """Wait until all that was asked for is there, as a script may want to.
+
+        Where no box is chosen, it raises `InputError`.
+        """
         self._explainer.todo.join()
         self._artist.todo.join()
+        if self.list.value == NO_BOX:
+            raise InputError("choose a box first: click one, or choose it from the list")
         return self
 
     def _end(self) -> None:

@@ -56,8 +56,14 @@ def until(happened):
     assert happened()
 
 
+def waits_for_a_choice(explorer):
+    with pytest.raises(dc.InputError, match="^choose a box first: click one, or choose it from the list$"):
+        explorer.wait()
+
+
 def test_a_click_on_a_box_gives_what_explain_gives(explorer, detector):
     assert explorer.explanation is None and explorer.save.disabled
+    waits_for_a_choice(explorer)
     explorer.boxes[1].click()
     got = explorer.wait().explanation
     target = explorer.detections[1]
@@ -299,7 +305,8 @@ def test_a_step_is_redrawn_for_another_box_and_goes_with_the_photo(explorer):
     explorer.boxes[1].click()
     assert explorer.wait().step.value not in (b"", first)
     upload(explorer, png(DRAWN.image), "again.png")
-    assert explorer.wait().step.value == b""
+    waits_for_a_choice(explorer)
+    assert explorer.step.value == b""
 
 
 def test_what_a_detector_raises_reaches_the_person_and_the_explorer_goes_on(explorer, detector):
@@ -352,9 +359,10 @@ def test_an_upload_becomes_the_photo_and_explains_nothing_unasked(k):
         assert explorer.save.disabled and explorer.stop.disabled
         grey = other.mean(axis=2, keepdims=True)
         assert np.abs(shown(explorer.panels[0].image) - 0.4 * other - 0.6 * grey).mean() < 4
-        explorer.wait()
+        waits_for_a_choice(explorer)
     explorer.options["n_masks"].value = "40"
-    assert explorer.wait().explanation is None
+    waits_for_a_choice(explorer)
+    assert explorer.explanation is None
     explorer.boxes[0].click()
     got = explorer.wait().explanation
     assert np.array_equal(got.image, other) and "done: 40 masks" in explorer.status_text
