@@ -468,6 +468,8 @@ class Explorer(widgets.VBox):
 
     def _show(self, run: Run, place: int, explanation: Explanation, text: str) -> None:
         def show() -> None:
+            if not run.maps:
+                self._say_saved("")  # that there is nothing to save is no longer so
             run.maps[place] = explanation
             self._redraw(place)
             self._say_below(place, _scores(explanation))

@@ -6,6 +6,7 @@ import itertools
 import re
 import subprocess
 import sys
+import threading
 import time
 from datetime import UTC, datetime
 from pathlib import Path
@@ -440,6 +441,21 @@ def test_save_says_that_it_saves_and_its_drawings_look_like_what_is_shown(explor
     for drawing in folder.glob("*.png"):
         assert drawing.read_bytes() == (tmp_path / "alike" / drawing.name).read_bytes()
     assert "Values below 0.6 are not shown." in (folder / "report.html").read_text(encoding="utf-8")
+
+
+def test_nothing_to_save_is_said_until_there_is_a_map(explorer, monkeypatch):
+    go_on = threading.Event()
+
+    def waiting(*args, **options):
+        assert go_on.wait(30)
+        return dc.explain(*args, **options)
+
+    monkeypatch.setattr("dclose_nb.explorer.explain", waiting)
+    explorer.boxes[0].click()
+    explorer.save.click()
+    assert explorer.saved_text == "There is nothing to save yet."
+    go_on.set()
+    assert explorer.wait().saved_text == ""
 
 
 def test_save_says_why_it_cannot(explorer, tmp_path):
