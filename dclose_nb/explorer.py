@@ -48,6 +48,7 @@ STEPS_OF_CURVES = 20  # of deletion and insertion, for the over-all score
 SETTABLE = "n_masks", "p", "r", "seed", "segments"  # options of methods that have controls
 MOST = 100_000  # masks
 NO_BOX = -1  # in the list of boxes
+SCORING = "; scoring ..."  # stands after what a map was made of
 KEPT = 32  # explanations that need not be made again
 
 
@@ -450,8 +451,8 @@ class Explorer(widgets.VBox):
             if not run.stop.is_set():
                 newest = list(run.photo.finished.items())[-KEPT + 1 :]
                 run.photo.finished = dict(newest) | {key: explanation}
-        how = "stopped after" if run.stop.is_set() else "done:"
-        self._show(run, place, explanation, f"{how} {_made(explanation)}, {explanation.seconds:.1f} s")
+        made = f"{_made(explanation)}, {explanation.seconds:.1f} s"
+        self._show(run, place, explanation, f"stopped after {made}" if run.stop.is_set() else made + SCORING)
 
     def _score(self, run: Run, place: int) -> None:
         """Score the map of one of the methods, if there is one."""
@@ -459,6 +460,8 @@ class Explorer(widgets.VBox):
             saliency, steps = explanation.saliency[0], STEPS_OF_CURVES
             curves = metrics.over_all(self.detector, run.photo.image, run.target, saliency, steps=steps)
             self._tell(run, partial(self._say_below, place, _scores(explanation, curves.score)))
+            if place == len(run.plans) - 1:
+                self._tell(run, partial(self._say_end, "done: "))
 
     def _tell(self, run: Run, change: Callable[[], None]) -> None:
         """Change the page if this run is still the one that is shown."""
@@ -481,6 +484,13 @@ class Explorer(widgets.VBox):
     def _say_below(self, place: int, words: str) -> None:
         self.panels[place].caption.value = words
 
+    def _say_end(self, how: str) -> None:
+        """Say in place of "scoring ..." how a run ended; a failure stays as it is said."""
+        if self.status_text.endswith(SCORING):
+            who, _, made = self.status_text.removesuffix(SCORING).rpartition(": ")
+            total = self.progress.max if self.progress.layout.visibility == "visible" else 0
+            self._say(f"{who}: {how}{made}", self.progress.value, total)
+
     def _fail(self, run: Run, place: int, error: Exception) -> None:
         self._say_below(place, f"<b>{run.plans[place][0]}</b>: {html.escape(_words(error))}")
         self._say(_words(error))
@@ -488,6 +498,7 @@ class Explorer(widgets.VBox):
     def _finish(self, run: Run) -> None:
         self.stop.disabled = True
         if run.stop.is_set():
+            self._say_end("not scored: ")
             if not run.maps:
                 self._say("Stopped before there was a map.")
             for place, (method, _) in enumerate(run.plans):

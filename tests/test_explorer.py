@@ -58,7 +58,7 @@ def until(happened):
 
 
 def waits_for_a_choice(explorer):
-    with pytest.raises(dc.InputError, match="^choose a box first: click one, or choose it from the list$"):
+    with pytest.raises(dc.InputError, match=r"^choose a box first: click one, or choose it from the list$"):
         explorer.wait()
 
 
@@ -241,6 +241,27 @@ def test_two_methods_side_by_side_with_their_numbers(explorer, detector):
     assert [panel.layout.display for panel in explorer.panels] == [None, "none"]
 
 
+def test_it_is_done_when_the_scores_are_there_and_a_stop_before_says_so(explorer, monkeypatch):
+    said = []
+
+    def over_all(*args, **options):
+        said.append(explorer.status_text)
+        if len(said) == 3:
+            explorer.stop.click()
+        return curves(*args, **options)
+
+    curves = dc.metrics.over_all
+    monkeypatch.setattr("dclose_nb.metrics.over_all", over_all)
+    explorer.options["beside"].value = "drise"
+    explorer.boxes[0].click()
+    ended = explorer.wait().status_text
+    assert "drise: done: 40 masks, " in ended and "scoring" not in ended
+    explorer.boxes[1].click()
+    assert "drise: not scored: 40 masks, " in explorer.wait().status_text
+    assert len(said) == 3
+    assert all(re.search(r"drise: 40 masks, [\d.]+ s; scoring \.\.\.$", text) for text in said)
+
+
 def test_a_method_that_cannot_says_so_in_words_and_the_other_goes_on(explorer):
     explorer.options["method"].value, explorer.options["beside"].value = "gradcam", "drise"
     explorer.boxes[0].click()
@@ -256,6 +277,7 @@ def test_a_method_that_masks_nothing_counts_forward_passes():
     explorer.options["method"].value = "gradcam"  # which takes none
     explorer.boxes[0].click()
     assert "gradcam: done: 1 forward pass, " in explorer.wait().status_text
+    assert explorer.progress.layout.visibility == "hidden"
 
 
 def test_opacity_and_threshold_redraw_without_a_new_run(explorer):
