@@ -49,6 +49,10 @@ SETTABLE = "n_masks", "p", "r", "seed", "segments"  # options of methods that ha
 MOST = 100_000  # masks
 NO_BOX = -1  # in the list of boxes
 SCORING = "; scoring ..."  # stands after what a map was made of
+NOTHING = (
+    "No object was found with a score of 0.25 or more. Try another photo or a larger detector, or explain what "
+    "is less certain in a cell: dc.explain(detector, image, detector.detect(image, confidence=0.1))."
+)
 KEPT = 32  # explanations that need not be made again
 
 
@@ -409,7 +413,7 @@ class Explorer(widgets.VBox):
         if run is None:
             found = len(self.boxes)
             words = "1 box found: click it." if found == 1 else f"{found} boxes found: click one."
-            self._say(words if found else "No object was found.")
+            self._say(words if found else NOTHING)
             self.label.value = ""
         else:
             self._say(f"{run.caption}: looking ...")

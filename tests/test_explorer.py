@@ -1,6 +1,7 @@
 """The explorer, without a browser: what a click, a control and a bad photo lead to."""
 
 import base64
+import inspect
 import io
 import itertools
 import re
@@ -565,9 +566,12 @@ def test_a_page_that_shows_no_widgets_shows_the_picture(explorer):
     assert photo.shape == still().shape and np.abs(photo.astype(int) - still()).mean() > 5
 
 
-def test_nothing_found_says_so(detector):
+def test_nothing_found_says_from_which_score_and_what_to_try(detector):
     explorer = Explorer(detector, np.zeros_like(DRAWN.image))
-    assert explorer.status_text == "No object was found." and explorer.boxes == []
+    said = "No object was found with a score of 0.25 or more. Try another photo or a larger detector, or "
+    assert explorer.status_text.startswith(said) and explorer.boxes == []
+    assert inspect.signature(dc.Detector.detect).parameters["confidence"].default == 0.25
+    assert "detector.detect(image, confidence=0.1)" in explorer.status_text
 
 
 def test_a_kernel_can_end_while_a_map_is_made():
