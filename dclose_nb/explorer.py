@@ -48,6 +48,11 @@ STEPS_OF_CURVES = 20  # of deletion and insertion, for the over-all score
 SETTABLE = "n_masks", "p", "r", "seed", "segments"  # options of methods that have controls
 MOST = 100_000  # masks
 NO_BOX = -1  # in the list of boxes
+SCORING = "; scoring ..."  # stands after what a map was made of
+NOTHING = (
+    "No object was found with a score of 0.25 or more. Try another photo or a larger detector, or explain "
+    "what is less certain in a cell: dc.explain(detector, image, detector.detect(image, confidence=0.1))."
+)
 KEPT = 32  # explanations that need not be made again
 
 
@@ -72,7 +77,8 @@ def explore(detector: Detector | str, image: Any) -> Explorer:
     Examples
     --------
     >>> import dclose_nb as dc
-    >>> dc.explore("yolox_nano", "coffee")  # doctest: +SKIP
+    >>> explorer = dc.explore("yolox_nano", "coffee")  # doctest: +SKIP
+    >>> explorer  # doctest: +SKIP
     """
     return Explorer(load_detector(detector), image)
 
@@ -204,7 +210,7 @@ class Explorer(widgets.VBox):
         self.steps = widgets.ToggleButtons(options=steps, description="steps", style={"button_width": "auto"})
         self.step_text, self.step = widgets.HTML(), widgets.Image(format="png")
         words = "The code of the map will stand here."
-        self.code = widgets.Textarea(description="code", placeholder=words, **style)
+        self.code = widgets.Textarea(description="code", placeholder=words, disabled=True, **style)
 
         self._offer()
         self._answer((*self.options.values(), *self.segments.values()), self._follow)
@@ -407,7 +413,7 @@ class Explorer(widgets.VBox):
         if run is None:
             found = len(self.boxes)
             words = "1 box found: click it." if found == 1 else f"{found} boxes found: click one."
-            self._say(words if found else "No object was found.")
+            self._say(words if found else NOTHING)
             self.label.value = ""
         else:
             self._say(f"{run.caption}: looking ...")
@@ -449,8 +455,8 @@ class Explorer(widgets.VBox):
             if not run.stop.is_set():
                 newest = list(run.photo.finished.items())[-KEPT + 1 :]
                 run.photo.finished = dict(newest) | {key: explanation}
-        how = "stopped after" if run.stop.is_set() else "done:"
-        self._show(run, place, explanation, f"{how} {_made(explanation)}, {explanation.seconds:.1f} s")
+        made = f"{_made(explanation)}, {explanation.seconds:.1f} s"
+        self._show(run, place, explanation, f"stopped after {made}" if run.stop.is_set() else made + SCORING)
 
     def _score(self, run: Run, place: int) -> None:
         """Score the map of one of the methods, if there is one."""
@@ -458,6 +464,8 @@ class Explorer(widgets.VBox):
             saliency, steps = explanation.saliency[0], STEPS_OF_CURVES
             curves = metrics.over_all(self.detector, run.photo.image, run.target, saliency, steps=steps)
             self._tell(run, partial(self._say_below, place, _scores(explanation, curves.score)))
+            if place == len(run.plans) - 1:
+                self._tell(run, partial(self._say_end, "done: "))
 
     def _tell(self, run: Run, change: Callable[[], None]) -> None:
         """Change the page if this run is still the one that is shown."""
@@ -467,6 +475,8 @@ class Explorer(widgets.VBox):
 
     def _show(self, run: Run, place: int, explanation: Explanation, text: str) -> None:
         def show() -> None:
+            if not run.maps:
+                self._say_saved("")  # that there is nothing to save is no longer so
             run.maps[place] = explanation
             self._redraw(place)
             self._say_below(place, _scores(explanation))
@@ -478,6 +488,13 @@ class Explorer(widgets.VBox):
     def _say_below(self, place: int, words: str) -> None:
         self.panels[place].caption.value = words
 
+    def _say_end(self, how: str) -> None:
+        """Say in place of "scoring ..." how a run ended; a failure stays as it is said."""
+        if self.status_text.endswith(SCORING):
+            who, _, made = self.status_text.removesuffix(SCORING).rpartition(": ")
+            total = self.progress.max if self.progress.layout.visibility == "visible" else 0
+            self._say(f"{who}: {how}{made}", self.progress.value, total)
+
     def _fail(self, run: Run, place: int, error: Exception) -> None:
         self._say_below(place, f"<b>{run.plans[place][0]}</b>: {html.escape(_words(error))}")
         self._say(_words(error))
@@ -485,6 +502,7 @@ class Explorer(widgets.VBox):
     def _finish(self, run: Run) -> None:
         self.stop.disabled = True
         if run.stop.is_set():
+            self._say_end("not scored: ")
             if not run.maps:
                 self._say("Stopped before there was a map.")
             for place, (method, _) in enumerate(run.plans):
@@ -510,9 +528,14 @@ class Explorer(widgets.VBox):
             self.panels[place].image.value = _jpeg(drawn)
 
     def wait(self) -> Explorer:
-        """Wait until all that was asked for is there, as a script may want to."""
+        """Wait until all that was asked for is there, as a script may want to.
+
+        Where no box is chosen, it raises `InputError`.
+        """
         self._explainer.todo.join()
         self._artist.todo.join()
+        if self.list.value == NO_BOX:
+            raise InputError("choose a box first: click one, or choose it from the list")
         return self
 
     def _end(self) -> None:
@@ -555,11 +578,13 @@ class Explorer(widgets.VBox):
             return
         styles = {"opacity": (self.opacity.value, plot.OPACITY), "threshold": (self.threshold.value, 0)}
         style = "".join(f", {name}={value:g}" for name, (value, usual) in styles.items() if value != usual)
-        lines = ["import dclose_nb as dc", ""]
-        if self.detector.name in (*OFFICIAL, *NETWORKS):
+        lines, known = ["import dclose_nb as dc", ""], self.detector.name in (*OFFICIAL, *NETWORKS)
+        if not known or run.photo.source is None:
+            lines.append("# explorer = dc.explore(...): the explorer must have this name")
+        if known:
             lines.append(f"detector = dc.load_detector({self.detector.name!r})")
         else:
-            lines.append("detector = explorer.detector  # of what dc.explore(...) gave you")
+            lines.append("detector = explorer.detector")
         if run.photo.source is None:
             lines.append("image = explorer.image  # after Save, this line reads the photo's file")
         else:

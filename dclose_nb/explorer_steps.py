@@ -132,6 +132,10 @@ def _draw_levels(_: Detector, explanation: Explanation) -> Figure:
 
 
 def _draw_cascade(_: Detector, explanation: Explanation) -> Figure:
+    if make(explanation.method, **explanation.params).cascade_order is None:
+        raise InputError(
+            f"{explanation.method} has no cascade: see step {[*STEPS].index('levels') + 1}, its levels"
+        )
     return _draw_maps(plot.cascade, explanation, rows=2)
 
 

@@ -448,7 +448,11 @@ def test_an_array_and_the_code_of_it(page):
     masks(array, 40)
     array.get_by_label("box", exact=True).select_option(index=1)
     array.get_by_text("done: 40 masks").wait_for()
-    code = array.locator("textarea").input_value()
+    field = array.locator("textarea")
+    field.press("Control+A")
+    assert field.evaluate("code => code.selectionEnd - code.selectionStart == code.value.length")
+    field.press("x")  # it cannot be typed into, only selected
+    code = field.input_value()
     assert "image = explorer.image" in code
     run_code(page, code + COMPARE).get_by_text("the same map: True").wait_for()
 

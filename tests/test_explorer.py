@@ -1,11 +1,13 @@
 """The explorer, without a browser: what a click, a control and a bad photo lead to."""
 
 import base64
+import inspect
 import io
 import itertools
 import re
 import subprocess
 import sys
+import threading
 import time
 from datetime import UTC, datetime
 from pathlib import Path
@@ -56,8 +58,14 @@ def until(happened):
     assert happened()
 
 
+def waits_for_a_choice(explorer):
+    with pytest.raises(dc.InputError, match=r"^choose a box first: click one, or choose it from the list$"):
+        explorer.wait()
+
+
 def test_a_click_on_a_box_gives_what_explain_gives(explorer, detector):
     assert explorer.explanation is None and explorer.save.disabled
+    waits_for_a_choice(explorer)
     explorer.boxes[1].click()
     got = explorer.wait().explanation
     target = explorer.detections[1]
@@ -234,6 +242,27 @@ def test_two_methods_side_by_side_with_their_numbers(explorer, detector):
     assert [panel.layout.display for panel in explorer.panels] == [None, "none"]
 
 
+def test_it_is_done_when_the_scores_are_there_and_a_stop_before_says_so(explorer, monkeypatch):
+    said = []
+
+    def over_all(*args, **options):
+        said.append(explorer.status_text)
+        if len(said) == 3:
+            explorer.stop.click()
+        return curves(*args, **options)
+
+    curves = dc.metrics.over_all
+    monkeypatch.setattr("dclose_nb.metrics.over_all", over_all)
+    explorer.options["beside"].value = "drise"
+    explorer.boxes[0].click()
+    ended = explorer.wait().status_text
+    assert "drise: done: 40 masks, " in ended and "scoring" not in ended
+    explorer.boxes[1].click()
+    assert "drise: not scored: 40 masks, " in explorer.wait().status_text
+    assert len(said) == 3
+    assert all(re.search(r"drise: 40 masks, [\d.]+ s; scoring \.\.\.$", text) for text in said)
+
+
 def test_a_method_that_cannot_says_so_in_words_and_the_other_goes_on(explorer):
     explorer.options["method"].value, explorer.options["beside"].value = "gradcam", "drise"
     explorer.boxes[0].click()
@@ -249,6 +278,7 @@ def test_a_method_that_masks_nothing_counts_forward_passes():
     explorer.options["method"].value = "gradcam"  # which takes none
     explorer.boxes[0].click()
     assert "gradcam: done: 1 forward pass, " in explorer.wait().status_text
+    assert explorer.progress.layout.visibility == "hidden"
 
 
 def test_opacity_and_threshold_redraw_without_a_new_run(explorer):
@@ -271,7 +301,8 @@ def test_every_step_opens_for_every_method_that_has_levels(explorer, method):
         explorer.steps.value = step
         explorer.wait()
         if (method, step) == ("mfpp", "cascade"):
-            assert explorer.step.value == b"" and "mfpp" in explorer.step_text.value
+            assert explorer.step.value == b""
+            assert explorer.step_text.value == "mfpp has no cascade: see step 6, its levels"
         else:
             picture = shown(explorer.step)
             assert min(picture.shape[:2]) > 100 and np.ptp(picture) > 50
@@ -299,7 +330,8 @@ def test_a_step_is_redrawn_for_another_box_and_goes_with_the_photo(explorer):
     explorer.boxes[1].click()
     assert explorer.wait().step.value not in (b"", first)
     upload(explorer, png(DRAWN.image), "again.png")
-    assert explorer.wait().step.value == b""
+    waits_for_a_choice(explorer)
+    assert explorer.step.value == b""
 
 
 def test_what_a_detector_raises_reaches_the_person_and_the_explorer_goes_on(explorer, detector):
@@ -352,9 +384,10 @@ def test_an_upload_becomes_the_photo_and_explains_nothing_unasked(k):
         assert explorer.save.disabled and explorer.stop.disabled
         grey = other.mean(axis=2, keepdims=True)
         assert np.abs(shown(explorer.panels[0].image) - 0.4 * other - 0.6 * grey).mean() < 4
-        explorer.wait()
+        waits_for_a_choice(explorer)
     explorer.options["n_masks"].value = "40"
-    assert explorer.wait().explanation is None
+    waits_for_a_choice(explorer)
+    assert explorer.explanation is None
     explorer.boxes[0].click()
     got = explorer.wait().explanation
     assert np.array_equal(got.image, other) and "done: 40 masks" in explorer.status_text
@@ -433,6 +466,21 @@ def test_save_says_that_it_saves_and_its_drawings_look_like_what_is_shown(explor
     assert "Values below 0.6 are not shown." in (folder / "report.html").read_text(encoding="utf-8")
 
 
+def test_nothing_to_save_is_said_until_there_is_a_map(explorer, monkeypatch):
+    go_on = threading.Event()
+
+    def waiting(*args, **options):
+        assert go_on.wait(30)
+        return dc.explain(*args, **options)
+
+    monkeypatch.setattr("dclose_nb.explorer.explain", waiting)
+    explorer.boxes[0].click()
+    explorer.save.click()
+    assert explorer.saved_text == "There is nothing to save yet."
+    go_on.set()
+    assert explorer.wait().saved_text == ""
+
+
 def test_save_says_why_it_cannot(explorer, tmp_path):
     (tmp_path / "file").write_text("mine")
     explorer.folder.value = str(tmp_path / "file")
@@ -476,18 +524,28 @@ def test_the_code_makes_the_same_map_in_a_fresh_process(kind, tmp_path, monkeypa
         explorer.segments[n].value = False
     explorer.boxes[0].click()
     wanted = explorer.wait().explanation
-    assert ("explorer.image  # after Save" in explorer.code.value) == (kind != "name")
+    for words in (
+        "explorer.image  # after Save",
+        "# explorer = dc.explore(...): the explorer must have this",
+    ):
+        assert (words in explorer.code.value) == (kind != "name")
     before = f"import dclose_nb as dc\nexplorer = {cell}\n" if kind == "array" else ""
     if kind == "upload":
         explorer.save.click()
+        assert "explorer" not in explorer.code.value.replace("explanations/explorer", "")
     got = in_a_fresh_process(tmp_path, before + explorer.code.value)
     assert np.allclose(got, wanted.saliency, rtol=1e-5, atol=1e-7)
+
+
+def test_the_code_is_for_copying_and_nobody_types_into_it(explorer):
+    assert explorer.code.disabled
 
 
 def test_the_code_of_a_detector_of_ones_own_takes_it_from_the_explorer(explorer):
     explorer.options["beside"].value = "drise"
     explorer.boxes[0].click()
     wanted = explorer.wait().explanation
+    assert "# explorer = dc.explore(...)" in explorer.code.value
     names = {"explorer": explorer}
     exec(explorer.code.value, names)
     assert np.array_equal(names["explanation"].saliency, wanted.saliency)
@@ -508,9 +566,12 @@ def test_a_page_that_shows_no_widgets_shows_the_picture(explorer):
     assert photo.shape == still().shape and np.abs(photo.astype(int) - still()).mean() > 5
 
 
-def test_nothing_found_says_so(detector):
+def test_nothing_found_says_from_which_score_and_what_to_try(detector):
     explorer = Explorer(detector, np.zeros_like(DRAWN.image))
-    assert explorer.status_text == "No object was found." and explorer.boxes == []
+    said = "No object was found with a score of 0.25 or more. Try another photo or a larger detector, or "
+    assert explorer.status_text.startswith(said) and explorer.boxes == []
+    assert inspect.signature(dc.Detector.detect).parameters["confidence"].default == 0.25
+    assert "detector.detect(image, confidence=0.1)" in explorer.status_text
 
 
 def test_a_kernel_can_end_while_a_map_is_made():

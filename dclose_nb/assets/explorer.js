@@ -6,6 +6,8 @@ const mend = () => {
     slider.querySelector('[role=slider]')?.setAttribute('aria-label', slider.querySelector('label').innerText));
   const upload = explorer.querySelector('.widget-upload')?.lastChild;
   if (upload?.data) upload.data = upload.data.replace(/ \(\d+\)$/, '');
+  const code = explorer.querySelector('.dclose-code textarea');  // to select and copy, by keys too
+  if (code) { code.readOnly = true; code.disabled = false; }
   const field = document.activeElement;  // a new placeholder would take away what is being typed
   if (field.typed !== undefined && field.value !== field.typed) field.value = field.typed;
 };
@@ -17,5 +19,5 @@ if (explorer) {
     if (event.detail > 1 && event.target.closest('.dclose-save')) event.stopPropagation();
   }, true);
   new MutationObserver(mend).observe(explorer,
-    {childList: true, subtree: true, attributeFilter: ['placeholder']});
+    {childList: true, subtree: true, attributeFilter: ['placeholder', 'disabled']});
 }
