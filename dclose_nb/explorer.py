@@ -50,8 +50,8 @@ MOST = 100_000  # masks
 NO_BOX = -1  # in the list of boxes
 SCORING = "; scoring ..."  # stands after what a map was made of
 NOTHING = (
-    "No object was found with a score of 0.25 or more. Try another photo or a larger detector, or explain what "
-    "is less certain in a cell: dc.explain(detector, image, detector.detect(image, confidence=0.1))."
+    "No object was found with a score of 0.25 or more. Try another photo or a larger detector, or explain "
+    "what is less certain in a cell: dc.explain(detector, image, detector.detect(image, confidence=0.1))."
 )
 UNSTARTED = "Run this cell to start the explorer."  # in its place, where it cannot be shown
 KEPT = 32  # explanations that need not be made again
