@@ -770,7 +770,7 @@ def _drawn(
 
 def _still(content: bytes) -> bytes:
     """A JPEG under a line of words: nothing in it answers a click."""
-    picture = cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_COLOR)
+    picture = np.asarray(Image.open(io.BytesIO(content)).convert("RGB"))
     font, width = cv2.FONT_HERSHEY_SIMPLEX, picture.shape[1]
     size = min(0.9 * width / cv2.getTextSize(UNSTARTED, font, 1, 2)[0][0], 1)
     height = int(50 * size)
@@ -779,7 +779,7 @@ def _still(content: bytes) -> bytes:
     cv2.putText(
         bar, UNSTARTED, (int(0.05 * width), int(34 * size)), font, size, [255] * 3, thick, cv2.LINE_AA
     )
-    return _jpeg(np.concatenate([bar, picture])[..., ::-1])
+    return _jpeg(np.concatenate([bar, picture]))
 
 
 def _jpeg(picture: np.ndarray) -> bytes:
