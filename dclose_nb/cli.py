@@ -51,12 +51,7 @@ def _parser() -> argparse.ArgumentParser:
         "for scenes",
     )
     add("--device", metavar="D", help="cpu, cuda or cuda:1; default: the first GPU, else the CPU")
-    add(
-        "--n-masks",
-        type=int,
-        metavar="N",
-        help="masked images for a map; default: each method's own, 4000 for dclose and 400 for contrast",
-    )
+    masks = "masked images for a map; default: each method's own, 4000 for dclose and 400 for contrast"
     add("--seed", type=int, default=0, metavar="S", help="seed of the masks; default: %(default)s")
 
     def command(name: str, run: Callable[..., int], example: str, **texts: Any) -> Callable[..., Any]:
@@ -75,6 +70,7 @@ def _parser() -> argparse.ArgumentParser:
         description="Write an overlay for each detection, a sheet and a page with all of them, the maps and "
         "a manifest.",
     )
+    add("--n-masks", type=_masks, metavar="N", help=f"{masks}; auto: as many as the map needs, at most these")
     add("photo", metavar="PHOTO", help="an image file, a photo that ships (coffee, ...), or scene_7, ...")
     add(
         "--method",
@@ -107,6 +103,7 @@ def _parser() -> argparse.ArgumentParser:
         help="score methods on a data set in COCO format",
         description="Score methods on a data set; a run that was stopped goes on with the same command.",
     )
+    add("--n-masks", type=int, metavar="N", help=masks)
     add("--coco", metavar="DIR", required=True, help="holds val2017/ and annotations/")
     add(
         "--methods",
@@ -149,6 +146,7 @@ def _parser() -> argparse.ArgumentParser:
         description="Make the paper's Figures 1 to 10 as PDF and PNG, and a page that shows them. "
         "A run that was stopped goes on with the same command.",
     )
+    add("--n-masks", type=int, metavar="N", help=masks)
     add("--coco", metavar="DIR", help="look for cases in a folder of COCO; default: do not")
     add("--photo", nargs="+", default=[], metavar="PHOTO", help="use these; default: photos that ship")
     add("--only", type=int, nargs="+", metavar="K", help="only these figures; default: all")
@@ -163,6 +161,14 @@ def _parser() -> argparse.ArgumentParser:
     )
     add("detector", metavar="NAME", help="yolox_nano to yolox_x")
     return parser
+
+
+def _masks(text: str) -> int | str:
+    """A number of masks, or "auto", from the command line."""
+    try:
+        return text if text == "auto" else int(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"it must be an integer or auto, got {text!r}") from None
 
 
 def _fetch(args: argparse.Namespace) -> int:
@@ -183,7 +189,7 @@ def _explain(args: argparse.Namespace) -> int:
         checks.at_least("--top", args.top, 1)
     checks.fraction("--score", args.score)
     checks.at_least("seed", args.seed, 0)
-    methods.make(args.method, n_masks=args.n_masks)
+    methods.make(args.method, n_masks=None if args.n_masks == "auto" else args.n_masks)
     image = dc.load_photo(args.photo)
 
     def situation() -> Example:

@@ -53,6 +53,7 @@ NOTHING = (
     "No object was found with a score of 0.25 or more. Try another photo or a larger detector, or explain "
     "what is less certain in a cell: dc.explain(detector, image, detector.detect(image, confidence=0.1))."
 )
+UNSTARTED = "Run this cell to start the explorer."  # in its place, where it cannot be shown
 KEPT = 32  # explanations that need not be made again
 
 
@@ -168,11 +169,11 @@ class Explorer(widgets.VBox):
         return self.photo.detections
 
     def _repr_mimebundle_(self, **kwargs: Any) -> dict[str, Any]:
-        """The widget and, for pages that can show none, the picture that it shows now."""
+        """The widget and, for pages that can show none, the picture that it shows now, which says so."""
         shown = self.picture.children[0] if self.explanation is None else self.panels[0].image
         still = {
             "text/plain": f"Explorer of what {self.detector.name} found",
-            "image/jpeg": base64.b64encode(shown.value).decode(),
+            "image/jpeg": base64.b64encode(_still(shown.value)).decode(),
         }
         return super()._repr_mimebundle_(**kwargs) | still
 
@@ -765,6 +766,20 @@ def _drawn(
         for colour, width in (((0, 0, 0), 4), ((0, 255, 255), 2)):
             cv2.rectangle(drawn, (x1, y1), (x2, y2), colour, width)
     return drawn
+
+
+def _still(content: bytes) -> bytes:
+    """A JPEG under a line of words: nothing in it answers a click."""
+    picture = np.asarray(Image.open(io.BytesIO(content)).convert("RGB"))
+    font, width = cv2.FONT_HERSHEY_SIMPLEX, picture.shape[1]
+    size = min(0.9 * width / cv2.getTextSize(UNSTARTED, font, 1, 2)[0][0], 1)
+    height = int(50 * size)
+    bar = np.full((height, width, 3), 40, np.uint8)
+    thick = 1 + (size > 0.6)
+    cv2.putText(
+        bar, UNSTARTED, (int(0.05 * width), int(34 * size)), font, size, [255] * 3, thick, cv2.LINE_AA
+    )
+    return _jpeg(np.concatenate([bar, picture]))
 
 
 def _jpeg(picture: np.ndarray) -> bytes:

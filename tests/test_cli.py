@@ -112,6 +112,19 @@ def test_the_default_folder_is_named_after_the_photo_and_never_another_s(photo, 
     assert capsys.readouterr().err == said and (folder / "manifest.json").read_bytes() == before
 
 
+def test_masks_can_be_made_until_the_map_needs_no_more(photo, tmp_path):
+    arguments = ["explain", "home.png", "--detector", "planted", "--method", "contrast", "--top", "1"]
+    assert main([*arguments, "--n-masks", "auto", "--out", "out"]) == 0
+    assert dc.Explanation.load("out").tolerance == 0.1
+
+
+@pytest.mark.parametrize("command", ["explain home.png", "evaluate --coco a --out b", "figures --out b"])
+def test_a_number_of_masks_that_is_none_is_refused(command, capsys):
+    with pytest.raises(SystemExit) as stopped:
+        main([*command.split(), "--n-masks", "few" if command.startswith("explain") else "auto"])
+    assert stopped.value.code == 2 and "argument --n-masks: " in capsys.readouterr().err
+
+
 def test_a_photo_without_objects_is_no_error(tmp_path, capsys):
     Image.fromarray(np.full((12, 20, 3), 128, np.uint8)).save(tmp_path / "fog.png")
     assert explain(str(tmp_path / "fog.png"), "--out", str(tmp_path / "out")) == 0

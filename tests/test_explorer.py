@@ -553,7 +553,7 @@ def test_the_code_of_a_detector_of_ones_own_takes_it_from_the_explorer(explorer)
 
 
 def test_a_page_that_shows_no_widgets_shows_the_picture(explorer):
-    """The photo at first, and the map once there is one."""
+    """The photo at first, and the map once there is one; under words, since no click is answered."""
 
     def still():
         bundle = explorer._repr_mimebundle_()
@@ -564,6 +564,11 @@ def test_a_page_that_shows_no_widgets_shows_the_picture(explorer):
     explorer.boxes[0].click()
     explorer.wait()
     assert photo.shape == still().shape and np.abs(photo.astype(int) - still()).mean() > 5
+    picture = shown(explorer.panels[0].image)
+    height = len(still()) - len(picture)
+    assert np.abs(still()[height:] - picture).mean() < 4
+    words = still()[:height].min(axis=2) > 200  # on a dark ground
+    assert height > 10 and words.mean() < 0.2 and np.ptp(np.flatnonzero(words.any(0))) > 0.7 * words.shape[1]
 
 
 def test_nothing_found_says_from_which_score_and_what_to_try(detector):
