@@ -51,8 +51,10 @@ def _parser() -> argparse.ArgumentParser:
         "for scenes",
     )
     add("--device", metavar="D", help="cpu, cuda or cuda:1; default: the first GPU, else the CPU")
-    masks = "masked images for a map; default: each method's own, 4000 for dclose and 400 for contrast"
     add("--seed", type=int, default=0, metavar="S", help="seed of the masks; default: %(default)s")
+    masks = "masked images for a map; default: each method's own, 4000 for dclose and 400 for contrast"
+    counted = argparse.ArgumentParser(add_help=False)  # for commands whose records need one number
+    counted.add_argument("--n-masks", type=int, metavar="N", help=masks)
 
     def command(name: str, run: Callable[..., int], example: str, **texts: Any) -> Callable[..., Any]:
         """A subcommand, to which options are added; what it leaves of an interrupted run is said."""
@@ -99,11 +101,10 @@ def _parser() -> argparse.ArgumentParser:
         "evaluate",
         _evaluate,
         "--coco DIR --limit 20 --workers 2 --out scores/",
-        parents=[shared],
+        parents=[shared, counted],
         help="score methods on a data set in COCO format",
         description="Score methods on a data set; a run that was stopped goes on with the same command.",
     )
-    add("--n-masks", type=int, metavar="N", help=masks)
     add("--coco", metavar="DIR", required=True, help="holds val2017/ and annotations/")
     add(
         "--methods",
@@ -141,12 +142,11 @@ def _parser() -> argparse.ArgumentParser:
         "figures",
         _figures,
         "--only 2 7 --n-masks 400 --out figures/",
-        parents=[shared],
+        parents=[shared, counted],
         help="make the paper's figures",
         description="Make the paper's Figures 1 to 10 as PDF and PNG, and a page that shows them. "
         "A run that was stopped goes on with the same command.",
     )
-    add("--n-masks", type=int, metavar="N", help=masks)
     add("--coco", metavar="DIR", help="look for cases in a folder of COCO; default: do not")
     add("--photo", nargs="+", default=[], metavar="PHOTO", help="use these; default: photos that ship")
     add("--only", type=int, nargs="+", metavar="K", help="only these figures; default: all")

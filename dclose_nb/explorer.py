@@ -456,7 +456,7 @@ class Explorer(widgets.VBox):
             if not run.stop.is_set():
                 newest = list(run.photo.finished.items())[-KEPT + 1 :]
                 run.photo.finished = dict(newest) | {key: explanation}
-        made = f"{_made(explanation)}, {explanation.seconds:.1f} s"
+        made = _made_in(explanation)
         self._show(run, place, explanation, f"stopped after {made}" if run.stop.is_set() else made + SCORING)
 
     def _score(self, run: Run, place: int) -> None:
@@ -466,7 +466,7 @@ class Explorer(widgets.VBox):
             curves = metrics.over_all(self.detector, run.photo.image, run.target, saliency, steps=steps)
             self._tell(run, partial(self._say_below, place, _scores(explanation, curves.score)))
             if place == len(run.plans) - 1:
-                self._tell(run, partial(self._say_end, "done: "))
+                self._tell(run, partial(self._say_end, run, "done: "))
 
     def _tell(self, run: Run, change: Callable[[], None]) -> None:
         """Change the page if this run is still the one that is shown."""
@@ -481,20 +481,23 @@ class Explorer(widgets.VBox):
             run.maps[place] = explanation
             self._redraw(place)
             self._say_below(place, _scores(explanation))
-            total = explanation.params.get("n_masks", 0)
-            self._say(f"{run.caption}, {explanation.method}: {text}", explanation.n_forward, total)
+            self._say_of(run, explanation, text)
 
         self._tell(run, show)
+
+    def _say_of(self, run: Run, explanation: Explanation, text: str) -> None:
+        """Say something of one of a run's maps, and how many masks it has."""
+        total = explanation.params.get("n_masks", 0)
+        self._say(f"{run.caption}, {explanation.method}: {text}", explanation.n_forward, total)
 
     def _say_below(self, place: int, words: str) -> None:
         self.panels[place].caption.value = words
 
-    def _say_end(self, how: str) -> None:
+    def _say_end(self, run: Run, how: str) -> None:
         """Say in place of "scoring ..." how a run ended; a failure stays as it is said."""
         if self.status_text.endswith(SCORING):
-            who, _, made = self.status_text.removesuffix(SCORING).rpartition(": ")
-            total = self.progress.max if self.progress.layout.visibility == "visible" else 0
-            self._say(f"{who}: {how}{made}", self.progress.value, total)
+            last = run.maps[max(run.maps)]
+            self._say_of(run, last, how + _made_in(last))
 
     def _fail(self, run: Run, place: int, error: Exception) -> None:
         self._say_below(place, f"<b>{run.plans[place][0]}</b>: {html.escape(_words(error))}")
@@ -503,7 +506,7 @@ class Explorer(widgets.VBox):
     def _finish(self, run: Run) -> None:
         self.stop.disabled = True
         if run.stop.is_set():
-            self._say_end("not scored: ")
+            self._say_end(run, "not scored: ")
             if not run.maps:
                 self._say("Stopped before there was a map.")
             for place, (method, _) in enumerate(run.plans):
@@ -691,6 +694,11 @@ def _scores(explanation: Explanation, over_all: float | None = None) -> str:
         f'<abbr title="{reports.SCORES[name]}">{name}</abbr>&nbsp;{score}' for name, score in scores.items()
     )
     return f"<b>{html.escape(explanation.method)}</b>, {_made(explanation)}: {', '.join(words)}"
+
+
+def _made_in(explanation: Explanation) -> str:
+    """What a map was made of, and in what time."""
+    return f"{_made(explanation)}, {explanation.seconds:.1f} s"
 
 
 def _made(explanation: Explanation) -> str:
