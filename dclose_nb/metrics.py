@@ -287,9 +287,12 @@ def curves(
     if not isinstance(kinds, tuple | list) or not all(kind in KINDS for kind in kinds):
         raise InputError(f"kinds must be a tuple of {', '.join(map(repr, KINDS))}, got {checks.shown(kinds)}")
     content = canvas.pixels[:, *canvas.window]  # (3, h, w)
-    blurred = _blurred(content)
-    ends = {"deletion": (content, torch.zeros_like(content)), "insertion": (blurred, content)}
-    ends["blurring"] = content, blurred
+    blurry = blurred(content)
+    ends = {
+        "deletion": (content, torch.zeros_like(content)),
+        "insertion": (blurry, content),
+        "blurring": (content, blurry),
+    }
     ranks = [_ranks(saliency, canvas) for saliency in maps]  # n times (h, w), 0 the most salient
     boxes, probs = canvas.vectors(detections)
     todo = [(kind, k, step) for kind in kinds for k in range(len(detections)) for step in range(steps + 1)]
@@ -348,7 +351,7 @@ def _ranks(saliency: np.ndarray, canvas: Canvas) -> torch.Tensor:
     return torch.from_numpy(ranks.reshape(height, width)).to(canvas.pixels.device)
 
 
-def _blurred(content: torch.Tensor) -> torch.Tensor:
+def blurred(content: torch.Tensor) -> torch.Tensor:
     """The content (3, h, w) after the authors' Gaussian blur, in which a detector finds few objects."""
     image = content.permute(1, 2, 0).cpu().numpy()
     width = max(round(BLUR * max(image.shape[:2])) // 2 * 2 + 1, 3)  # odd

@@ -31,8 +31,9 @@ def write_coco(folder: str | Path, seeds: Iterable[int], *, progress: bool = Tru
     The annotations, whose path is returned, hold boxes, run-length masks of the visible pixels and areas.
     They are written last. No file is ever half-written, and images of an interrupted run are kept.
 
-    `seeds` are scene numbers, which become the images' ids. A number that comes twice, a folder that
-    cannot be written, and one with annotations of other images, or with others of these, raise `InputError`.
+    `seeds` are scene numbers, which become the images' ids. `InputError` is raised for a number that
+    comes twice, for a folder that cannot be written, and for one whose annotations would be lost: they are of
+    something else, of more scenes, or not as they would be written now.
     """
     seeds = list(seeds)
     if len(set(seeds)) != len(seeds):
@@ -68,8 +69,6 @@ def write_coco(folder: str | Path, seeds: Iterable[int], *, progress: bool = Tru
 
 def _annotations_before(folder: Path, annotation_file: Path) -> dict[Any, list[dict]]:
     """What the file of an earlier call holds, by image; a file of something else is refused."""
-    if not annotation_file.exists():
-        return {}
     try:
         content = read_json(annotation_file)
         if content["categories"] == CATEGORIES:
@@ -83,7 +82,7 @@ def _annotations_before(folder: Path, annotation_file: Path) -> dict[Any, list[d
 def _by_image(content: dict[str, list[dict]]) -> dict[Any, list[dict]]:
     """Annotations of each image, without their own ids, which depend on the other images."""
     marks: dict[Any, list[dict]] = {entry["id"]: [] for entry in content["images"]}
-    for mark in json.loads(json.dumps(content["annotations"])):
+    for mark in content["annotations"]:
         marks[mark["image_id"]].append({name: value for name, value in mark.items() if name != "id"})
     return marks
 

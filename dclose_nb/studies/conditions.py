@@ -198,14 +198,14 @@ def study_image(detector: Detector, image: np.ndarray, *, n_masks: int) -> Recor
     weight at each of `SEVERITIES` over that in the clear image, Eq. 6) and ``maps``: for "clear" and each
     of `MAPPED`, by method, the `map_scores`; ``drawn``, 1 if the detector finds the target in that
     image, else 0; of the first seed's map ``over_all``, and ``over_all_blur``, for which deletion blurs
-    pixels instead of blackening them, both None if the target is not found; ``levels``, for a method
-    that has them the score ``inside`` of each level, finest first.
+    pixels instead of blackening them, both None if the target is not found; and, if the method has
+    levels, ``levels``: the score ``inside`` of each, finest first.
     """
     targets = detector.detect(image, class_agnostic=True)[:MOST]
     if not len(targets):
         return {"objects": []}
-    inside = targets.boxes.clip(0, np.tile(image.shape[1::-1], 2))
-    areas = box_areas(inside) / (image.shape[0] * image.shape[1])
+    clipped = targets.boxes.clip(0, np.tile(image.shape[1::-1], 2))
+    areas = box_areas(clipped) / (image.shape[0] * image.shape[1])
     objects: list[Record] = [
         {"label": name, "score": round(score, 4), "area": round(area, 4), "left": {}, "maps": {}}
         for name, score, area in zip(targets.names, targets.scores.tolist(), areas.tolist())
@@ -241,7 +241,7 @@ def study_image(detector: Detector, image: np.ndarray, *, n_masks: int) -> Recor
                 if levels:
                     pairs = zip(*(of_seed[:, k] for of_seed in levels))
                     scores["levels"] = [
-                        focus(canvas.maps_to_image(np.stack(pair)), targets.boxes[k]) for pair in pairs
+                        inside(canvas.maps_to_image(np.stack(pair)), targets.boxes[k]) for pair in pairs
                     ]
                 record["maps"].setdefault(name, {})[method] = scores
     return {"objects": objects}
@@ -252,19 +252,19 @@ def map_scores(maps: np.ndarray, clear: np.ndarray, box: np.ndarray) -> Record:
 
     ``itself`` is the rank correlation of the two maps. ``clear`` is that with the clear image's map of the
     other seed, since maps from the same masks share noise. Both are None if a map is empty.
-    ``ebpg`` and ``sparsity`` are those of `metrics`.
+    For `inside` see there; ``ebpg`` and ``sparsity`` are those of `metrics`.
     """
     crossed = [metrics.rank_correlation(*pair) for pair in zip(maps, clear[::-1])]
     return {
         "itself": rounded(metrics.rank_correlation(*maps)),
         "clear": rounded(sum(crossed) / 2),
         "ebpg": rounded(np.mean([metrics.ebpg(saliency, box) for saliency in maps])),
-        "inside": focus(maps, box),
+        "inside": inside(maps, box),
         "sparsity": rounded(np.mean([metrics.sparsity(saliency) for saliency in maps])),
     }
 
 
-def focus(maps: np.ndarray, box: np.ndarray) -> float | None:
+def inside(maps: np.ndarray, box: np.ndarray) -> float | None:
     """Mean `relevance_rank` of an object's maps (K, H, W) in its box (4,)."""
     in_box = filled_box(maps.shape[1:], box) > 0
     return rounded(np.mean([relevance_rank(saliency, in_box) for saliency in maps]))

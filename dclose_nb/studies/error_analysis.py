@@ -23,7 +23,7 @@ from ..detection import Detections, Detector, Targets, box_iou, match
 from ..explanation import explain
 from ..fusion import min_max
 from ..methods import make
-from ..metrics import _blurred, ebpg, rank_correlation
+from ..metrics import blurred, ebpg, rank_correlation
 from ..planted.scores import filled_box, random_map
 from .coco import DataSet, Truth, read_coco, study_photos
 from .inference import rounded
@@ -206,7 +206,7 @@ def hide(image: np.ndarray, saliency: np.ndarray, n_pixels: int, *, fill: str = 
     highest = np.argsort(-saliency, axis=None, kind="stable")[: checks.at_least("n_pixels", n_pixels, 0)]
     hidden, blank = image.copy(), np.zeros_like(image)
     if fill == "blur":
-        blank = _blurred(torch.from_numpy(hidden).permute(2, 0, 1)).permute(1, 2, 0).numpy()
+        blank = blurred(torch.from_numpy(hidden).permute(2, 0, 1)).permute(1, 2, 0).numpy()
     hidden.reshape(-1, 3)[highest] = blank.reshape(-1, 3)[highest]
     return hidden
 

@@ -79,7 +79,7 @@ def estimate(groups: Sequence[Any]) -> Estimate:
         return Estimate(np.nan, np.nan, np.nan, np.nan, np.nan, 0, 0)
     sums = np.array([np.sum(group, axis=0) for group in groups], dtype=float)  # (G, ...)
     if not np.isfinite(sums).all():
-        raise InputError("a value of an estimate must be a finite number: leave the others out")
+        raise InputError("a value of an estimate must be a finite number: leave out those that are not")
     counts = np.array([len(group) for group in groups], dtype=float)
     n_objects, n_images = int(counts.sum()), len(groups)
     mean = sums.sum(axis=0) / n_objects

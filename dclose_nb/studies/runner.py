@@ -199,7 +199,8 @@ def _runs_before(folder: Path) -> list[Record]:
         return [*read_json(path)["runs"]] if path.exists() else []
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise InputError(
-            f"{str(path)!r} is damaged or not a study's: choose another folder, or move it away"
+            f"{str(path)!r} is damaged, or belongs to something else than a study: choose another folder, "
+            "or move it away"
         ) from error
 
 

@@ -132,10 +132,11 @@ def compare(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Compare the maps of n objects, `a`, with their maps from another network, `b`; both (n, H, W).
 
-    Returns a row for each of `COLUMNS`, (columns, n): ``rank``, the rank correlation of an object's two maps;
-    ``other``, that of its map in `a` with the other objects' maps in `b`, on average; ``moved``, the mean
-    over all `moved_ranks`; ``mirrored``, the mean with the map in `b` mirrored from left to right, from top
-    to bottom and both, which is what borders and the centre give; ``alike``, that of the map in `b` and the
+    Returns a row for each of `COLUMNS`, (columns, n); bars are for the absolute value: ``rank``, the rank
+    correlation of an object's two maps; ``other rank``, that of its map in `a` with the other objects' maps
+    in `b`, on average; ``moved |rank|``, the mean over all `moved_ranks`; ``mirrored rank``, the mean with
+    the map in `b` mirrored from left to right, from top to bottom and both, which shows what borders and the
+    centre give; ``alike``, that of the map in `b` and the
     other objects' in `b`; ``focus`` of the map in `b` on the object's box, of `boxes` (n, 4). NaN where a map
     is empty or no other is there. Also returns the sums of `moved_ranks` at each of `offsets` (D, 2), (D,).
     """

@@ -160,7 +160,7 @@ def test_claims_that_cannot_be_judged():
     ):
         with pytest.raises(dc.InputError, match=word):
             verdicts([claim])
-    with pytest.raises(dc.InputError, match="must be a finite number: leave the others out"):
+    with pytest.raises(dc.InputError, match="must be a finite number: leave out those that are not"):
         estimate([[1.0], [np.nan]])
 
 
