@@ -28,6 +28,7 @@ from .coco import Truth, box_areas, drawn, matched, read_coco, study_photos
 from .inference import rounded
 from .records import Record
 from .runner import study_command, study_parser
+from .sanity import randomise
 
 BUDGETS = (500, 2000, 4000)  # masks in Fig. 9
 SEEDS = (0, 1)
@@ -54,7 +55,9 @@ def planned_runs(
     """Method, options, budgets of masks and seeds of each run; ``{}`` in its name is the budget.
 
     `changes` are keys of `CHANGES`. Their runs have the smallest budget and the last seed, since they are
-    compared with the first seed's map of the unchanged "dclose {}".
+    compared with the first seed's map of the unchanged "dclose {}". Runs that are named "shuffled" have the
+    two smallest budgets. They ask the detector with its weights shuffled: what their seeds agree on was not
+    learned, but comes from the superpixels, say.
     """
 
     def run(method: str, budgets: Sequence[int], seeds: Sequence[int], **options: Any) -> Record:
@@ -66,6 +69,8 @@ def planned_runs(
         runs[f"drise {{}}, grid {cells}"] = run("drise", [sweep], seeds[:1], grid=(cells, cells))
     for name in changes:
         runs[f"dclose {{}}, {name}"] = run("dclose", budgets[:1], seeds[-1:], **CHANGES[name])
+    for method in ("dclose", "drise"):
+        runs[f"shuffled {method} {{}}"] = run(method, budgets[:2], seeds) | {"shuffled": True}
     return runs | {"gradcam": run("gradcam", [], seeds[:1])}
 
 
@@ -76,10 +81,10 @@ def study_image(
 
     Returns ``objects`` as `coco.matched` does, with scores for each run and budget: ``agreement``, the
     mean rank correlation of its seeds' maps (None if a map is empty, or with one seed), for a run of
-    changed parameters that of its map with the unchanged run's of another seed; ``ebpg`` and
-    ``over_all`` (in so many `steps`) of the first seed's map; ``leakage``, the mean of
-    `metrics.leakage` onto the objects whose boxes overlap this one (None if there is none).
-    The constant map "flat" has ``leakage`` only.
+    changed parameters that of its map with the unchanged run's of another seed; ``agreement_in_box``, the
+    same of the pixels in the target's box alone; ``ebpg`` and ``over_all`` (in so many `steps`) of the first
+    seed's map; ``leakage``, the mean of `metrics.leakage` onto the objects whose boxes overlap this one (None
+    if there is none). The constant map "flat" has ``leakage`` only, a shuffled network the agreements only.
     """
     canvas = detector.prepare(image)
     # boxes that deletion and insertion can see, since they suppress over all classes
@@ -97,24 +102,38 @@ def study_image(
     for record, own in zip(objects, truths):
         record["methods"]["flat"] = {"leakage": leakage(flat, own)}
     unchanged: dict[int, np.ndarray] = {}  # maps (n, H, W) of each budget
+    corners = targets.boxes.round().astype(int).clip(0)
+    inside = [(slice(y1, y2), slice(x1, x2)) for x1, y1, x2, y2 in corners]
     for name, run in runs.items():
-        by_seed = [_by_budget(detector, image, canvas, targets, run, seed) for seed in run["seeds"]]
+        asked = randomise(detector) if run.get("shuffled") else detector
+        by_seed = [_by_budget(asked, image, canvas, targets, run, seed) for seed in run["seeds"]]
         if name == "dclose {}":
             unchanged = by_seed[0]
         for budget in by_seed[0]:
             maps = np.stack([by_budget[budget] for by_budget in by_seed])  # (seeds, n, H, W)
             compared = [maps[0], unchanged[budget]] if name.startswith("dclose {},") else maps
+            for k, record in enumerate(objects):
+                record["methods"][name.format(budget)] = {
+                    "agreement": _agreement([each[k] for each in compared]),
+                    "agreement_in_box": _agreement([each[k, *inside[k]] for each in compared]),
+                }
+            if asked is not detector:
+                continue
             curves = metrics.curves(detector, canvas, targets, maps[0], steps=steps)
             for k, own in enumerate(truths):
-                agreements = [metrics.rank_correlation(a[k], b[k]) for a, b in combinations(compared, 2)]
                 over_all = curves["insertion"][k].score - curves["deletion"][k].score
-                objects[k]["methods"][name.format(budget)] = {
-                    "agreement": rounded(np.mean(agreements)) if agreements else None,
+                objects[k]["methods"][name.format(budget)] |= {
                     "ebpg": round(metrics.ebpg(maps[0, k], truth.boxes[own]), 5),
                     "over_all": round(over_all, 5),
                     "leakage": leakage(maps[0, k], own),
                 }
     return {"objects": objects}
+
+
+def _agreement(maps: Sequence[np.ndarray]) -> float | None:
+    """Mean rank correlation of all pairs of maps; None without a pair or if a map is empty."""
+    agreements = [metrics.rank_correlation(a, b) for a, b in combinations(maps, 2)]
+    return rounded(np.mean(agreements)) if agreements else None
 
 
 def _by_budget(

@@ -12,10 +12,12 @@ from dclose_nb.metrics import rank_correlation
 from dclose_nb.planted import RuleDetector, scene
 from dclose_nb.studies import coco, stability, tables
 from dclose_nb.studies.coco import Truth
+from dclose_nb.studies.sanity import randomise
 from dclose_nb.studies.stability import overlapping, planned_runs, study_image
 
 RUNS = planned_runs((20, 40, 100), (0, 1, 2), grids=(2,), sweep=30, changes=("four levels", "p 0.7"))
-del RUNS["gradcam"]  # a formula has no network
+for of_network in ("gradcam", "shuffled dclose {}", "shuffled drise {}"):
+    del RUNS[of_network]  # a formula has no weights
 ALONE = {
     f"{method} {n_masks}": [{"method": method, "n_masks": n_masks, "seed": seed} for seed in range(3)]
     for method in ("dclose", "drise")
@@ -44,6 +46,7 @@ def test_every_run_has_its_budgets_and_seeds():
         "dclose {}": ([5, 10], [3, 4]), "drise {}": ([5, 10], [3, 4]),
         "drise {}, grid 4": ([7], [3]), "drise {}, grid 8": ([7], [3]), "gradcam": ([], [3]),
         "dclose {}, r 1": ([5], [4]),
+        "shuffled dclose {}": ([5, 10], [3, 4]), "shuffled drise {}": ([5, 10], [3, 4]),
     }  # fmt: skip
     assert runs["drise {}"]["options"] == {"n_masks": 10, "grid": (16, 16), "p": 0.5}
     assert runs["drise {}, grid 4"]["options"] == {"n_masks": 7, "grid": (4, 4), "p": 0.5}
@@ -76,8 +79,12 @@ def test_every_number_against_a_separate_computation(drawn, truth, line):
                 pairwise = [(first, second), (first, third), (second, third)]
                 expected = np.mean([rank_correlation(a, b) for a, b in pairwise])
                 assert got["agreement"] == pytest.approx(expected, abs=1e-4)
+                x1, y1, x2, y2 = found.boxes[row].round().astype(int)
+                pairwise = [(a[y1:y2, x1:x2], b[y1:y2, x1:x2]) for a, b in pairwise]
+                expected = np.mean([rank_correlation(a, b) for a, b in pairwise])
+                assert got["agreement_in_box"] == pytest.approx(expected, abs=1e-4)
             else:
-                assert got["agreement"] is None
+                assert got["agreement"] is None is got["agreement_in_box"]
     for record, (_, own) in zip(line["objects"], pairs):
         names = {*ALONE, *(name for name, *_ in CHANGED), "flat"}
         assert record["label"] == truth.labels[own] and set(record["methods"]) == names
@@ -104,6 +111,26 @@ def test_changed_parameters_are_compared_with_the_unchanged_map_of_another_seed(
     for k, record in enumerate(line["objects"]):
         expected = rank_correlation(before[k], after[k])
         assert record["methods"][name]["agreement"] == pytest.approx(expected, abs=1e-4)
+
+
+def test_seeds_on_a_shuffled_network_are_compared_on_that_network():
+    detector = dc.load_detector("planted")
+    drawn = scene(60)
+    truth = Truth(60, "", drawn.boxes, drawn.names, [None] * len(drawn.boxes))
+    name = "shuffled dclose {}"
+    runs = {name: planned_runs((5, 10, 15), (0, 1), (), 1)[name]}
+    (record, *_) = study_image(detector, drawn.image, truth, runs=runs, steps=1)["objects"]
+    assert set(record["methods"]) == {"flat", "shuffled dclose 5", "shuffled dclose 10"}
+    found = detector.detect(drawn.image, class_agnostic=True)
+    row, _ = dc.detection.match(found, truth.boxes, truth.labels)[0]
+    shuffled = randomise(detector)
+    first, second = (
+        dc.explain(shuffled, drawn.image, found[row], n_masks=10, seed=seed, progress=False).saliency[0]
+        for seed in (0, 1)
+    )
+    got = record["methods"]["shuffled dclose 10"]
+    assert set(got) == {"agreement", "agreement_in_box"}
+    assert got["agreement"] == pytest.approx(rank_correlation(first, second), abs=1e-4)
 
 
 def test_a_larger_budget_costs_only_its_additional_masks(drawn, truth):
