@@ -1,17 +1,16 @@
-"""Faithfulness against forward passes: tables on the screen, ``quality.json`` and ``quality.png``.
+"""Faithfulness against forward passes: tables on the screen, ``records.jsonl`` and ``quality.png``.
 
     .venv/bin/python benchmarks/quality.py OUT [--coco DIR --detector NAME] [--limit N] [--workers K]
 
 Explains every object found in images of COCO, or in planted scenes, with more and more masks by
 each method, and compares each with D-CLOSE at the paper's 4000. On scenes the scores
-of truth are taken as well. Each image that is done is written at once; a stopped run resumes.
+of truth are taken as well. Images and scenes on which methods are designed (``data/split.json``) are
+left out. Each image that is done is written at once; a stopped run resumes.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
-from collections.abc import Sequence
 from dataclasses import asdict
 from functools import partial
 from itertools import product
@@ -29,27 +28,29 @@ from dclose_nb.methods import make
 from dclose_nb.planted import scores
 from dclose_nb.studies import tables
 from dclose_nb.studies.coco import Truth, drawn, matched, read_coco, study_photos
-from dclose_nb.studies.inference import rounded
+from dclose_nb.studies.inference import design_part, rounded
 from dclose_nb.studies.planted_truth import removal_effects
-from dclose_nb.studies.records import Record, Records
+from dclose_nb.studies.records import Record
 
 BUDGETS = (100, 200, 400, 1000)
 METHODS = "dclose", "contrast", "drise"
 REFERENCE = "dclose 4000"
 LOSS = 0.02  # of the reference's score that a cheaper setting may cost
 STEPS = 50  # of deletion and insertion
-SCENES = 60
+SCENES = 100  # with those of the design part
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("out", type=Path, metavar="OUT", help="records, quality.json and quality.png")
-    parser.add_argument("--coco", type=Path, metavar="DIR", help=f"default: {SCENES} planted scenes")
+    parser.add_argument("out", type=Path, metavar="OUT", help="records.jsonl and quality.png")
+    parser.add_argument("--coco", type=Path, metavar="DIR", help="default: planted scenes")
     parser.add_argument("--detector", default="planted", help="default: %(default)s")
     parser.add_argument("--limit", type=int, metavar="N", help="only the first N images, in random order")
     parser.add_argument("--workers", type=int, default=1, metavar="K", help="processes; default: 1")
     args = parser.parse_args()
     data = drawn(args.out / "scenes", SCENES) if args.coco is None else read_coco(args.coco)
+    design = design_part("scenes" if args.coco is None else "images")
+    data = data._replace(truths=[truth for truth in data.truths if truth.image not in design])
     methods = {
         f"{method} {n_masks}": asdict(make(method, n_masks=n_masks))
         for method, n_masks in [("dclose", 4000), *product(METHODS, BUDGETS)]
@@ -57,10 +58,11 @@ def main() -> None:
     settings: Record = {"methods": methods, "steps": STEPS, "with_truth": args.coco is None}
     score = partial(study_image, **settings)
     options = {"limit": args.limit, "workers": args.workers}
-    records = study_photos(args.detector, data, args.out, score, settings, **options)
-    result = less_reference(records)
-    (args.out / "quality.json").write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
-    draw(result, args.out / "quality.png")
+    known = settings | {"class_agnostic": True}
+    records = study_photos(args.detector, data, args.out, score, known, **options)
+    found = tables.objects(records)
+    print_less_reference(found)
+    draw(found, args.out / "quality.png")
 
 
 def study_image(
@@ -74,7 +76,7 @@ def study_image(
 ) -> Record:
     """Scores of each method and budget on the matched objects of an image (H, W, 3)."""
     canvas = detector.prepare(image)
-    targets, truths, objects = matched(detector.detect_on(canvas), truth, image.shape)
+    targets, truths, objects = matched(detector.detect_on(canvas, class_agnostic=True), truth, image.shape)
     if not objects:
         return {"objects": []}
     scene = dc.planted.scene(truth.image) if with_truth else None
@@ -86,54 +88,43 @@ def study_image(
         maps = dc.explain(detector, image, targets, method=method, progress=False, **options).saliency
         curves = metrics.curves(detector, canvas, targets, maps, steps=steps)
         for n, k in enumerate(truths):
-            own = objects[n]["methods"][name] = {
+            values = {
                 "over_all": curves["insertion"][n].score - curves["deletion"][n].score,
                 "ebpg": metrics.ebpg(maps[n], truth.boxes[k]),
             }
             if scene:
                 parts = scene.parts[k]
                 causal = np.any([part.mask for part in parts], axis=0)
-                own["relevance_mass"] = scores.relevance_mass(maps[n], causal)
-                own["relevance_rank"] = scores.relevance_rank(maps[n], causal)
-                correlation = scores.part_correlation(maps[n], parts, effects[n])
-                own["part_correlation"] = None if np.isnan(correlation) else correlation
+                values["relevance_mass"] = scores.relevance_mass(maps[n], causal)
+                values["relevance_rank"] = scores.relevance_rank(maps[n], causal)
+                values["part_correlation"] = scores.part_correlation(maps[n], parts, effects[n])
+            objects[n]["methods"][name] = {score: rounded(value) for score, value in values.items()}
     return {"objects": objects}
 
 
-def less_reference(records: Records) -> Record:
-    """Print and return means and differences from the reference, with 95 % intervals over images."""
-    found = tables.objects(records)
-    print(f"{records.settings['detector']['name']}: {len(found)} objects of {len(records.lines)} images")
-    result: Record = {"detector": records.settings["detector"], "objects": len(found), "scores": {}}
+def print_less_reference(found: list[Record]) -> None:
+    """Means and differences from the reference, with 95 % intervals over images."""
+    print(f"{len(found)} objects of {len({record['image'] for record in found})} images")
     for score in found[0]["methods"][REFERENCE]:
         print(f"\n{score:<26} {'mean':>23} {'less ' + REFERENCE:>27}")
-        rows = result["scores"][score] = {}
-        for name in records.settings["methods"]:
-            mean = tables.mean(found, name, score)[:3]
-            more = tables.difference(found, name, REFERENCE, score)[:3]
-            rows[name] = {"mean": [*map(rounded, mean)], "more": [*map(rounded, more)]}
-            kept = "kept" if more[1] > -LOSS and name != REFERENCE else ""
-            print(f"{name:<26} {_cell(mean):>23} {_cell(more, '+'):>27}  {kept}")
-    return result
+        for name in found[0]["methods"]:
+            more = tables.difference(found, name, REFERENCE, score)
+            kept = "kept" if more.low > -LOSS and name != REFERENCE else ""
+            mean = tables.mean(found, name, score).text(digits=3, sign="")
+            print(f"{name:<26} {mean:>23} {more.text(digits=3):>27}  {kept}")
 
 
-def _cell(values: Sequence[float], sign: str = "") -> str:
-    mean, low, high = (f"{value:{sign}.3f}" for value in values)
-    return f"{mean} [{low}, {high}]"
-
-
-def draw(result: Record, path: Path) -> None:
+def draw(found: list[Record], path: Path) -> None:
     """A panel for each score: mean and interval against forward passes, with the reference dashed."""
-    _, axes = plt.subplots(
-        1, len(result["scores"]), figsize=(4 * len(result["scores"]), 3.4), layout="constrained"
-    )
-    for panel, (score, rows) in zip(axes, result["scores"].items()):
+    names = list(found[0]["methods"][REFERENCE])
+    _, axes = plt.subplots(1, len(names), figsize=(4 * len(names), 3.4), layout="constrained")
+    for panel, score in zip(axes, names):
         lines = {
-            method: np.array([rows[f"{method} {n_masks}"]["mean"] for n_masks in BUDGETS], dtype=float).T
+            method: np.transpose([tables.mean(found, f"{method} {n}", score)[:3] for n in BUDGETS])
             for method in METHODS
         }
         dc.plot.curves(lines, x=BUDGETS, labels=("forward passes", score), ax=panel)
-        panel.axhline(rows[REFERENCE]["mean"][0], color="black", linestyle="--", linewidth=1)
+        panel.axhline(tables.mean(found, REFERENCE, score).mean, color="black", linestyle="--", linewidth=1)
         panel.set_xscale("log")
         panel.set_xticks(BUDGETS, map(str, BUDGETS))
         panel.minorticks_off()
