@@ -206,7 +206,8 @@ class Explorer(widgets.VBox):
         self.progress = widgets.IntProgress()
         self.picture, self.label, self.pictures = widgets.Box(), widgets.HTML(), widgets.Box()
         self.panels = [_Panel(), _Panel()]
-        self.more = widgets.ToggleButton(False, description="More options", icon="sliders")
+        words = "superpixels, p, r, seed, and where to save"
+        self.more = widgets.ToggleButton(False, description="More options", icon="sliders", tooltip=words)
         steps = [("none", ""), *((f"{k}. {name}", name) for k, name in enumerate(STEPS, 1))]
         self.steps = widgets.ToggleButtons(options=steps, description="steps", style={"button_width": "auto"})
         self.step_text, self.step = widgets.HTML(), widgets.Image(format="png")
@@ -405,8 +406,10 @@ class Explorer(widgets.VBox):
         for picture in (self.picture, *(panel.image for panel in self.panels)):
             picture.layout.width = f"min(100%, {widest})"
         self.pictures.layout.max_width = f"calc({n} * max({widest}, {COLUMN}px) + {n - 1} * 8px)"
+        chosen = self.list.value  # it stays so where the controls are refused, and there is no run
         for k, button in enumerate(self.boxes):
-            (button.add_class if run and run.k == k else button.remove_class)("dclose-chosen")
+            (button.add_class if k == chosen else button.remove_class)("dclose-chosen")
+        self.label.value = "" if chosen == NO_BOX else f"<b>{html.escape(_caption(self.photo, chosen))}</b>"
         self.stop.disabled = self.save.disabled = run is None
         self._say_saved("")
         self._write_code()
@@ -415,10 +418,8 @@ class Explorer(widgets.VBox):
             found = len(self.boxes)
             words = "1 box found: click it." if found == 1 else f"{found} boxes found: click one."
             self._say(words if found else NOTHING)
-            self.label.value = ""
         else:
             self._say(f"{run.caption}: looking ...")
-            self.label.value = f"<b>{html.escape(run.caption)}</b>"
             self._explainer.todo.put(partial(self._explain, run))
 
     def _stop(self) -> None:
@@ -598,10 +599,10 @@ class Explorer(widgets.VBox):
             usual = _defaults(method)
             given = {"method": method} | {key: v for key, v in options.items() if v != usual[key]}
             arguments = "".join(f", {key}={value!r}" for key, value in given.items())
+            made, total = run.maps[place].n_forward if place in run.maps else 0, options.get("n_masks", 0)
+            if run.stop.is_set() and 0 < made < total:
+                lines.append(f"# You stopped this map after {made} masks. The next line makes all {total}.")
             lines.append(f"{name} = dc.explain(detector, image, target{arguments})")
-            made = run.maps[place].n_forward if place in run.maps else 0
-            if run.stop.is_set() and 0 < made < options.get("n_masks", 0):
-                lines[-1] += f"  # it was stopped after {made} masks; this makes all"
             lines.append(f"dc.plot.explanation({name}{style});")
         self.code.value = "\n".join(lines)
 
@@ -693,7 +694,8 @@ def _scores(explanation: Explanation, over_all: float | None = None) -> str:
     words = (
         f'<abbr title="{reports.SCORES[name]}">{name}</abbr>&nbsp;{score}' for name, score in scores.items()
     )
-    return f"<b>{html.escape(explanation.method)}</b>, {_made(explanation)}: {', '.join(words)}"
+    said = f"<b>{html.escape(explanation.method)}</b>, {_made(explanation)}: {', '.join(words)}"
+    return f"{said}; {reports.FILLS}" if reports.fills(explanation) else said
 
 
 def _made_in(explanation: Explanation) -> str:

@@ -36,6 +36,7 @@ SCORES = {  # of a map, and what they mean
     "EBPG": "share of the map's energy in the box",
     "over-all": "insertion minus deletion",
 }
+FILLS = "the box fills the photo, so EBPG says nothing"  # where `fills` finds it
 EM = 0.58  # width of a letter of a label on the page, as a share of the font's size
 
 
@@ -248,6 +249,12 @@ def _switch(name: str, legend: str, choices: Iterable[tuple[Any, str]]) -> str:
     return f'<fieldset class="switch"><legend>{legend}</legend>\n{buttons}</fieldset>\n'
 
 
+def fills(explanation: Explanation) -> bool:
+    """Whether the box of one detection holds nearly the whole image: then any map has an EBPG near 1."""
+    flat = np.ones(explanation.image.shape[:2], np.float32)
+    return metrics.ebpg(flat, explanation.detections.boxes[0]) > 0.95
+
+
 def _scores(explanation: Explanation) -> str:
     """The table of detections."""
     shown = list(SCORES)[:2]
@@ -267,7 +274,9 @@ def _scores(explanation: Explanation) -> str:
         if single.relative_error is not None:
             row.append(f"{single.relative_error[0]:.2f}")
         rows.append(row)
-    note = " ".join(f"{name[0].upper()}{name[1:]}: {SCORES[name]}." for name in shown)
+    notes = [f"{name[0].upper()}{name[1:]}: {SCORES[name]}." for name in shown]
+    notes += [f"{row[0]}: {FILLS}." for row, single in zip(rows, explanation) if fills(single)]
+    note = " ".join(notes)
     return f'<p class="note">{note}</p>\n{table(head, rows, numbers=len(head) - 1)}'
 
 

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import threading
 import time
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -176,7 +177,8 @@ def test_the_map_sharpens_and_stop_keeps_what_there_is(explorer):
     explorer.stop.click()
     stopped = explorer.wait().explanation
     assert 0 < stopped.n_forward < 100_000 and "stopped after" in explorer.status_text
-    assert f"# it was stopped after {stopped.n_forward} masks" in explorer.code.value
+    said = f"# You stopped this map after {stopped.n_forward} masks. The next line makes all 100000."
+    assert f"\n{said}\nexplanation = dc.explain(" in explorer.code.value
     explorer.options["n_masks"].value = "40"
     assert explorer.wait().explanation.n_forward == 40
 
@@ -240,6 +242,21 @@ def test_two_methods_side_by_side_with_their_numbers(explorer, detector):
     explorer.options["beside"].value = ""
     explorer.wait()
     assert [panel.layout.display for panel in explorer.panels] == [None, "none"]
+
+
+@pytest.mark.filterwarnings("ignore:.*scores 0 in the unchanged image")
+def test_a_box_that_fills_the_photo_has_a_hint_below_its_map(detector):
+    height, width = DRAWN.image.shape[:2]
+    boxes = np.array([[0, 0, width, height], [9, 9, 90, 90]])
+    found = replace(detector.detect(DRAWN.image), boxes=boxes)
+    detector.detect = lambda image: found
+    explorer = Explorer(detector, DRAWN.image)
+    explorer.options["n_masks"].value = "20"
+    for k, hinted in enumerate((True, False)):
+        explorer.boxes[k].click()
+        explorer.wait()
+        hint = explorer.panels[0].caption.value.endswith("; the box fills the photo, so EBPG says nothing")
+        assert hint == hinted
 
 
 def test_it_is_done_when_the_scores_are_there_and_a_stop_before_says_so(explorer, monkeypatch):
@@ -352,6 +369,8 @@ def test_no_superpixels_is_said_in_words(explorer):
     explorer.boxes[0].click()
     assert explorer.wait().status_text == "Choose at least one size of superpixels."
     assert explorer.explanation is None
+    chosen = ["dclose-chosen" in box._dom_classes for box in explorer.boxes]
+    assert chosen == [True, False] and explorer.detections.names[0] in explorer.label.value
     explorer.segments[600].value = True
     assert explorer.wait().explanation.params["segments"] == (600,)
 

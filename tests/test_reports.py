@@ -266,6 +266,15 @@ def test_the_page_has_the_numbers_and_switches(found, tmp_path):
     }
 
 
+def test_a_box_that_fills_the_photo_has_a_hint_that_its_ebpg_says_nothing(lit, tmp_path):
+    for name, right, hinted in (("whole", 20, True), ("most", 18, False)):  # of 20 pixels
+        lamps = Lamps([[1, 1, 7, 9], [0, 0, right, 12]], [[1.0, 0], [0, 0.8]])
+        page_of(dc.explain(lamps, lit, n_masks=10, progress=False), tmp_path / name)
+        page = (tmp_path / name / "report.html").read_text(encoding="utf-8")
+        hint = "the box fills the photo, so EBPG says nothing."
+        assert page.count(hint) == page.count(f"b: {hint}") == hinted
+
+
 def test_objects_are_numbered_where_two_have_the_same_label(lit, tmp_path):
     lamps = Lamps([[1, 1, 7, 9], [10, 2, 18, 8]], [[1.0], [0.8]])
     found = dc.explain(lamps, lit, n_masks=10, progress=False)

@@ -71,6 +71,7 @@ REAL = {
     "MIR": ("mir/**/*",),
 }
 MOST_PHOTOGRAPHS = 50  # of a panel, that are looked at
+SUREST = 2  # detections that are drawn in a panel: labels of more would hide the picture
 
 
 @PRINT
@@ -288,7 +289,7 @@ def bad_conditions(inputs: FigureInputs) -> tuple[Figure, str]:
     listed = []
     for column, (name, candidate) in zip(axes.T, columns):
         picture, target, _ = candidate
-        plot.detections(picture.image, picture.detections, ax=column[0])
+        plot.detections(picture.image, picture.detections[:SUREST], ax=column[0])
         column[0].set_title(name)
         for panel, (method, called) in zip(column[1:], METHODS.items()):
             plot.explanation(inputs.explain(candidate, method=method), ax=panel)
@@ -297,10 +298,10 @@ def bad_conditions(inputs: FigureInputs) -> tuple[Figure, str]:
         where = " ".join(name.split())
         listed.append(f"{where}, the {target.names[0]} in {picture.name}: {left:.2f}")
     return axes[0, 0].figure, (
-        "A detection in bad conditions: what is found (first row), D-CLOSE's map and D-RISE's. For models "
-        "of conditions it is the detection in the clear image. A map is scaled, and bright even where "
-        "hardly anything is left of the detection; the best that the detector proposes resembles it by "
-        f"(Eq. 6) {'; '.join(listed)}."
+        f"A detection in bad conditions: the {SUREST} surest of what is found (first row), D-CLOSE's map and "
+        "D-RISE's. For models of conditions it is the detection in the clear image. A map is scaled, and "
+        "bright even where hardly anything is left of the detection; the best that the detector proposes "
+        f"resembles it by (Eq. 6) {'; '.join(listed)}."
     )
 
 

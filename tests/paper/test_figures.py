@@ -186,6 +186,7 @@ def test_8_models_stand_in_for_photographs_and_the_rest_is_named(inputs):
     )
     for name, panel in zip(("low_light", "red_light", "fog", "night"), panels[0]):
         assert np.array_equal(shown(panel), CONDITIONS[name](picture().load(), MAPPED_AT))
+    assert max(len(panel.texts) for panel in panels[0]) == 2  # labels; more would cover a picture
     missing = [note.split()[0] for note in inputs.notes if "is missing" in note]
     assert missing == ["FIR", "NIR", "MIR"]
     assert sum("model" in note for note in inputs.notes) == 4 and "low light, the c in street: 0." in caption
