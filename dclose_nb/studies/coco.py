@@ -79,7 +79,8 @@ def read_coco(folder: str | Path, *, split: str = "val2017", missing: str = "sto
     folder : path
     split : str
     missing : {"stop", "skip"}
-        What to do about images that the file names and the folder does not have.
+        What to do about images that the file names and the folder does not have; a warning counts
+        those that are skipped.
 
     Raises
     ------
@@ -121,12 +122,14 @@ def read_coco(folder: str | Path, *, split: str = "val2017", missing: str = "sto
         raise InputError(f"{str(path)!r} names a file that cannot be: {error.strerror}") from error
     except (ValueError, KeyError, TypeError, IndexError, AttributeError, AssertionError) as error:
         raise InputError(f"{str(path)!r} is damaged or not in COCO's format: {error!r}") from error
-    if absent and missing == "stop":
-        raise InputError(
+    if absent:
+        lacking = (
             f"{len(absent)} of {len(absent) + len(truths)} images that {path.name} names are missing in "
-            f"{str(folder / split)!r}, {absent[0]} for one: add them, or go on with the rest "
-            "(missing='skip', --skip-missing)"
+            f"{str(folder / split)!r}, {absent[0]} for one"
         )
+        if missing == "stop":
+            raise InputError(f"{lacking}: add them, or go on with the rest (missing='skip', --skip-missing)")
+        checks.warn(f"{lacking}; they are left out")
     if len(set(ratios)) < 3:
         raise InputError(f"{str(path)!r} has {len(ratios)} boxes in the images that are there: too few")
     model = KMeans(3, n_init=10, random_state=0).fit(np.array(ratios)[:, None])

@@ -75,7 +75,8 @@ def test_missing_images_are_counted_and_left_out_when_told_to(folder, tmp_path):
         (tmp_path / "val2017" / path.name).symlink_to(path)
     with pytest.raises(dc.InputError, match=r"2 of 6 images .* are missing .* 000000000004\.png for one"):
         read_coco(tmp_path)
-    data = read_coco(tmp_path, missing="skip")
+    with pytest.warns(UserWarning, match=r"2 of 6 images .* are missing .* they are left out"):
+        data = read_coco(tmp_path, missing="skip")
     assert len(data.truths) == 4 and data.missing == ["000000000004.png", "000000000005.png"]
 
 
@@ -140,6 +141,7 @@ def test_a_box_may_end_on_the_edge_and_have_no_area(folder, data, tmp_path):
     assert len(changed.truths[0].boxes) == len(data.truths[0].boxes)
 
 
+@pytest.mark.filterwarnings("ignore:1 of 6 images")
 def test_a_file_name_cannot_leave_the_folder(folder, tmp_path):
     def edit(content):
         content["images"][0]["file_name"] = "../../secret.png"
