@@ -197,11 +197,11 @@ class Explanation:
             own = {"boxes", "objectness", "class_probs", "class_names"}
             found = Detections(**{name: arrays.pop(name) for name in own})
             record: dict[str, Any] = dict.fromkeys(("levels", "density", "error")) | arrays
-            wanted = len(found), *arrays["image"].shape[:2]
-            fits = all(arrays[name].shape == wanted for name in {"saliency", "error"} & {*arrays})
-            fits &= "levels" not in arrays or arrays["levels"].shape[1] == len(found)
-            if not fits or not all(np.isfinite(array).all() for array in arrays.values()):
-                raise InputError("its maps do not fit each other, or hold NaN")
+            n, h, w = wanted = len(found), *arrays["image"].shape[:2]
+            layers, _, *frame = arrays["levels"].shape if "levels" in arrays else tuple("Lnhw")
+            shapes = {"image": (h, w, 3), "levels": ("L", n, "h", "w"), "density": (layers, *frame)}
+            for name, array in arrays.items():
+                checks.numbers(name, array, shapes.get(name, wanted), dtype=array.dtype)
             record |= {name: manifest[name] for name in _HOW}
             record["params"] = {name: checks.plain(value) for name, value in manifest["params"].items()}
             if record["method"] in METHODS:
