@@ -135,7 +135,8 @@ def _parser() -> argparse.ArgumentParser:
     add(
         "--without",
         metavar="FILE",
-        help="leave out images on which methods were designed, as in data/split.json",
+        help="leave out images on which methods were designed, as in data/split.json; tables_without.md and "
+        "so on leave the tables of all images as they are",
     )
 
     add = command(
@@ -260,7 +261,8 @@ def _tables(args: argparse.Namespace) -> int:
 
     folder = checks.path(args.folder)
     print(tables.write(folder, without=args.without))
-    print(f"{folder}/  tables.md, tables.tex, table_1.csv to table_3.csv")
+    end = "" if args.without is None else "_without"
+    print(f"{folder}/  tables{end}.md, tables{end}.tex, table_1{end}.csv to table_3{end}.csv")
     return 0
 
 
