@@ -50,9 +50,9 @@ class Truth(NamedTuple):
     def masks(self, shape: tuple[int, int]) -> np.ndarray:
         """Pixels of each object in an image of (H, W), (n, H, W) bool: its box where it has no outline."""
         masks = np.zeros((len(self.boxes), *shape), dtype=bool)
-        for mask, outline, box in zip(masks, self.outlines, self.boxes):
+        for mask, outline, box, label in zip(masks, self.outlines, self.boxes, self.labels):
             if outline:
-                mask[:] = _filled(outline, shape)
+                mask[:] = _filled(outline, shape, f"the outline of {label!r} in image {self.image}")
             else:
                 x1, y1, x2, y2 = box.round().astype(int).clip(0)
                 mask[y1:y2, x1:x2] = True
@@ -176,7 +176,7 @@ def _boxes_and_labels(marked: list[Record], names: dict[int, str]) -> tuple[np.n
     return boxes, [names[mark["category_id"]] for mark in marked]
 
 
-def _filled(outline: Any, shape: tuple[int, int]) -> np.ndarray:
+def _filled(outline: Any, shape: tuple[int, int], name: str) -> np.ndarray:
     """Polygons [[x1, y1, x2, y2, ...], ...], or run lengths as numbers or packed, as (H, W)."""
     try:
         if isinstance(outline, list):
@@ -187,12 +187,12 @@ def _filled(outline: Any, shape: tuple[int, int]) -> np.ndarray:
             raise ValueError(f"it is of {outline['size']}")
         mask = rle.decode(outline)
     except Exception as error:  # pycocotools raises that very class
-        raise InputError(f"an outline of an image of {shape} is damaged: {error}") from error
+        raise InputError(f"{name}, of {shape}, is damaged: {error}") from error
     try:
         rle.decode({**outline, "size": [mask.size - 1, 1]})
     except Exception:  # it is too long for one pixel less, so it fills the image
         return mask
-    raise InputError(f"an outline of an image of {shape} is damaged: its run lengths do not fill the image")
+    raise InputError(f"{name}, of {shape}, is damaged: its run lengths do not fill the image")
 
 
 def box_areas(boxes: np.ndarray) -> np.ndarray:
@@ -255,6 +255,7 @@ def study_photos(
     **run_options
         ``workers``, ``executor`` and ``progress`` of `runner.run_study`.
     """
+    checks.instance("data", data, DataSet, "use read_coco(folder)")
     checks.at_least("seed", seed, 0)
     if limit is not None:
         checks.at_least("limit", limit, 1)
