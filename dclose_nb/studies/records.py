@@ -92,7 +92,8 @@ class Records:
 
     def leave_out(self, name: str, values: Collection[Any]) -> None:
         """Leave out the lines in which `name` has one of these values; each must be there."""
-        if lacking := sorted(set(values) - {line[name] for line in self.lines if name in line}, key=repr):
+        there, values = [line[name] for line in self.lines if name in line], list(values)
+        if lacking := sorted((value for value in values if value not in there), key=repr):
             some = ", ".join(map(repr, lacking[:3])) + (", ..." if len(lacking) > 3 else "")
             raise InputError(f"{str(self.path)!r} has no {name} {some}, which should be left out")
         self.lines = [line for line in self.lines if line.get(name) not in values]

@@ -220,7 +220,7 @@ def _write_manifest(records: Records, runs: list[Record]) -> None:
 def study_parser(name: str, description: str) -> argparse.ArgumentParser:
     """Parser of a study's command, to which the study adds its own options."""
     parser = argparse.ArgumentParser(prog=f"python -m dclose_nb.studies.{name}", description=description)
-    parser.add_argument("out", metavar="OUT", help="records; a stopped run goes on, and what failed is tried again")
+    parser.add_argument("out", metavar="OUT", help="records; a run goes on from there and tries errors again")
     parser.add_argument("--workers", type=int, default=1, metavar="K", help="processes; default: 1")
     return parser
 

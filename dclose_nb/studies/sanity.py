@@ -57,6 +57,7 @@ def randomise(detector: Detector, stages: Iterable[str] | None = None, *, seed: 
     >>> randomise(dc.load_detector("planted"), ["predictions", "head"], seed=1).name
     'planted, shuffled predictions, head'
     """
+    checks.instance("detector", detector, Detector, "use load_detector(...)")
     module = getattr(detector, "module", None)
     if not isinstance(module, torch.nn.Module) or next(module.parameters(), None) is None:
         raise InputError(f"{detector.name} has no parameters to randomise")
