@@ -74,6 +74,7 @@ class Estimate(NamedTuple):
 
 def estimate(groups: Sequence[Any]) -> Estimate:
     """Mean over all values. A group holds the values of an image: numbers, or arrays of one shape."""
+    checks.instance("groups", groups, Iterable)
     groups = [checks.numbers("a group", group, dtype=float) for group in groups]
     groups = [group for group in groups if group.size or not group.ndim]
     if any(not group.ndim or group.shape[1:] != groups[0].shape[1:] for group in groups):
@@ -154,6 +155,7 @@ def verdicts(claims: Iterable[Claim]) -> list[Verdict]:
 
 def _p(claim: Claim) -> float:
     """Two-sided p against the nearest mean of which the verdict would be the other."""
+    checks.instance("a claim", claim, Claim)
     checks.choice("side", claim.side, SIDES)
     checks.instance("evidence", claim.evidence, Estimate, "use inference.mean(...)")
     for name in ("bound", "unit"):

@@ -166,6 +166,7 @@ def test_claims_that_cannot_be_judged():
         (Claim("a", estimate([[[1, 2]]])), "must be one number"),
         (Claim("a", SURE, "above", np.nan), "the bound of 'a' must be finite numbers"),
         (Claim("a", SURE, unit="%"), "the unit of 'a' must be numbers"),
+        (0.3, "a claim must be Claim, got float"),
         (Claim("a", 0.3), "evidence must be Estimate, got float"),
     ):
         with pytest.raises(dc.InputError, match=word):
@@ -175,6 +176,8 @@ def test_claims_that_cannot_be_judged():
     for groups in ([1, 2, 3], [[1.0], [[1.0, 2.0]]], [["a"]], [None]):
         with pytest.raises(dc.InputError, match="a group must be"):
             estimate(groups)
+    with pytest.raises(dc.InputError, match="groups must be Iterable, got int"):
+        estimate(5)
 
 
 def test_claims_may_come_one_by_one():
