@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import io
 import sys
-import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -103,7 +102,8 @@ def _parser() -> argparse.ArgumentParser:
         "--coco DIR --limit 20 --workers 2 --out scores/",
         parents=[shared, counted],
         help="score methods on a data set in COCO format",
-        description="Score methods on a data set; a run that was stopped goes on with the same command.",
+        description="Score methods on a data set. The same command goes on with a run that was stopped, and "
+        "tries images again that could not be read.",
     )
     add("--coco", metavar="DIR", required=True, help="holds val2017/ and annotations/")
     add(
@@ -135,7 +135,8 @@ def _parser() -> argparse.ArgumentParser:
     add(
         "--without",
         metavar="FILE",
-        help="leave out images on which methods were designed, as in data/split.json",
+        help="leave out images on which methods were designed, as in data/split.json; tables_without.md and "
+        "so on leave the tables of all images as they are",
     )
 
     add = command(
@@ -174,7 +175,6 @@ def _masks(text: str) -> int | str:
 def _fetch(args: argparse.Namespace) -> int:
     from .detectors import weights
 
-    _show_warnings()
     weights.load(args.detector)
     print(f"{args.detector}: {weights.path_of(args.detector)}")
     return 0
@@ -238,10 +238,7 @@ def _demo(args: argparse.Namespace) -> int:
 def _evaluate(args: argparse.Namespace) -> int:
     from .studies import coco, evaluation
 
-    _show_warnings()
     data = coco.read_coco(args.coco, missing="skip" if args.skip_missing else "stop")
-    if data.missing:
-        print(f"{len(data.missing)} images are missing and left out", file=sys.stderr)
     evaluation.evaluate(
         _detector(args),
         data,
@@ -262,10 +259,10 @@ def _tables(args: argparse.Namespace) -> int:
     from . import checks
     from .studies import tables
 
-    _show_warnings()
     folder = checks.path(args.folder)
     print(tables.write(folder, without=args.without))
-    print(f"{folder}/  tables.md, tables.tex, table_1.csv to table_3.csv")
+    end = "" if args.without is None else "_without"
+    print(f"{folder}/  tables{end}.md, tables{end}.tex, table_1{end}.csv to table_3{end}.csv")
     return 0
 
 
@@ -277,7 +274,6 @@ def _figures(args: argparse.Namespace) -> int:
     from .files import owned
     from .paper import gallery
 
-    _show_warnings()
     numbers = list(gallery.FIGURES) if args.only is None else args.only
     out = checks.path(args.out)
     with owned(out):
@@ -304,10 +300,6 @@ def _detector(args: argparse.Namespace) -> str | Detector:
     return args.detector if args.device is None else dc.load_detector(args.detector, device=args.device)
 
 
-def _show_warnings() -> None:
-    warnings.showwarning = lambda message, *_: print(f"note: {message}", file=sys.stderr)
-
-
 def _write(
     out: Path, situation: Callable[[], Example], photo: str, limits: str, *, html: bool = True, **options: Any
 ) -> int:
@@ -317,7 +309,6 @@ def _write(
     matplotlib.use("agg")
     from . import reports
 
-    _show_warnings()
     with reports.staged(out, html=html) as stage:
         detector, image, targets = situation()
         explanation = dc.explain(detector, image, targets, **options)

@@ -6,6 +6,7 @@ import os
 import signal
 import sys
 import threading
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from typing import Any
@@ -18,13 +19,15 @@ def run_command(name: str, work: Callable[[], int], *, left: str) -> int:
 
     That is what `work` returns, 2 for what a user can mend, which is said in one line, and 130 for
     a stop by Ctrl-C, SIGTERM or a terminal that closes; `left` then says what is left of the work. It is
-    141 where nobody reads what is printed any more. Anything else keeps its traceback.
+    141 where nobody reads what is printed any more. Anything else keeps its traceback. Warnings take one
+    line each.
     """
     for stream in ("stdout", "stderr"):
         if getattr(sys, stream) is None:  # it was closed before the command began
             setattr(sys, stream, open(os.devnull, "w"))  # noqa: SIM115  as long as the process
     try:
-        with _stopped_by_signals():
+        with _stopped_by_signals(), warnings.catch_warnings():
+            warnings.showwarning = lambda message, *_: _say(f"note: {message}")
             status = work()
             sys.stdout.flush()
         return status

@@ -60,8 +60,6 @@ class Detections:
         if not len(boxes) == len(objectness) == len(probs):
             counts = f"{len(boxes)} boxes, {len(objectness)} objectness, {len(probs)} class_probs"
             raise InputError(f"detections need one row each: {counts}")
-        if not np.isfinite(boxes).all():
-            raise InputError("boxes must be finite numbers")
         checks.in_unit_interval("objectness", objectness)
         checks.in_unit_interval("class_probs", probs)
         flat = (boxes[:, 2:] <= boxes[:, :2]).any(axis=1)
@@ -117,13 +115,11 @@ class Detections:
 
 
 def float_array(name: str, value: Any, row: tuple[int, ...]) -> np.ndarray:
-    """A value as a float32 array of shape (n, *row); an empty value has n = 0."""
+    """A copy of a value as a finite float32 array of shape (n, *row); an empty value has n = 0."""
     array = checks.numbers(name, value, dtype=np.float32).copy()
     if array.size == 0:
         return array.reshape(0, *row)
-    if array.ndim != 1 + len(row) or array.shape[1:] != row:
-        raise InputError(f"{name} must have the shape {('n', *row)}, got {array.shape}".replace("'", ""))
-    return array
+    return checks.numbers(name, array, ("n", *row), dtype=np.float32)
 
 
 def one_hot(labels: Sequence[str | int], class_names: Sequence[str]) -> np.ndarray:
@@ -285,7 +281,10 @@ def match(found: Detections, boxes: np.ndarray, labels: Sequence[str]) -> list[t
     Each detection in turn, best first, takes the truth that it overlaps most and that is still free.
     Boxes are (n, 4), labels n class names. Returns pairs (row of `found`, index of the truth).
     """
-    overlap = box_iou(torch.tensor(found.boxes), torch.tensor(boxes, dtype=torch.float32)).numpy()
+    boxes = float_array("boxes", boxes, (4,))
+    if len(labels) != len(boxes):
+        raise InputError(f"each box needs one label: {len(boxes)} boxes, {len(labels)} labels")
+    overlap = box_iou(torch.tensor(found.boxes), torch.tensor(boxes)).numpy()
     overlap *= np.array(found.names, dtype=str)[:, None] == np.array(labels, dtype=str)
     pairs: list[tuple[int, int]] = []
     for row, near in enumerate(overlap):

@@ -10,7 +10,7 @@ import time
 import warnings
 from collections.abc import Callable, Collection, Iterator
 from contextlib import AbstractContextManager, suppress
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field, fields, replace
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -147,10 +147,8 @@ class Explanation:
 
     def write(self, stage: Path, *, drawings: tuple[str, ...] = (), photo: str | None = None) -> None:
         """Write the two files to a `staged` folder that already holds the drawings."""
-        found = self.detections
-        arrays = self._arrays() | {"boxes": found.boxes, "objectness": found.objectness}
-        arrays |= {"class_probs": found.class_probs, "class_names": np.array(found.class_names)}
-        np.savez_compressed(stage / ARRAYS, **arrays)  # type: ignore[arg-type]
+        own = {one.name: getattr(self.detections, one.name) for one in fields(Detections)}
+        np.savez_compressed(stage / ARRAYS, **self._arrays(), **own)  # type: ignore[arg-type]
         manifest = self.manifest(photo) | {"files": sorted([*drawings, ARRAYS, files.MANIFEST])}
         (stage / files.MANIFEST).write_text(json.dumps(manifest, indent=2) + "\n", encoding="utf-8")
 
@@ -194,14 +192,13 @@ class Explanation:
                 arrays = dict(stored)
             if manifest["image"]["sha256"] != hashlib.sha256(arrays["image"].tobytes()).hexdigest():
                 raise InputError("its two files do not belong together")
-            own = {"boxes", "objectness", "class_probs", "class_names"}
-            found = Detections(**{name: arrays.pop(name) for name in own})
+            found = Detections(*(arrays.pop(one.name) for one in fields(Detections)))
             record: dict[str, Any] = dict.fromkeys(("levels", "density", "error")) | arrays
-            wanted = len(found), *arrays["image"].shape[:2]
-            fits = all(arrays[name].shape == wanted for name in {"saliency", "error"} & {*arrays})
-            fits &= "levels" not in arrays or arrays["levels"].shape[1] == len(found)
-            if not fits or not all(np.isfinite(array).all() for array in arrays.values()):
-                raise InputError("its maps do not fit each other, or hold NaN")
+            n, h, w = wanted = len(found), *arrays["image"].shape[:2]
+            layers, _, *frame = arrays["levels"].shape if "levels" in arrays else tuple("Lnhw")
+            shapes = {"image": (h, w, 3), "levels": ("L", n, "h", "w"), "density": (layers, *frame)}
+            for name, array in arrays.items():
+                checks.numbers(name, array, shapes.get(name, wanted), dtype=array.dtype)
             record |= {name: manifest[name] for name in _HOW}
             record["params"] = {name: checks.plain(value) for name, value in manifest["params"].items()}
             if record["method"] in METHODS:

@@ -64,6 +64,7 @@ class MaskSampler:
 
     def masks(self, start: int, stop: int) -> torch.Tensor:
         """Masks `start` to `stop - 1` as a (stop - start, h, w) float32 tensor in [0, 1]."""
+        start, stop = checks.at_least("start", start, 0), checks.at_least("stop", stop, int(start))
         out = torch.empty(stop - start, *self.shape, device=self.cells.device)
         for mask, number in zip(out, range(start, stop)):
             self._cut(self._pattern(number), self._offset(number), mask)
@@ -77,7 +78,7 @@ class MaskSampler:
 
     def pattern(self, number: int) -> torch.Tensor:
         """The binary pattern (a, b) that mask `number` is cut from, before it is enlarged."""
-        return self._pattern(number)[self.cells]
+        return self._pattern(checks.at_least("number", number, 0))[self.cells]
 
     def _pattern(self, number: int) -> torch.Tensor:
         draw = number // self.crops_per_draw

@@ -330,6 +330,11 @@ def step_scores(proposals: Proposals, boxes: torch.Tensor, probs: torch.Tensor) 
     the cosine distance of the class vectors. Without any, the score is 0. Each image has its own target:
     `boxes` (B, 4) in canvas pixels and `probs` (B, C).
     """
+    images, _, classes = proposals.class_probs.shape
+    if (given := (*boxes.shape, *probs.shape)) != (images, 4, images, classes):
+        raise InputError(
+            f"{images} images need boxes ({images}, 4) and probs ({images}, {classes}), got {given}"
+        )
     scores = boxes.new_zeros(len(boxes))
     for b, kept in enumerate(suppress(proposals, confidence=0.25, iou=0.45, class_agnostic=True)):
         same = kept[proposals.class_probs[b, kept].argmax(-1) == probs[b].argmax()]

@@ -270,9 +270,10 @@ def curves(
             panel.fill_between(places, *band, color=line.get_color(), alpha=0.2, linewidth=0)
         panel.set(xlim=(places[0], places[-1]))
     if named:
-        panel.set_xticks(at, x, rotation=45, ha="right")
+        panel.set_xticks(at, x, rotation=45, ha="right", parse_math=False)
     panel.set(xlabel=labels[0], ylabel=labels[1], ylim=(0, 1))
-    panel.legend(frameon=False)
+    for text in panel.legend(frameon=False).get_texts():
+        text.set_parse_math(False)
     return axes
 
 

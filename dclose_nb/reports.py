@@ -81,7 +81,7 @@ def report(
         raise InputError(f"explanation must be an Explanation, which dc.explain returns, got {kind}")
     if not isinstance(photo, str | None):
         raise InputError(f"photo must be a text, what the image is called, got {photo!r}")
-    with staged(folder, html=html) as stage:
+    with staged(folder, html=checks.flag("html", html)) as stage:
         write(stage, explanation, photo=photo, html=html, opacity=opacity, threshold=threshold)
     return checks.path(folder)
 

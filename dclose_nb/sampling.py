@@ -125,6 +125,7 @@ class Sampling:
     ) -> None:
         self.detector, self.canvas, self.plan, self.progress = detector, canvas, plan, progress
         self.counts = [count if len(targets) else 0 for count in plan.counts]
+        stops = sorted(checks.at_least("stops", stop, 1, largest=sum(plan.counts)) for stop in stops)
         shares = [[count * stop // sum(plan.counts) for count in self.counts] for stop in stops]
         self._ends = [*shares, self.counts]  # masks of each level at each stop, and at the end
         self.stops = {sum(share) for share in shares}
@@ -133,7 +134,8 @@ class Sampling:
         self._size = batch_size_for(detector, batch_size)
         self._of_thread = threading.local()  # holds each thread's own `masked` images
         # n targets, then the density; doubles, since thousands of terms are added
-        shape = halves, len(self.counts), len(targets) + 1, canvas.content[2] * canvas.content[3]
+        size = len(self.counts), len(targets) + 1, canvas.content[2] * canvas.content[3]
+        shape = checks.at_least("halves", halves, 1, largest=2), *size
         self._sums = torch.zeros(shape, dtype=torch.float64, device=canvas.pixels.device)
         self._weights: list[list[torch.Tensor]] = [[] for _ in self.counts]
 

@@ -284,7 +284,8 @@ def _does_not_move(detector: Detector, image: np.ndarray, remarks: list[str]) ->
     elif not (overlap[found[1].labels[:, None] == sure.labels] > 0.5).any():
         yield (
             f"{sure.names[0]!r} at {_rounded(sure.boxes[0])} was not found {width} pixels to the right and "
-            f"{height} below after the image moved there, but {found[1]!r}: are boxes in canvas pixels?"
+            f"{height} below after the image moved there, but {found[1]!r}: are boxes in canvas pixels? If "
+            "they are, the image (by default the photo 'coffee') may be unlike what it knows: give another"
         )
 
 

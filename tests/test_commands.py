@@ -6,6 +6,7 @@ import signal
 import pytest
 
 import dclose_nb as dc
+from dclose_nb.checks import warn
 from dclose_nb.commands import run_command
 
 
@@ -40,6 +41,11 @@ def test_the_status_is_that_of_the_work(capsys):
 def test_what_a_user_can_mend_is_one_line(capsys, error, status, said):
     assert ends(error) == status
     assert capsys.readouterr() == ("", said)
+
+
+def test_a_warning_is_one_line(capsys):
+    assert run_command("look", lambda: warn("no such photo") or 0, left="") == 0
+    assert capsys.readouterr().err == "note: no such photo\n"
 
 
 def test_anything_else_keeps_its_traceback():

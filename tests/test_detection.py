@@ -47,7 +47,7 @@ def test_rows_stay_sorted_however_they_are_picked(index):
 
 
 def test_arrays_of_other_shapes_are_refused_not_reshaped():
-    with pytest.raises(dc.InputError, match=r"class_probs must have the shape \(n, 3\)"):
+    with pytest.raises(dc.InputError, match=r"class_probs must be finite numbers \(n, 3\)"):
         dc.Detections([[0, 0, 1, 1]] * 2, [1, 1], np.ones((3, 2)), NAMES)
     with pytest.raises(dc.InputError, match=r"a list of names, got \(\)"):
         dc.Detections([[0, 0, 1, 1]], [1], np.ones((1, 0)), ())
@@ -61,7 +61,7 @@ def test_arrays_of_other_shapes_are_refused_not_reshaped():
 def test_probabilities_lie_in_0_1_but_for_rounding(part):
     box, values = {"boxes": [[0, 0, 1, 1]], "class_names": ("a",)}, {"objectness": [1], "class_probs": [[1]]}
     for wrong in (1.01, -0.01, 80, np.nan):
-        with pytest.raises(dc.InputError, match=rf"{part} must lie in \[0, 1\], got"):
+        with pytest.raises(dc.InputError, match=rf"{part} must (lie in \[0, 1\]|be finite numbers .*), got"):
             dc.Detections(**box | values | {part: np.multiply(values[part], wrong)})
     for rounded in (1 + 2**-10, -1e-4):  # as numbers of 16 bits are
         assert len(dc.Detections(**box | values | {part: np.multiply(values[part], rounded)})) == 1
@@ -96,9 +96,9 @@ def test_detections_may_be_empty():
         ([[4, 0, 2, 5]], "no area"),
         ([[0, np.nan, 2, 5]], "finite"),
         ([[0, 0, 1, 1]] * 2, "one row each"),
-        ([[0, 0, 1]], r"shape \(n, 4\)"),
-        ([[0, 0, 1, 1, 1]], r"shape \(n, 4\)"),
-        ([0, 0, 1, 1], r"shape \(n, 4\)"),
+        ([[0, 0, 1]], r"numbers \(n, 4\), got the shape"),
+        ([[0, 0, 1, 1, 1]], r"numbers \(n, 4\), got the shape"),
+        ([0, 0, 1, 1], r"numbers \(n, 4\), got the shape"),
         ([[0, 0, 1], [0]], "must be numbers"),
         ("abc", "must be numbers"),
     ],
@@ -230,6 +230,10 @@ def test_the_best_detection_chooses_first_and_each_truth_is_used_once():
     # and an overlap that is too small
     assert match(found, truths, ["cat"] * 4) == [(0, 0), (1, 1)]
     assert match(found, truths, ["cat", "cat", "dog", "cat"]) == [(0, 0), (1, 1), (3, 2)]
+    with pytest.raises(dc.InputError, match="each box needs one label: 4 boxes, 1 labels"):
+        match(found, truths, ["cat"])
+    with pytest.raises(dc.InputError, match="boxes must be finite numbers"):
+        match(found, truths[:, :3], ["cat"] * 4)
     assert match(found, truths[:0], []) == [] and match(found[:0], truths, ["cat"] * 4) == []
 
 

@@ -160,6 +160,14 @@ def test_bad_grids_and_labels_are_refused():
         superpixels(np.zeros((4, 4, 3), np.uint8), 0)
 
 
+@pytest.mark.parametrize(("start", "stop"), [(-1, 2), (3, 2), ("a", 2), (0, "b"), (0, 1.5)])
+def test_numbers_of_masks_out_of_range_are_refused(start, stop):
+    with pytest.raises(InputError, match=r"st(art|op) must be an integer of at least"):
+        grid_masks((9, 9)).masks(start, stop)
+    with pytest.raises(InputError, match="number must be an integer"):
+        grid_masks((9, 9)).pattern(-1)
+
+
 @pytest.mark.parametrize("r", [1001, 1e9, float("inf")])
 def test_masks_are_not_enlarged_beyond_memory(r):
     with pytest.raises(InputError, match=r"r must be a number from 0 to 1000, got"):

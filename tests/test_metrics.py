@@ -200,6 +200,12 @@ def test_bad_input(lamps, lit):
         (lambda: curves(kinds="deletion"), "kinds must be a tuple of"),
         (lambda: curves(batch_size=-1), "batch_size must be an integer of at least 1"),
         (lambda: curves(batch_size=0), "batch_size must be an integer of at least 1"),
+        (
+            lambda: metrics.step_scores(
+                lamps.predict(canvas.pixels[None]), torch.ones(2, 4), torch.ones(1, 2)
+            ),
+            r"1 images need boxes \(1, 4\) and probs \(1, 2\), got",
+        ),
         (lambda: metrics.ebpg(0 * saliency, [3, 3, 1, 1]), "holds no pixel"),
         (lambda: metrics.ebpg(saliency, ["1", "1", "7", "9"]), "must be numbers"),
         (lambda: metrics.leakage(saliency, np.nan * saliency, saliency), "own must be finite numbers"),

@@ -241,6 +241,8 @@ def test_curves_have_their_bands():
     assert (panel.get_xlabel(), panel.get_ylabel()) == ("masks", "likeness")
     (panel,) = plot.curves({"a": mean}, x=["trained", "head", "neck"])
     assert [tick.get_text() for tick in panel.get_xticklabels()] == ["trained", "head", "neck"]
+    named = [*panel.get_legend().get_texts(), *panel.get_xticklabels()]
+    assert not any(text.get_parse_math() for text in named)  # a method may be called $a$
     with pytest.raises(dc.InputError, match="ax must hold 1 axes"):
         plot.curves({"a": mean}, ax=[panel, panel])
 

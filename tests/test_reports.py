@@ -167,6 +167,7 @@ def test_a_folder_that_cannot_be_written_is_refused(found, tmp_path):
     [
         ({"photo": Path("a/lamps.png")}, "photo must be a text, what the image is called, got "),
         ({"opacity": 1.5}, r"opacity must be a number in \[0, 1\], got 1.5"),
+        ({"html": "no"}, "html must be True or False, got 'no'"),
         ({"threshold": "half"}, r"threshold must be a number in \[0, 1\], got 'half'"),
     ],
 )

@@ -224,6 +224,12 @@ def test_at_a_stop_every_level_has_its_share(lamps, lit, batch_size):
     assert (seen[6], seen[15], seen[30]) == ([4, 2], [10, 5], [20, 10])
 
 
+@pytest.mark.parametrize("options", [{"stops": [31]}, {"stops": ["a"]}, {"halves": 3}, {"halves": "2"}])
+def test_stops_and_halves_out_of_range_are_refused(lamps, lit, options):
+    with pytest.raises(dc.InputError, match=r"(stops|halves) must be an integer from 1 to"):
+        Sampling(lamps, lamps.prepare(lit), lamps.detect(lit), plan(lit.shape[:2], (20, 10)), **options)
+
+
 def test_the_levels_so_far_can_be_read_at_any_time(lamps, lit):
     canvas, targets = lamps.prepare(lit), lamps.detect(lit)
     sampling = Sampling(lamps, canvas, targets, plan(lit.shape[:2], (8, 8)), batch_size=4, progress=False)

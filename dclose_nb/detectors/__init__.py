@@ -77,7 +77,7 @@ def load_detector(
         _refuse_unused(facts, "a torchvision network")
         return load_torchvision(detector, _names(class_names), name=name, device=pick_device(device))
     elsewhere = None if str(device) == "cpu" else device
-    if isinstance(detector, str | Path) and str(detector).endswith(".onnx"):
+    if isinstance(detector, str | Path) and str(detector).lower().endswith(".onnx"):
         from .onnx_file import OnnxDetector
         from .yolox import COCO_CLASSES
 

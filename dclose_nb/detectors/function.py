@@ -97,7 +97,7 @@ class FunctionDetector(Detector):
                 f"{len(objectness)} scores and {len(probs)} classes"
             )
         if not (np.abs(boxes) <= FARTHEST).all():
-            raise InputError(f"{self.name} returned boxes that are not finite or beyond {FARTHEST:g} pixels")
+            raise InputError(f"{self.name} returned boxes beyond {FARTHEST:g} pixels")
         for name, part in (("scores", objectness), ("class_probs", probs)):
             if not ((part >= 0) & (part <= 1)).all():
                 raise InputError(

@@ -149,7 +149,7 @@ class OnnxDetector(Detector):
         if isinstance(batch, int) and batch != 1:
             raise InputError(f"{file} sees {batch} images at once: export it for 1, or for any number")
         try:
-            height, width = own if size is None else size
+            height, width = own if size is None else checks.plain(size)
         except (TypeError, ValueError) as error:
             raise InputError(f"input_size must be (height, width), got {size!r}") from error
         if any(isinstance(side, int) and side != wanted for side, wanted in zip(own, (height, width))):

@@ -293,7 +293,7 @@ def bad_conditions(inputs: FigureInputs) -> tuple[Figure, str]:
         column[0].set_title(name)
         for panel, (method, called) in zip(column[1:], METHODS.items()):
             plot.explanation(inputs.explain(candidate, method=method), ax=panel)
-            panel.set_title(f"{called}, {target.names[0]}")
+            panel.set_title(f"{called}, {target.names[0]}", parse_math=False)
         left = target_weights(picture.detector, picture.image, target)[0]
         where = " ".join(name.split())
         listed.append(f"{where}, the {target.names[0]} in {picture.name}: {left:.2f}")
@@ -338,7 +338,8 @@ def object_sizes(inputs: FigureInputs) -> tuple[Figure, str]:
     for panels, (group, row) in zip(axes, rows.items()):
         for panel, candidate in zip(panels, row):
             plot.explanation(inputs.explain(candidate), ax=panel)
-            panel.set_title(f"{group}: {candidate.target.names[0]} {candidate.score:.2f}")
+            title = f"{group}: {candidate.target.names[0]} {candidate.score:.2f}"
+            panel.set_title(title, parse_math=False)
         for spare in panels[len(row) :]:
             spare.remove()
     pictured = dict.fromkeys(candidate.picture.name for row in rows.values() for candidate in row)

@@ -135,8 +135,10 @@ def _settings(inputs: FigureInputs, number: int) -> Record:
         "dclose_nb": versions()["dclose_nb"],
     }
     if number == 8:
-        real = photographs()
-        settings["photographs"] = {name: [file.name for file in real[name]] for name in real}
+        settings["photographs"] = {
+            name: [[file.name for file in files], cases.from_photos(detector, files).identity]
+            for name, files in photographs().items()
+        }
     return json.loads(json.dumps(settings, default=str))
 
 

@@ -50,9 +50,9 @@ class Truth(NamedTuple):
     def masks(self, shape: tuple[int, int]) -> np.ndarray:
         """Pixels of each object in an image of (H, W), (n, H, W) bool: its box where it has no outline."""
         masks = np.zeros((len(self.boxes), *shape), dtype=bool)
-        for mask, outline, box in zip(masks, self.outlines, self.boxes):
+        for mask, outline, box, label in zip(masks, self.outlines, self.boxes, self.labels):
             if outline:
-                mask[:] = _filled(outline, shape)
+                mask[:] = _filled(outline, shape, f"the outline of {label!r} in image {self.image}")
             else:
                 x1, y1, x2, y2 = box.round().astype(int).clip(0)
                 mask[y1:y2, x1:x2] = True
@@ -79,7 +79,8 @@ def read_coco(folder: str | Path, *, split: str = "val2017", missing: str = "sto
     folder : path
     split : str
     missing : {"stop", "skip"}
-        What to do about images that the file names and the folder does not have.
+        What to do about images that the file names and the folder does not have; a warning counts
+        those that are skipped.
 
     Raises
     ------
@@ -121,12 +122,14 @@ def read_coco(folder: str | Path, *, split: str = "val2017", missing: str = "sto
         raise InputError(f"{str(path)!r} names a file that cannot be: {error.strerror}") from error
     except (ValueError, KeyError, TypeError, IndexError, AttributeError, AssertionError) as error:
         raise InputError(f"{str(path)!r} is damaged or not in COCO's format: {error!r}") from error
-    if absent and missing == "stop":
-        raise InputError(
+    if absent:
+        lacking = (
             f"{len(absent)} of {len(absent) + len(truths)} images that {path.name} names are missing in "
-            f"{str(folder / split)!r}, {absent[0]} for one: add them, or go on with the rest "
-            "(missing='skip', --skip-missing)"
+            f"{str(folder / split)!r}, {absent[0]} for one"
         )
+        if missing == "stop":
+            raise InputError(f"{lacking}: add them, or go on with the rest (missing='skip', --skip-missing)")
+        checks.warn(f"{lacking}; they are left out")
     if len(set(ratios)) < 3:
         raise InputError(f"{str(path)!r} has {len(ratios)} boxes in the images that are there: too few")
     model = KMeans(3, n_init=10, random_state=0).fit(np.array(ratios)[:, None])
@@ -173,7 +176,7 @@ def _boxes_and_labels(marked: list[Record], names: dict[int, str]) -> tuple[np.n
     return boxes, [names[mark["category_id"]] for mark in marked]
 
 
-def _filled(outline: Any, shape: tuple[int, int]) -> np.ndarray:
+def _filled(outline: Any, shape: tuple[int, int], name: str) -> np.ndarray:
     """Polygons [[x1, y1, x2, y2, ...], ...], or run lengths as numbers or packed, as (H, W)."""
     try:
         if isinstance(outline, list):
@@ -184,12 +187,12 @@ def _filled(outline: Any, shape: tuple[int, int]) -> np.ndarray:
             raise ValueError(f"it is of {outline['size']}")
         mask = rle.decode(outline)
     except Exception as error:  # pycocotools raises that very class
-        raise InputError(f"an outline of an image of {shape} is damaged: {error}") from error
+        raise InputError(f"{name}, of {shape}, is damaged: {error}") from error
     try:
         rle.decode({**outline, "size": [mask.size - 1, 1]})
     except Exception:  # it is too long for one pixel less, so it fills the image
         return mask
-    raise InputError(f"an outline of an image of {shape} is damaged: its run lengths do not fill the image")
+    raise InputError(f"{name}, of {shape}, is damaged: its run lengths do not fill the image")
 
 
 def box_areas(boxes: np.ndarray) -> np.ndarray:
@@ -252,6 +255,7 @@ def study_photos(
     **run_options
         ``workers``, ``executor`` and ``progress`` of `runner.run_study`.
     """
+    checks.instance("data", data, DataSet, "use read_coco(folder)")
     checks.at_least("seed", seed, 0)
     if limit is not None:
         checks.at_least("limit", limit, 1)

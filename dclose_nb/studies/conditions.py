@@ -298,7 +298,9 @@ def study_conditions(
         ``workers``, ``executor`` and ``progress`` of `runner.run_study`, whose errors are raised here too.
     """
     n_masks = make("dclose", n_masks=n_masks).n_masks  # at least one mask for each level
-    settings: Record = {"n_masks": n_masks, "severity": MAPPED_AT}
+    loaded = [detector_of(detector) for detector in detectors]
+    settings: Record = {"detectors": [{"name": one.name, **one.provenance} for one in loaded]}
+    settings |= {"n_masks": n_masks, "severity": MAPPED_AT}
     if limit is not None:
         checks.at_least("limit", limit, 1)
     photos: dict[str, Callable[[], np.ndarray]] = {name: partial(load_photo, name) for name in PHOTOS}
@@ -308,11 +310,10 @@ def study_conditions(
         settings["annotations_sha256"] = data.sha256
     scenes = {name: partial(load_photo, name) for name in (f"scene_{seed}" for seed in range(SCENES))}
     tasks = []
-    for detector in detectors:
-        name = detector_of(detector).name
-        pictures = scenes if name.startswith("planted") else photos
+    for detector, one in zip(detectors, loaded):
+        pictures = scenes if one.name.startswith("planted") else photos
         for image, photo in islice(pictures.items(), limit):
-            tasks.append(Task({"detector": name, "image": image}, (detector, photo)))
+            tasks.append(Task({"detector": one.name, "image": image}, (detector, photo)))
     return run_study(out, settings, tasks, partial(_study_photo, n_masks=n_masks), **run_options)
 
 

@@ -221,18 +221,18 @@ def class_scores(detector: Detector, image: np.ndarray, case: Case) -> tuple[flo
     if case.truth is None or case.prediction is None:
         raise InputError(f"a case must have a prediction and a ground truth, got {case}")
     truth = case.truth.detections(detector.class_names)
-    best = _scores_at(detector, image, truth.boxes)
-    return float(best[case.prediction.labels[0]]), float(best[truth.labels[0]])
+    (best,) = _scores_at(detector, image, truth.boxes)
+    return best[case.prediction.labels[0]], best[truth.labels[0]]
 
 
 @torch.inference_mode()
-def _scores_at(detector: Detector, image: np.ndarray, box: Any) -> torch.Tensor:
-    """The best score of each class at a box (1, 4), as in `class_scores`, (C,)."""
+def _scores_at(detector: Detector, image: np.ndarray, places: np.ndarray) -> list[list[float]]:
+    """The best score of each class at each of m boxes (m, 4), as in `class_scores`, m times C."""
     canvas = detector.prepare(image)
     boxes, objectness, probs = (part[0] for part in detector.predict(canvas.pixels[None]))
-    near = box_iou(boxes, canvas.boxes_to_canvas(box))[:, 0] > FOUND
-    scores = torch.nn.functional.pad((objectness[:, None] * probs)[near], (0, 0, 0, 1))  # a row of zeros
-    return scores.amax(0)
+    near = box_iou(boxes, canvas.boxes_to_canvas(places)) > FOUND  # (T, m)
+    scores = torch.where(near.T[..., None], objectness[:, None] * probs, 0)  # (m, T, C)
+    return torch.nn.functional.pad(scores, (0, 0, 0, 1)).amax(1).tolist()  # 0 where no proposal is near
 
 
 def hidden_scores(
@@ -426,6 +426,7 @@ def _study_maps(
         return {}
     targets = _vectors(truths.values(), found.values(), detector.class_names)
     boxes = dict(zip(names, targets.boxes))
+    best = dict(zip(names, _scores_at(detector, image, targets.boxes)))
     explained = partial(explain, detector, image, targets, method=METHOD, n_masks=n_masks, progress=False)
     runs = [dict(zip(names, explained(seed=seed).saliency, strict=True)) for seed in SEEDS]
 
@@ -456,8 +457,7 @@ def _study_maps(
             lines[k] |= {"scores": None, "empty": None}
         if (k, "empty") in boxes:
             label = detector.class_names.index(str(truths[k, "empty"].labels[0]))
-            scores = [_scores_at(detector, image, boxes[k, at][None])[label] for at in ("truth", "empty")]
-            lines[k]["scores"] = [round(float(score), 4) for score in scores]
+            lines[k]["scores"] = [round(best[k, at][label], 4) for at in ("truth", "empty")]
             lines[k]["empty"] = [value for (value,) in energy((k, "empty"), [boxes[k, "empty"]])]
     return lines
 

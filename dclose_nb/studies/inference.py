@@ -74,7 +74,11 @@ class Estimate(NamedTuple):
 
 def estimate(groups: Sequence[Any]) -> Estimate:
     """Mean over all values. A group holds the values of an image: numbers, or arrays of one shape."""
-    groups = [group for group in groups if len(group)]
+    checks.instance("groups", groups, Iterable)
+    groups = [checks.numbers("a group", group, dtype=float) for group in groups]
+    groups = [group for group in groups if group.size or not group.ndim]
+    if any(not group.ndim or group.shape[1:] != groups[0].shape[1:] for group in groups):
+        raise InputError("a group must be a list of an image's values: numbers, or arrays of one shape")
     if not groups:
         return Estimate(np.nan, np.nan, np.nan, np.nan, np.nan, 0, 0)
     sums = np.array([np.sum(group, axis=0) for group in groups], dtype=float)  # (G, ...)
@@ -151,9 +155,11 @@ def verdicts(claims: Iterable[Claim]) -> list[Verdict]:
 
 def _p(claim: Claim) -> float:
     """Two-sided p against the nearest mean of which the verdict would be the other."""
+    checks.instance("a claim", claim, Claim)
     checks.choice("side", claim.side, SIDES)
-    if not np.isfinite(claim.bound):
-        raise InputError(f"the bound of {claim.sentence!r} must be a finite number, got {claim.bound!r}")
+    checks.instance("evidence", claim.evidence, Estimate, "use inference.mean(...)")
+    for name in ("bound", "unit"):
+        checks.numbers(f"the {name} of {claim.sentence!r}", getattr(claim, name), ())
     if np.ndim(claim.evidence.mean):
         raise InputError(f"the evidence of {claim.sentence!r} must be one number")
     if claim.side != "within":

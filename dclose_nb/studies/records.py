@@ -11,7 +11,7 @@ from typing import Any
 
 from .. import checks
 from ..checks import InputError
-from ..files import from_json
+from ..files import atomic_write, from_json
 
 Record = dict[str, Any]
 
@@ -64,6 +64,15 @@ class Records:
         self._write(json.dumps(line), "a")
         self.lines.append(line)
 
+    def forget_errors(self) -> None:
+        """Remove lines with an ``error`` from the file, so that their work is tried again."""
+        kept = [line for line in self.lines if "error" not in line]
+        if len(kept) < len(self.lines):
+            text = "\n".join(map(json.dumps, [{"settings": self.settings}, *kept]))
+            with self._write_errors(), atomic_write(self.path) as unfinished:
+                self._write(text, "w", unfinished)
+            self.lines = kept
+
     def count_once(self, names: Sequence[str]) -> None:
         """Keep the first of the lines that have the same values of these names, and warn of the others.
 
@@ -83,15 +92,17 @@ class Records:
 
     def leave_out(self, name: str, values: Collection[Any]) -> None:
         """Leave out the lines in which `name` has one of these values; each must be there."""
-        if lacking := sorted(set(values) - {line[name] for line in self.lines if name in line}, key=repr):
+        there, values = [line[name] for line in self.lines if name in line], list(values)
+        if lacking := sorted((value for value in values if value not in there), key=repr):
             some = ", ".join(map(repr, lacking[:3])) + (", ..." if len(lacking) > 3 else "")
             raise InputError(f"{str(self.path)!r} has no {name} {some}, which should be left out")
         self.lines = [line for line in self.lines if line.get(name) not in values]
 
-    def _write(self, line: str, mode: str) -> None:
+    def _write(self, line: str, mode: str, path: Path | None = None) -> None:
+        path = path or self.path
         with self._write_errors():
-            self.path.parent.mkdir(parents=True, exist_ok=True)
-            with self.path.open(mode, encoding="utf-8") as file:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with path.open(mode, encoding="utf-8") as file:
                 file.write(line + "\n")
                 file.flush()
                 os.fsync(file.fileno())

@@ -17,7 +17,7 @@ from functools import lru_cache
 from multiprocessing import active_children, get_context
 from multiprocessing.connection import Connection
 from pathlib import Path
-from threading import Thread
+from threading import RLock, Thread
 from typing import Any, NamedTuple
 
 import torch
@@ -59,6 +59,7 @@ def run_study(
 ) -> Records:
     """Do the tasks of a study that its folder has no record of yet, and give all its records.
 
+    Tasks whose record is an ``error`` are tried again.
     Records are the same whoever does the work, but for their order, and for rounding where workers
     have other numbers of threads.
 
@@ -90,6 +91,7 @@ def run_study(
     with owned(out):
         runs = _runs_before(out)
         records = Records(out / "records.jsonl", settings)
+        records.forget_errors()
         records.count_once(names)
         done = {tuple(line[name] for name in names) for line in records.lines}
         todo = [task for task in tasks if tuple(task.key.values()) not in done]
@@ -188,6 +190,7 @@ def _begin_worker(threads: int, parent: Connection) -> None:
         os._exit(1)
 
     torch.set_num_threads(threads)
+    tqdm.set_lock(RLock())  # its own is a semaphore, which would be left when this process is ended
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # where it could not be blocked
     Thread(target=leave, daemon=True).start()
 
@@ -217,7 +220,7 @@ def _write_manifest(records: Records, runs: list[Record]) -> None:
 def study_parser(name: str, description: str) -> argparse.ArgumentParser:
     """Parser of a study's command, to which the study adds its own options."""
     parser = argparse.ArgumentParser(prog=f"python -m dclose_nb.studies.{name}", description=description)
-    parser.add_argument("out", metavar="OUT", help="records; a stopped run goes on from there")
+    parser.add_argument("out", metavar="OUT", help="records; a run goes on from there and tries errors again")
     parser.add_argument("--workers", type=int, default=1, metavar="K", help="processes; default: 1")
     return parser
 

@@ -57,6 +57,7 @@ def randomise(detector: Detector, stages: Iterable[str] | None = None, *, seed: 
     >>> randomise(dc.load_detector("planted"), ["predictions", "head"], seed=1).name
     'planted, shuffled predictions, head'
     """
+    checks.instance("detector", detector, Detector, "use load_detector(...)")
     module = getattr(detector, "module", None)
     if not isinstance(module, torch.nn.Module) or next(module.parameters(), None) is None:
         raise InputError(f"{detector.name} has no parameters to randomise")
@@ -67,7 +68,7 @@ def randomise(detector: Detector, stages: Iterable[str] | None = None, *, seed: 
     shuffled.provenance = {"shuffled": detector.name, "stages": names, "seed": seed}
     copied: torch.nn.Module = shuffled.module  # type: ignore[attr-defined]
     chosen = {weights for layer in layers for weights in copied.get_submodule(layer).parameters()}
-    generator = torch.Generator().manual_seed(seed)
+    generator = torch.Generator().manual_seed(checks.at_least("seed", seed, 0))
     with torch.no_grad():
         for weights in copied.parameters():
             order = torch.randperm(weights.numel(), generator=generator).to(weights.device)
@@ -83,6 +84,7 @@ def steps(detector: Detector, kind: str) -> dict[str, tuple[str, ...]]:
     of a cascade and the last) or "class" (all stages, and `study_image` asks about another class). A detector
     that names no stages raises `InputError`.
     """
+    checks.instance("detector", detector, Detector, "use load_detector(...)")
     stages = tuple(detector.stages)
     if not stages:
         raise InputError(f"{detector.name} names no stages to randomise: give its class a `stages`")

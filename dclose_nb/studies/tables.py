@@ -67,7 +67,12 @@ PAPER_3 = {"drise": 98.67, "dclose": 70.0}  # seconds an object
 
 LARGEST = 1e15  # far above any number of an evaluation
 
-LATEX = str.maketrans({"%": r"\%", "_": r"\_", "↑": r"$\uparrow$", "↓": r"$\downarrow$"})
+MARKS = str.maketrans("", "", "*`")  # of Markdown, in the sentences of claims
+LATEX = str.maketrans(
+    {mark: f"\\{mark}" for mark in "&%$#_{}"}
+    | {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}"}
+    | {"<": "$<$", ">": "$>$", "↑": r"$\uparrow$", "↓": r"$\downarrow$"}
+)
 
 
 class Table(NamedTuple):
@@ -82,17 +87,21 @@ class Table(NamedTuple):
         lines = [self.columns, ["---"] * len(self.columns), *self.rows]
         return f"**{self.title}**\n\n" + "\n".join(f"| {' | '.join(line)} |" for line in lines) + "\n"
 
+    def _cells(self) -> list[list[str]]:
+        return [[cell.translate(MARKS) for cell in line] for line in [self.columns, *self.rows]]
+
     def csv(self) -> str:
         text = io.StringIO()
-        csv.writer(text, lineterminator="\n").writerows([self.columns, *self.rows])
+        csv.writer(text, lineterminator="\n").writerows(self._cells())
         return text.getvalue()
 
     def latex(self) -> str:
         """A `tabular` with the rules of booktabs."""
-        columns, *rows = (" & ".join(line) + r" \\" for line in [self.columns, *self.rows])
+        escaped = [[cell.translate(LATEX) for cell in line] for line in self._cells()]
+        columns, *rows = (" & ".join(line) + r" \\" for line in escaped)
         begin = rf"\begin{{tabular}}{{l{'r' * (len(self.columns) - 1)}}}"
         lines = [begin, r"\toprule", columns, r"\midrule", *rows, r"\bottomrule", r"\end{tabular}"]
-        return f"% {self.title}\n" + "\n".join(lines).translate(LATEX) + "\n"
+        return f"% {self.title}\n" + "\n".join(lines) + "\n"
 
 
 def _refuse_incomplete(records: Records) -> None:
@@ -270,21 +279,25 @@ def of_claims(claims: Iterable[Claim]) -> Table:
 def write(folder: str | Path, *, without: str | Path | None = None) -> str:
     """Write ``tables.md``, ``tables.tex`` and ``table_1.csv`` to ``table_3.csv`` beside a folder's records.
 
-    `without` is a file as ``data/split.json``, see `inference.design_part`: its images are left out.
-    Gives the Markdown. A table has no row where its methods were not evaluated. An image that has two
-    records counts once, with a warning. A folder without records of an evaluation, or that cannot be
-    written, raises `InputError`.
+    `without` is a file as ``data/split.json``, see `inference.design_part`: its images are left out, and
+    the names end in ``_without``, so that the tables of all images stay. Gives the Markdown. A table has
+    no row where its methods were not evaluated. An image that has two records counts once, with a
+    warning. A folder without records of an evaluation, or that cannot be written, raises `InputError`.
     """
     folder = checks.path(folder)
     records = Records(folder / "records.jsonl")
     _refuse_incomplete(records)
     records.count_once(["image"])
+    end, left_out = "", ""
     if without is not None:
-        records.leave_out("image", inference.design_part("images", without))
-    tables = [ablation(records), by_size(records), cost(records)]
-    markdown = "\n".join([summary(records) + "\n", *(table.markdown() for table in tables)])
-    files = {"tables.md": markdown, "tables.tex": "\n".join(table.latex() for table in tables)}
-    files |= {f"table_{number}.csv": table.csv() for number, table in enumerate(tables, start=1)}
+        designed = inference.design_part("images", without)
+        records.leave_out("image", designed)
+        end, left_out = "_without", f" {len(designed)} images on which methods were designed are left out."
+    tables, told = [ablation(records), by_size(records), cost(records)], summary(records) + left_out
+    markdown = "\n".join([told + "\n", *(table.markdown() for table in tables)])
+    latex = "\n".join([f"% {told}", *(table.latex() for table in tables)])
+    files = {f"tables{end}.md": markdown, f"tables{end}.tex": latex}
+    files |= {f"table_{number}{end}.csv": table.csv() for number, table in enumerate(tables, start=1)}
     with write_errors(folder):
         for name, text in files.items():
             with atomic_write(folder / name) as unfinished:

@@ -276,6 +276,9 @@ def test_an_open_size_must_be_given(tmp_path):
         dc.load_detector(path, **facts)
     detector = dc.load_detector(path, input_size=(32, 40), **facts)
     assert detector.prepare(np.zeros((9, 9, 3), np.uint8)).pixels.shape == (3, 32, 40)
+    path = path.rename(tmp_path / "OPEN.ONNX")
+    detector = dc.load_detector(path, input_size=np.array([32, 40]), **facts)
+    assert detector.input_size == (32, 40) and detector.name == "OPEN"
 
 
 class Bright(torch.nn.Module):

@@ -83,6 +83,16 @@ def test_a_figure_is_made_once_for_its_settings(drawn, photo, tmp_path):
     assert drawn(seed=1, only=[3]) == [3]
 
 
+def test_figure_8_is_drawn_again_when_a_photograph_changes(drawn, lit, tmp_path, monkeypatch):
+    monkeypatch.setenv("DCLOSE_CONDITIONS", str(tmp_path))
+    (tmp_path / "nir").mkdir()
+    for again in ([8], []):
+        Image.fromarray(lit).save(tmp_path / "nir" / "one.png")
+        assert drawn(only=[8]) == again
+    Image.fromarray(lit // 2).save(tmp_path / "nir" / "one.png")
+    assert drawn(only=[8]) == [8]
+
+
 def test_a_figure_that_is_missing_now_leaves_none_of_before(make, tmp_path):
     make(detector="planted", only=[4])
     assert names(tmp_path / "out") == [name.replace("03", "04") for name in ALL]

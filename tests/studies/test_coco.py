@@ -75,7 +75,8 @@ def test_missing_images_are_counted_and_left_out_when_told_to(folder, tmp_path):
         (tmp_path / "val2017" / path.name).symlink_to(path)
     with pytest.raises(dc.InputError, match=r"2 of 6 images .* are missing .* 000000000004\.png for one"):
         read_coco(tmp_path)
-    data = read_coco(tmp_path, missing="skip")
+    with pytest.warns(UserWarning, match=r"2 of 6 images .* are missing .* they are left out"):
+        data = read_coco(tmp_path, missing="skip")
     assert len(data.truths) == 4 and data.missing == ["000000000004.png", "000000000005.png"]
 
 
@@ -140,6 +141,7 @@ def test_a_box_may_end_on_the_edge_and_have_no_area(folder, data, tmp_path):
     assert len(changed.truths[0].boxes) == len(data.truths[0].boxes)
 
 
+@pytest.mark.filterwarnings("ignore:1 of 6 images")
 def test_a_file_name_cannot_leave_the_folder(folder, tmp_path):
     def edit(content):
         content["images"][0]["file_name"] = "../../secret.png"
@@ -186,7 +188,7 @@ def test_outlines_of_every_kind(data):
         {"counts": [-1, 121], "size": [10, 12]},
         {"counts": "52", "size": [1000, 1000]},
         {"size": [10, 12]},
-        [[1, 2, 3]],
+        [[1, 2]],
         [5],
         "outline",
     ],
@@ -194,7 +196,7 @@ def test_outlines_of_every_kind(data):
 )
 def test_a_damaged_outline_is_named(outline):
     truth = Truth(1, "", np.array([[1.0, 2, 5, 6]]), ["a"], [outline])
-    with pytest.raises(dc.InputError, match=r"an outline of an image of \(10, 12\) is damaged: "):
+    with pytest.raises(dc.InputError, match=r"the outline of 'a' in image 1, of \(10, 12\), is damaged: "):
         truth.masks((10, 12))
 
 

@@ -205,6 +205,7 @@ def test_a_record_has_every_method_and_condition_like_those_that_ship(lamps, lit
 
     shipped_records = Records(shipped("results/conditions.jsonl"))
     assert shipped_records.settings["severity"] == conditions.MAPPED_AT
+    assert [one["name"] for one in shipped_records.settings["detectors"]] == ["yolox_nano", "planted"]
     for record in (record for line in shipped_records.lines for record in line["objects"]):
         assert record.keys() == objects[0].keys() and record["left"].keys() == objects[0]["left"].keys()
         for name, by_method in record["maps"].items():
@@ -272,12 +273,15 @@ def test_a_bad_option_is_refused_in_one_line(tmp_path, blind, capsys):
         with pytest.raises(dc.InputError, match=word):
             conditions.study_conditions(tmp_path / "other", detectors=blind, **wrong)
     assert not (tmp_path / "other").exists()
-    conditions.study_conditions(tmp_path, detectors=blind, n_masks=7, limit=1, progress=False)
-    assert conditions.main([str(tmp_path), "--detectors", "planted", "--n-masks", "9"]) == 2
-    expected = (
-        f"conditions: '{tmp_path}/records.jsonl' was made with n_masks 7, not 9: choose another folder\n"
-    )
-    assert capsys.readouterr().err == expected
+    study = partial(conditions.study_conditions, tmp_path, detectors=blind, limit=1, progress=False)
+    study(n_masks=7)
+    with pytest.raises(dc.InputError, match=r"was made with n_masks 7, not 9: choose another folder$"):
+        study(n_masks=9)
+    blind[0].provenance = {"weights_sha256": "of others"}
+    with pytest.raises(dc.InputError, match=r"was made with detectors .*, not .*of others"):
+        study(n_masks=7)
+    assert conditions.main([str(tmp_path), "--detectors", "planted", "--limit", "0"]) == 2
+    assert capsys.readouterr().err == "conditions: limit must be an integer of at least 1, got 0\n"
     assert conditions.main([str(tmp_path), "--detectors", "magic"]) == 2
     assert capsys.readouterr().err.startswith("conditions: detector must be")
 
@@ -286,7 +290,8 @@ def test_photos_of_coco_follow_those_that_ship(tmp_path, blind):
     drawn(tmp_path / "coco", 3)
     (tmp_path / "coco" / "val2017" / f"{1:012d}.png").unlink()
     study = partial(conditions.study_conditions, tmp_path / "out", detectors=blind[:1], progress=False)
-    names = [line["image"] for line in study(coco=tmp_path / "coco").lines]
+    with pytest.warns(UserWarning, match=r"^1 of 3 images .* are missing .* they are left out"):
+        names = [line["image"] for line in study(coco=tmp_path / "coco").lines]
     assert names == [*PHOTOS, "coco 0", "coco 2"]  # those that are there
     drawn(tmp_path / "other", 4)
     with pytest.raises(dc.InputError, match="was made with annotations_sha256"):

@@ -7,6 +7,7 @@ from dataclasses import asdict
 
 import numpy as np
 import pytest
+import torch
 from toys import Lamps, Street
 
 import dclose_nb as dc
@@ -252,6 +253,8 @@ def test_a_class_score_is_the_best_near_the_object(lit, zoom):
     assert errors.class_scores(lamps, lit, far) == (0, 0)
     with pytest.raises(dc.InputError, match="must have a prediction and a ground truth, got missed: b"):
         errors.class_scores(lamps, lit, case._replace(kind="missed", prediction=None))
+    lamps.predict = lambda pixels: dc.Proposals(*(torch.zeros(1, 0, *row) for row in ((4,), (), (2,))))
+    assert errors.class_scores(lamps, lit, case) == (0, 0)  # a network may propose nothing
 
 
 def test_hidden_pixels_can_be_blurred(lit):

@@ -234,6 +234,8 @@ def test_bad_input(street, data, lamps, tmp_path):
     ):
         with pytest.raises(dc.InputError, match=word):
             evaluate(street, data, tmp_path / "out", **(QUICK | options))
+    with pytest.raises(dc.InputError, match="data must be DataSet, got str"):
+        evaluate(street, "ds", tmp_path / "out")
     with pytest.raises(dc.InputError, match="no class in common"):
         evaluate(lamps, data, tmp_path / "out", methods=["dclose"])
     assert not (tmp_path / "out").exists()

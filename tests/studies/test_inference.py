@@ -151,17 +151,33 @@ def test_the_table_of_claims():
     assert "corrected for 1 claims (Holm)" in table.title
 
 
+def test_claims_in_files_have_no_marks_of_markdown():
+    table = tables.of_claims([Claim("*4.3:* `dark5` & a_b ^ {50 %}", SURE)])
+    assert "*4.3:* `dark5` & a_b" in table.markdown() and "**holds**" in table.markdown()
+    assert "4.3: dark5 & a_b ^ {50 %}," in table.csv() and ",holds\n" in table.csv()
+    sentence, *_, verdict = table.latex().splitlines()[5].split(" & ")
+    assert sentence == r"4.3: dark5 \& a\_b \textasciicircum{} \{50 \%\}" and verdict == r"holds \\"
+
+
 def test_claims_that_cannot_be_judged():
     for claim, word in (
         (Claim("a", SURE, "near"), "side must be one of 'above'"),
         (Claim("a", SURE, "within"), "needs a margin above 0"),
         (Claim("a", estimate([[[1, 2]]])), "must be one number"),
-        (Claim("a", SURE, "above", np.nan), "must be a finite number"),
+        (Claim("a", SURE, "above", np.nan), "the bound of 'a' must be finite numbers"),
+        (Claim("a", SURE, unit="%"), "the unit of 'a' must be numbers"),
+        (0.3, "a claim must be Claim, got float"),
+        (Claim("a", 0.3), "evidence must be Estimate, got float"),
     ):
         with pytest.raises(dc.InputError, match=word):
             verdicts([claim])
     with pytest.raises(dc.InputError, match="must be a finite number: leave out those that are not"):
         estimate([[1.0], [np.nan]])
+    for groups in ([1, 2, 3], [[1.0], [[1.0, 2.0]]], [["a"]], [None]):
+        with pytest.raises(dc.InputError, match="a group must be"):
+            estimate(groups)
+    with pytest.raises(dc.InputError, match="groups must be Iterable, got int"):
+        estimate(5)
 
 
 def test_claims_may_come_one_by_one():

@@ -160,7 +160,7 @@ def test_a_killed_process_loses_nothing_that_it_kept(tmp_path):
 def test_only_lines_that_have_the_name_are_left_out(tmp_path):
     records = Records(tmp_path / "records.jsonl", {})
     records.append({"image": 1})
-    for name, values in (("nope", [None]), ("image", [1, "a"]), ("image", ["a", 5])):
+    for name, values in (("nope", [None]), ("image", [1, "a"]), ("image", ["a", 5]), ("image", [[1]])):
         with pytest.raises(dc.InputError, match="which should be left out"):
             records.leave_out(name, values)
     assert records.lines == [{"image": 1}]

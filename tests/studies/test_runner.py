@@ -11,6 +11,7 @@ from functools import partial
 from pathlib import Path
 
 import pytest
+from tqdm.auto import tqdm
 
 import dclose_nb as dc
 from dclose_nb.studies.records import Records
@@ -36,7 +37,8 @@ def die(name, k):
 
 
 def linger(name, k, folder):
-    """Say which process works, and work for long."""
+    """Say which process works, show a bar as studies do, and work for long."""
+    tqdm(disable=True)
     (folder / f"{os.getpid()}.worker").touch()
     time.sleep(60)
 
@@ -72,6 +74,20 @@ def test_only_what_is_left_is_done(tmp_path):
         study(tmp_path / "broken", work=stopped)
     assert answers(study(tmp_path / "broken", work=stopped)) == answers(study(tmp_path / "whole"))
     assert taken == [("a", 1), ("a", 2), ("a", 3), ("a", 3), ("b", 1), ("b", 2), ("b", 3)]
+
+
+def test_what_failed_is_tried_again(tmp_path):
+    def fails(name, k):
+        return {"error": "torn"} if k == 2 else write_down(name, k)
+
+    assert sum("error" in line for line in study(tmp_path, work=fails).lines) == 2
+    assert sum("error" in line for line in study(tmp_path, work=fails).lines) == 2
+    assert (
+        answers(study(tmp_path))
+        == answers(Records(tmp_path / "records.jsonl"))
+        == answers(study(tmp_path / "w"))
+    )
+    assert Records(tmp_path / "records.jsonl").settings == {"made": "here"}
 
 
 def test_an_executor_gives_what_one_process_gives(tmp_path):

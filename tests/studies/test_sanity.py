@@ -103,6 +103,12 @@ def test_steps_of_each_kind():
 def test_what_cannot_be_randomised_is_refused(lamps, wired, tmp_path):
     with pytest.raises(dc.InputError, match="lamps has no parameters"):
         randomise(lamps)
+    with pytest.raises(dc.InputError, match="detector must be Detector, got str"):
+        randomise("x")
+    with pytest.raises(dc.InputError, match="detector must be Detector, got str"):
+        sanity.steps("x", "cascade")
+    with pytest.raises(dc.InputError, match="seed must be an integer"):
+        randomise(wired, seed="a")
     with pytest.raises(dc.InputError, match="stage must be one of 'switch', 'inert', got 'neck'"):
         randomise(wired, ["neck"])
     with pytest.raises(

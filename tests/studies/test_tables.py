@@ -159,10 +159,16 @@ def test_images_of_the_design_are_left_out(records, tmp_path, capsys):
     split.write_text('{"images": [7, 4], "scenes": [0]}')
     path = str(records.path.parent)
     assert main(["tables", path, "--without", str(split)]) == 0
+    printed = capsys.readouterr().out
+    assert "1 objects of 1 images, from 2 marked objects and 3 detections; 3 images done" in printed
+    assert "tables_without.md" in printed
+    folder = records.path.parent
     assert (
-        "1 objects of 1 images, from 2 marked objects and 3 detections; 3 images done"
-        in capsys.readouterr().out
+        not [*folder.glob("tables.*"), *folder.glob("table_1.*")]
+        and (folder / "table_3_without.csv").exists()
     )
+    for name in ("tables_without.md", "tables_without.tex"):
+        assert "2 images on which methods were designed are left out." in (folder / name).read_text()
     assert design_part("scenes", split) == [0] and len(Records(records.path).lines) == 5
     for content, word in (
         ('{"images": [7, 99]}', "has no image 99, which should be left out"),
