@@ -526,10 +526,8 @@ def _draw_image(
 ) -> np.ndarray:
     """Draw an image with boxes, the first on top, and their labels."""
     image, boxes, texts = checks.image(image), float_array("boxes", boxes, (4,)), list(texts)
-    if len(texts) != len(boxes) or not np.isfinite(boxes).all():
-        raise InputError(
-            f"boxes must be finite, and have a label each: {len(boxes)} boxes, {len(texts)} labels"
-        )
+    if len(texts) != len(boxes):
+        raise InputError(f"boxes must have a label each: {len(boxes)} boxes, {len(texts)} labels")
     (panel,) = axes = _panels(ax, 1, image.shape)
     panel.imshow(fit(image), extent=_frame(image))
     for box, colour in reversed(list(zip(boxes, colours))):
