@@ -65,7 +65,7 @@ def ebpg(saliency: np.ndarray, box: Any) -> float:
         In [0, 1]; 0 for a map that is 0 everywhere.
     """
     energy = _map(saliency).clip(0)
-    inside, total = energy[_window(box, energy.shape)].sum(), energy.sum()
+    inside, total = energy[window(box, energy.shape)].sum(), energy.sum()
     return float(inside / total) if total > 0 else 0.0
 
 
@@ -76,7 +76,7 @@ def pointing_game(saliency: np.ndarray, box: Any) -> float:
     """
     values = _map(saliency)
     highest = values == values.max()
-    return float(highest[_window(box, values.shape)].sum() / highest.sum())
+    return float(highest[window(box, values.shape)].sum() / highest.sum())
 
 
 def leakage(saliency: np.ndarray, own: np.ndarray, other: np.ndarray) -> float:
@@ -152,8 +152,11 @@ def _map(saliency: Any) -> np.ndarray:
     return np.ldexp(values, -int(np.frexp(np.abs(values).max())[1]))
 
 
-def _window(box: Any, shape: tuple[int, ...]) -> tuple[slice, slice]:
-    """Rows and columns of a box: its edges are rounded, unless no pixel is left between them."""
+def window(box: Any, shape: tuple[int, ...]) -> tuple[slice, slice]:
+    """Rows and columns of a box (x1, y1, x2, y2) in a map of `shape` (H, W).
+
+    Its edges are rounded, unless no pixel is left between them. A box outside the map raises `InputError`.
+    """
     edges = checks.numbers("a box x1, y1, x2, y2", box, (4,)).reshape(2, 2)
     rounded, touched = np.round(edges), np.stack([np.floor(edges[0]), np.ceil(edges[1])])
     edges = np.where(rounded[0] == rounded[1], touched, rounded)

@@ -251,8 +251,9 @@ def _switch(name: str, legend: str, choices: Iterable[tuple[Any, str]]) -> str:
 
 def fills(explanation: Explanation) -> bool:
     """Whether the box of one detection holds nearly the whole image: then any map has an EBPG near 1."""
-    flat = np.ones(explanation.image.shape[:2], np.float32)
-    return metrics.ebpg(flat, explanation.detections.boxes[0]) > 0.95
+    height, width = explanation.image.shape[:2]
+    rows, columns = metrics.window(explanation.detections.boxes[0], (height, width))
+    return len(range(height)[rows]) * len(range(width)[columns]) > 0.95 * height * width
 
 
 def _scores(explanation: Explanation) -> str:

@@ -56,8 +56,8 @@ def planned_runs(
 
     `changes` are keys of `CHANGES`. Their runs have the smallest budget and the last seed, since they are
     compared with the first seed's map of the unchanged "dclose {}". Runs that are named "shuffled" have the
-    two smallest budgets. They ask the detector with its weights shuffled: what their seeds agree on was not
-    learned, but comes from the superpixels, say.
+    two smallest budgets. They ask the detector with its weights shuffled. So their seeds can agree only on
+    what was not learned, for example on the superpixels.
     """
 
     def run(method: str, budgets: Sequence[int], seeds: Sequence[int], **options: Any) -> Record:
@@ -102,8 +102,7 @@ def study_image(
     for record, own in zip(objects, truths):
         record["methods"]["flat"] = {"leakage": leakage(flat, own)}
     unchanged: dict[int, np.ndarray] = {}  # maps (n, H, W) of each budget
-    corners = targets.boxes.round().astype(int).clip(0)
-    inside = [(slice(y1, y2), slice(x1, x2)) for x1, y1, x2, y2 in corners]
+    inside = [metrics.window(box, image.shape[:2]) for box in targets.boxes]
     for name, run in runs.items():
         asked = randomise(detector) if run.get("shuffled") else detector
         by_seed = [_by_budget(asked, image, canvas, targets, run, seed) for seed in run["seeds"]]
