@@ -194,11 +194,14 @@ class Explanation:
                 raise InputError("its two files do not belong together")
             found = Detections(*(arrays.pop(one.name) for one in fields(Detections)))
             record: dict[str, Any] = dict.fromkeys(("levels", "density", "error")) | arrays
-            n, h, w = wanted = len(found), *arrays["image"].shape[:2]
-            layers, _, *frame = arrays["levels"].shape if "levels" in arrays else tuple("Lnhw")
-            shapes = {"image": (h, w, 3), "levels": ("L", n, "h", "w"), "density": (layers, *frame)}
+            n, (height, width) = len(found), arrays["image"].shape[:2]
+            shapes: dict[str, tuple[int | str, ...]] = {"image": (height, width, 3)}
+            shapes |= dict.fromkeys(("saliency", "error"), (n, height, width))
+            shapes |= {"levels": ("L", n, "h", "w"), "density": ("L", "h", "w")}
+            if "levels" in arrays:  # a density map for each level, of its size
+                shapes["density"] = (len(arrays["levels"]), *arrays["levels"].shape[2:])
             for name, array in arrays.items():
-                checks.numbers(name, array, shapes.get(name, wanted), dtype=array.dtype)
+                checks.numbers(name, array, shapes[name], dtype=array.dtype)
             record |= {name: manifest[name] for name in _HOW}
             record["params"] = {name: checks.plain(value) for name, value in manifest["params"].items()}
             if record["method"] in METHODS:

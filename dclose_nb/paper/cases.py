@@ -138,7 +138,7 @@ def from_coco(detector: Detector, folder: str | Path, *, limit: int = LIMIT) -> 
     return PictureSource(f"the {len(pictures)} pictures of COCO", detector, pictures, identity, data.centres)
 
 
-def from_photos(detector: Detector, photos: Sequence[str | Path]) -> PictureSource:
+def from_photos(detector: Detector, photos: Sequence[str]) -> PictureSource:
     """Photos by name or path, see `images.load_photo`, in which nobody has marked anything."""
     pictures = [Picture(Path(name).name, partial(load_photo, name)) for name in dict.fromkeys(photos)]
     identity = [hashlib.sha256(picture.load().tobytes()).hexdigest() for picture in pictures]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import sys
 import time
@@ -136,7 +137,7 @@ def _settings(inputs: FigureInputs, number: int) -> Record:
     }
     if number == 8:
         settings["photographs"] = {
-            name: [[file.name for file in files], cases.from_photos(detector, files).identity]
+            name: [(file.name, hashlib.sha256(file.read_bytes()).hexdigest()) for file in files]
             for name, files in photographs().items()
         }
     return json.loads(json.dumps(settings, default=str))

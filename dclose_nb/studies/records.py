@@ -70,7 +70,7 @@ class Records:
         if len(kept) < len(self.lines):
             text = "\n".join(map(json.dumps, [{"settings": self.settings}, *kept]))
             with self._write_errors(), atomic_write(self.path) as unfinished:
-                self._write(text, "w", unfinished)
+                _write(unfinished, text, "w")
             self.lines = kept
 
     def count_once(self, names: Sequence[str]) -> None:
@@ -98,14 +98,10 @@ class Records:
             raise InputError(f"{str(self.path)!r} has no {name} {some}, which should be left out")
         self.lines = [line for line in self.lines if line.get(name) not in values]
 
-    def _write(self, line: str, mode: str, path: Path | None = None) -> None:
-        path = path or self.path
+    def _write(self, line: str, mode: str) -> None:
         with self._write_errors():
-            path.parent.mkdir(parents=True, exist_ok=True)
-            with path.open(mode, encoding="utf-8") as file:
-                file.write(line + "\n")
-                file.flush()
-                os.fsync(file.fileno())
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            _write(self.path, line, mode)
 
     def _cut_off(self, rest: bytes) -> None:
         """Move the end of the file to the file for such ends."""
@@ -154,3 +150,11 @@ class Records:
         names = sorted(name for name in found | wanted if found.get(name) != wanted.get(name))
         other = ", ".join(f"{name} {found.get(name)!r}, not {wanted.get(name)!r}" for name in names)
         raise InputError(f"{str(self.path)!r} was made with {other}: choose another folder")
+
+
+def _write(path: Path, text: str, mode: str) -> None:
+    """Write text and a line's end, and wait until they are on the disk."""
+    with path.open(mode, encoding="utf-8") as file:
+        file.write(text + "\n")
+        file.flush()
+        os.fsync(file.fileno())
