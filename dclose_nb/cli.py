@@ -103,7 +103,7 @@ def _parser() -> argparse.ArgumentParser:
         parents=[shared, counted],
         help="score methods on a data set in COCO format",
         description="Score methods on a data set. The same command goes on with a run that was stopped, and "
-        "tries images again that could not be read.",
+        "tries again the images that could not be read.",
     )
     add("--coco", metavar="DIR", required=True, help="holds val2017/ and annotations/")
     add(
@@ -135,8 +135,8 @@ def _parser() -> argparse.ArgumentParser:
     add(
         "--without",
         metavar="FILE",
-        help="leave out images on which methods were designed, as in data/split.json; tables_without.md and "
-        "so on leave the tables of all images as they are",
+        help="leave out images on which methods were designed, as in data/split.json; these tables "
+        "are called tables_without.md and so on, and those of all images stay",
     )
 
     add = command(

@@ -45,7 +45,7 @@ LUMINANCE = np.array([0.2126, 0.7152, 0.0722])  # of red, green and blue (ITU-R 
 
 METHODS = ("dclose", "drise")
 SEVERITIES = (0.25, 0.5, 0.75, 1.0)
-MAPPED = ("low_light", "red_light", "night", "fog", "false_colour")  # four of Fig. 8, and this
+MAPPED = ("low_light", "red_light", "night", "fog", "false_colour")  # the last is not in Fig. 8
 MAPPED_AT = 0.75  # severity of the images that are explained
 SEEDS = (1, 2)  # of the masks; each object gets a map from each
 STEPS = 20  # of deletion and insertion, a tenth of the paper's
