@@ -249,14 +249,14 @@ def explain(
     method : str
         A name in `dclose_nb.methods.METHODS`.
     n_masks : int or "auto", optional
-        Number of masked images; by default the method's own: 4000 for ``dclose`` and ``mfpp``, 400 for
-        ``contrast``, 5000 for ``drise``, 1000 for ``sodex``. ``gradcam`` masks nothing and takes none.
-        "auto" is the method's own number with ``tolerance=0.1``.
+        Number of masked images; by default the method's own: 4000 for ``dclose`` and ``mfpp``, 200 for
+        ``regression``, 400 for ``contrast``, 5000 for ``drise``, 1000 for ``sodex``. ``gradcam`` masks
+        nothing and takes none. "auto" is the method's own number with ``tolerance=0.1``.
     seed : int
         The same seed gives the same masks to the bit, whatever the batch size.
     tolerance : float, optional
         In (0, 1). Sampling stops as soon as the `relative_error` of every map, estimated from two halves
-        of the masks, is no larger. ``sodex`` and ``gradcam`` take none.
+        of the masks, is no larger. ``gradcam`` takes none.
     batch_size : int, optional
         Masked images in one forward pass; chosen by default.
     watch : callable, optional
@@ -296,7 +296,7 @@ def explain(
     sampled = isinstance(chosen, Method)
     seed, batch_size = checks.at_least("seed", seed, 0), batch_size_for(detector, batch_size)
     if tolerance is not None:
-        if not sampled or not chosen.has_halves:
+        if not sampled:
             known = ", ".join(options_of(method))
             raise InputError(f"method {method!r} has no option 'tolerance'; it has: {known}")
         tolerance = checks.probability("tolerance", tolerance)

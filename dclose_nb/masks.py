@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -65,9 +66,17 @@ class MaskSampler:
     def masks(self, start: int, stop: int) -> torch.Tensor:
         """Masks `start` to `stop - 1` as a (stop - start, h, w) float32 tensor in [0, 1]."""
         start, stop = checks.at_least("start", start, 0), checks.at_least("stop", stop, int(start))
-        out = torch.empty(stop - start, *self.shape, device=self.cells.device)
-        for mask, number in zip(out, range(start, stop)):
-            self._cut(self._pattern(number), self._offset(number), mask)
+        return self._masks(range(start, stop), 1)
+
+    def coarse_masks(self, numbers: Iterable[int], step: int) -> torch.Tensor:
+        """Every `step`-th row and column, from the first, of the masks with these numbers."""
+        return self._masks(list(numbers), checks.at_least("step", step, 1))
+
+    def _masks(self, numbers: Sequence[int], step: int) -> torch.Tensor:
+        shape = (len(range(0, side, step)) for side in self.shape)
+        out = torch.empty(len(numbers), *shape, device=self.cells.device)
+        for mask, number in zip(out, numbers):
+            self._cut(self._pattern(number), self._offset(number), step, mask)
         return out
 
     @cached_property
@@ -91,10 +100,10 @@ class MaskSampler:
         y, x = rng.integers(0, self.max_offset, endpoint=True)
         return int(y), int(x)
 
-    def _cut(self, kept: torch.Tensor, offset: tuple[int, int], out: torch.Tensor) -> None:
-        """Write the window at `offset` of the enlarged pattern to `out`."""
+    def _cut(self, kept: torch.Tensor, offset: tuple[int, int], step: int, out: torch.Tensor) -> None:
+        """Write every `step`-th pixel of the window at `offset` of the enlarged pattern to `out`."""
         (y0, y1, fy), (x0, x1, fx) = (
-            [tap[start : start + length] for tap in taps]
+            [tap[start : start + length : step] for tap in taps]
             for taps, start, length in zip(self._taps, offset, self.shape)
         )
         top, left = int(y0[0]), int(x0[0])

@@ -37,6 +37,7 @@ class Level(NamedTuple):
     weighted_sum: np.ndarray  # (n, h, w) float64, the sum in Eq. 7
     density: np.ndarray  # (h, w) float64, P_k of Eq. 3
     weights: np.ndarray  # (N, n) float32, w_i of Eq. 6
+    numbers: np.ndarray  # (N,) int, the sampler's numbers of these masks
 
     @property
     def saliency(self) -> np.ndarray:
@@ -67,7 +68,8 @@ def plain_loop(detector: Detector, canvas: Canvas, targets: Detections, plan: Pl
             weighted_sum += weight[:, None, None] * mask  # step 5: the sum in Eq. 7
             density += mask  # step 5: Eq. 3
             weights[i] = weight
-        levels.append(Level(sampler, weighted_sum.numpy(), density.numpy(), weights.numpy()))
+        sums = weighted_sum.numpy(), density.numpy()
+        levels.append(Level(sampler, *sums, weights.numpy(), np.arange(count)))
     return levels  # step 6, the division of Eq. 7, is `Level.saliency`
 
 
@@ -161,10 +163,12 @@ class Sampling:
         levels = []
         for k, (sampler, maps) in enumerate(zip(self.plan.samplers, sums)):
             seen = torch.cat([self._probs.new_zeros(0, len(self._boxes)), *self._weights[k]])  # (N, n)
+            numbers = torch.arange(len(seen), device=seen.device)
             if half is not None:
-                seen = seen[self._half_of(sampler, 0, len(seen)) == half]
+                numbers = numbers[self._half_of(sampler, 0, len(seen)) == half]
             maps = maps.unflatten(1, self.canvas.content[2:]).cpu().numpy()  # (n + 1, h, w)
-            levels.append(Level(sampler, maps[:-1], maps[-1], seen.cpu().numpy()))
+            weights = seen[numbers].cpu().numpy()
+            levels.append(Level(sampler, maps[:-1], maps[-1], weights, numbers.cpu().numpy()))
         return levels
 
     def _half_of(self, sampler: MaskSampler, start: int, stop: int) -> torch.Tensor:

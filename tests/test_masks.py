@@ -50,6 +50,13 @@ def test_a_mask_is_a_crop_of_the_enlarged_mask(r):
         assert torch.allclose(mask, expected, atol=1e-5)
 
 
+@pytest.mark.parametrize("step", [1, 2, 5, 40])
+def test_coarse_masks_are_every_so_many_pixels(step):
+    for sampler in (superpixel_masks(LABELS), grid_masks((23, 31), grid=(4, 4))):
+        expected = sampler.masks(0, 9)[[7, 2, 2]][:, ::step, ::step]
+        assert torch.equal(sampler.coarse_masks([7, 2, 2], step), expected)
+
+
 def test_without_an_offset_masks_keep_the_superpixels_edges():
     sampler = superpixel_masks(LABELS, r=0)
     assert torch.equal(sampler.masks(3, 4)[0], sampler.pattern(3))

@@ -16,11 +16,13 @@ from .drise import Drise
 from .gradcam import GradCam
 from .method import Maps, Method
 from .mfpp import Mfpp
+from .regression import Regression
 from .sodex import Sodex
 
 METHODS: dict[str, type[Any]] = {
     "dclose": Dclose,
     "contrast": Contrast,
+    "regression": Regression,
     "drise": Drise,
     "mfpp": Mfpp,
     "gradcam": GradCam,

@@ -15,6 +15,11 @@ from .method import Maps
 LEAK = 0.05  # share of a negative contrast that stays, so that harmful pixels still rank last
 
 
+def leak(maps: np.ndarray) -> np.ndarray:
+    """Maps whose negative values are cut to a twentieth."""
+    return np.where(maps < 0, LEAK * maps, maps)
+
+
 @dataclass(frozen=True)
 class Contrast(Pyramid):
     """Our own method: what keeping a pixel adds. It differs from `Dclose` in four ways.
@@ -36,7 +41,7 @@ class Contrast(Pyramid):
         See `Pyramid`.
     """
 
-    cascade_order = slice(None)
+    cascade_order: ClassVar[slice | None] = slice(None)
     least: ClassVar[int] = 2  # a mask that keeps a pixel and one that hides it
 
     n_masks: int = 400
@@ -52,6 +57,6 @@ class Contrast(Pyramid):
         contrasts = np.stack([level.contrast for level in levels])  # (L, n, h, w)
         coarsest_first = np.cumsum(contrasts[::-1], axis=0)
         means = coarsest_first[::-1] / np.arange(len(levels), 0, -1)[:, None, None, None]
-        fused = np.where(means < 0, LEAK * means, means).astype(np.float32)
+        fused = leak(means).astype(np.float32)
         density = np.stack([level.density.astype(np.float32) for level in levels])  # (L, h, w)
         return Maps(cascade(fused), fused, density)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import ClassVar, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
@@ -22,8 +22,6 @@ class Maps(NamedTuple):
 class Method(ABC):
     """A sampling method: a frozen dataclass of its options, which `__post_init__` checks."""
 
-    has_halves: ClassVar[bool] = True  # whether half of its masks can be combined alone, for a tolerance
-
     @property
     def cascade_order(self) -> slice | None:
         """Order in which levels, finest first, enter the cascade. None where there is no cascade."""
@@ -35,4 +33,4 @@ class Method(ABC):
 
     @abstractmethod
     def combine(self, levels: list[Level]) -> Maps:
-        """Maps from the sums over the masks of the plan's levels, or over the first of these masks."""
+        """Maps from the sums over the masks of the plan's levels, or over some of these masks."""

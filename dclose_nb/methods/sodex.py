@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
 
 import numpy as np
 import torch
@@ -35,8 +34,6 @@ class Sodex(Method):
         Probability that a superpixel is kept, in (0, 1).
     """
 
-    has_halves: ClassVar[bool] = False  # it must know the mask of each weight
-
     n_masks: int = 1000
     segments: int = 100
     p: float = 0.5
@@ -54,13 +51,12 @@ class Sodex(Method):
 
     def combine(self, levels: list[Level]) -> Maps:
         (level,) = levels
-        n, targets = level.weights.shape
         cells = level.sampler.cells.cpu().numpy()
-        if not n:
-            return Maps(np.zeros((targets, *cells.shape), dtype=np.float32))
+        if not len(level.weights):
+            return Maps(np.zeros((level.weights.shape[1], *cells.shape), dtype=np.float32))
         # which superpixels each mask kept, (N, S); with r = 0 a mask is its pattern
         _, first, column = np.unique(cells, return_index=True, return_inverse=True)
-        kept = np.stack([level.sampler.pattern(i).cpu().numpy().ravel()[first] for i in range(n)])
+        kept = np.stack([level.sampler.pattern(i).cpu().numpy().ravel()[first] for i in level.numbers])
         distance = 1 - np.sqrt(kept.mean(axis=1))  # cosine distance from all ones
         near = lime_kernel(torch.from_numpy(distance)).numpy()
         model = Ridge(alpha=1).fit(kept, level.weights, sample_weight=near)

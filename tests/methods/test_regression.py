@@ -1,0 +1,143 @@
+"""Regression of the weights on the masks, against another way to compute it and against known effects."""
+
+import numpy as np
+import pytest
+from sklearn.linear_model import Ridge
+
+import dclose_nb as dc
+from dclose_nb.fusion import cascade, min_max
+from dclose_nb.masks import grid_masks
+from dclose_nb.methods import make
+from dclose_nb.methods.regression import NOISE, SCALES, Regression, effects
+from dclose_nb.sampling import Level
+
+
+def level_of(masks, weights, sampler):
+    """A level of masks (N, h, w) whose weights (N, n) are given."""
+    weights = np.asarray(weights, dtype=np.float32)
+    return Level(sampler, np.tensordot(weights.T, masks, 1), masks.sum(0), weights, np.arange(len(masks)))
+
+
+def sampled(shape, n_masks, weigh, **options):
+    """A level whose weights `weigh` computes from the masks (N, h, w)."""
+    sampler = grid_masks(shape, **options)
+    masks = sampler.masks(0, n_masks).double().numpy()
+    return level_of(masks, weigh(masks), sampler)
+
+
+def kernels(height, width, step):
+    """K_s (pixels, pixels) of each scale between the points of the grid, pair by pair."""
+    at = [(y / height, x / width) for y in range(0, height, step) for x in range(0, width, step)]
+    squares = [[(y - v) ** 2 + (x - u) ** 2 for v, u in at] for y, x in at]
+    return [np.exp(-np.array(squares) / (2 * scale**2)) for scale in SCALES]
+
+
+@pytest.mark.parametrize(("shape", "step"), [((9, 11), 1), ((26, 100), 2)])
+def test_the_effects_are_a_ridge_regression_on_the_kernels_features(shape, step):
+    """scikit-learn solves the primal problem: one coefficient for each feature of each kernel."""
+    rng = np.random.default_rng(0)
+    level = sampled(shape, 25, lambda masks: rng.random((len(masks), 2)), grid=(3, 4))
+    masks = level.sampler.masks(0, 25).double().numpy()[:, ::step, ::step]
+    kept = (masks - masks.mean(0)).reshape(25, -1)
+    roots = []
+    for kernel in kernels(*shape, step):
+        values, vectors = np.linalg.eigh(kernel)
+        root = vectors * np.sqrt(values.clip(0))  # root root' = kernel
+        explained = ((kept @ root) ** 2).sum() / 25  # mean variance of a weight
+        roots.append(root * np.sqrt((1 - NOISE) / 4 / explained))
+    features = np.hstack([kept @ root for root in roots])
+    model = Ridge(alpha=NOISE, fit_intercept=False).fit(features, level.weights - level.weights.mean(0))
+    found = effects([level])[:, :, ::step, ::step]
+    for part, root, coefficients in zip(found, roots, np.split(model.coef_, 4, axis=1)):
+        expected = (coefficients @ root.T).reshape(part.shape)
+        assert np.allclose(part, expected, atol=1e-5 * np.abs(found).max())
+
+
+def test_another_pixels_effect_is_not_charged_to_a_pixel():
+    """One large and one small effect: averaging drowns the small one in what the large one adds."""
+    truth = np.zeros((24, 24))
+    truth[4:9, 4:9], truth[14:19, 14:19] = 1 / 25, 0.3 / 25
+    outside = truth == 0
+    lead = []
+    for seed in range(10):
+        level = sampled(
+            truth.shape, 100, lambda masks: (masks * truth).sum((1, 2))[:, None], grid=(6, 6), seed=seed
+        )
+        of_pixels = effects([level]).sum(0)[0]
+        lead.append(
+            [
+                (values[14:19, 14:19].mean() - values[outside].mean()) / values[outside].std()
+                for values in (of_pixels, level.contrast[0])
+            ]
+        )
+    regressed, averaged = np.mean(lead, axis=0)
+    assert regressed > averaged + 0.5
+
+
+def test_the_map_is_the_product_of_both_estimates(lamps, lit):
+    targets = lamps.detect(lit)
+    found = dc.explain(lamps, lit, targets, method="regression", n_masks=30, segments=(4, 8), progress=False)
+    contrast = dc.explain(lamps, lit, targets, method="contrast", n_masks=30, segments=(4, 8), progress=False)
+    # the coarsest level of contrast is no average: it shows that both have the same masks
+    coarsest = found.levels[-1]
+    assert np.allclose(np.where(coarsest < 0, coarsest / 20, coarsest), contrast.levels[-1], atol=1e-6)
+    method = make("regression", n_masks=30, segments=(4, 8))
+    canvas = lamps.prepare(lit)
+    levels = dc.sampling.sample(lamps, canvas, targets, method.plan(canvas, 0), progress=False)
+    parts, mean = effects(levels), found.levels.mean(0)
+    parts[parts < 0] /= 20
+    mean[mean < 0] /= 20
+    expected = cascade(parts) * min_max(mean)
+    assert np.allclose(found.saliency, canvas.maps_to_image(expected.astype(np.float32)), atol=1e-5)
+
+
+def test_all_targets_are_solved_together(lamps, lit):
+    """A target's map does not depend on the others, and 200 targets need one system."""
+    boxes = np.tile(lamps.detect(lit).boxes, (100, 1))
+    labels = [lamps.class_names[0], lamps.class_names[1]] * 100
+    options = {"method": "regression", "n_masks": 40, "segments": (4, 8), "progress": False}
+    many = dc.explain(lamps, lit, dc.Targets(boxes, labels), **options).saliency
+    two = dc.explain(lamps, lit, dc.Targets(boxes[:2], labels[:2]), **options).saliency
+    assert np.allclose(many, np.tile(two, (100, 1, 1)), atol=1e-5)
+
+
+@pytest.mark.parametrize("shape", [(12, 20), (1, 1), (1, 90)])
+def test_weights_that_are_all_equal_give_an_empty_map(shape):
+    level = sampled(shape, 13, lambda masks: np.tile([0, 0.1, 0.3, 0.7], (len(masks), 1)), grid=(2, 2))
+    maps = Regression(n_masks=13, segments=(4,)).combine([level])
+    assert maps.saliency.shape == (4, *shape) and not maps.saliency.any()
+
+
+def test_masks_that_are_all_the_same_give_an_empty_map():
+    sampler = grid_masks((8, 8), grid=(2, 2))
+    mask = sampler.masks(3, 4).double().numpy()
+    same = level_of(mask.repeat(5, 0), np.random.default_rng(0).random((5, 1)), sampler)
+    assert not effects([same._replace(numbers=np.full(5, 3))]).any()
+
+
+@pytest.mark.parametrize(("n_masks", "why"), [
+    (9, "at least two for each of 5 levels, got 9"),
+    (10_001, "at most 10000 for regression, got 10001"),
+])  # fmt: skip
+def test_too_few_or_too_many_masks(n_masks, why):
+    with pytest.raises(dc.InputError, match=why):
+        make("regression", n_masks=n_masks)
+
+
+def test_a_half_knows_its_masks(lamps, lit):
+    """The maps of two halves differ, and each is that of its own masks."""
+    targets, canvas = lamps.detect(lit), lamps.prepare(lit)
+    method = make("regression", n_masks=40, segments=(4, 8))
+    sampling = dc.sampling.Sampling(
+        lamps, canvas, targets, method.plan(canvas, 0), halves=2, progress=False, batch_size=3
+    )
+    for _ in sampling:
+        pass
+    whole, halves = sampling.levels(), [sampling.levels(half) for half in (0, 1)]
+    for k, level in enumerate(whole):
+        for half in (0, 1):
+            part = halves[half][k]
+            assert (part.numbers % 2 == half).all()
+            assert np.array_equal(part.weights, level.weights[part.numbers])
+            masks = level.sampler.masks(0, len(level.weights)).double().numpy()[part.numbers]
+            assert np.allclose(part.density, masks.sum(0))
