@@ -36,7 +36,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="dclose-nb",
         description="Explain what an object detector saw.",
-        epilog="Example: dclose-nb explain photo.jpg --method contrast --out maps/",
+        epilog="Example: dclose-nb explain photo.jpg --method regression --out maps/",
     )
     parser.add_argument("--version", action="version", version=f"%(prog)s {dc.__version__}")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
@@ -51,7 +51,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     add("--device", metavar="D", help="cpu, cuda or cuda:1; default: the first GPU, else the CPU")
     add("--seed", type=int, default=0, metavar="S", help="seed of the masks; default: %(default)s")
-    masks = "masked images for a map; default: each method's own, 4000 for dclose and 400 for contrast"
+    masks = "masked images for a map; default: each method's own, 4000 for dclose and 200 for regression"
     counted = argparse.ArgumentParser(add_help=False)  # for commands whose records need one number
     counted.add_argument("--n-masks", type=int, metavar="N", help=masks)
 
@@ -65,7 +65,7 @@ def _parser() -> argparse.ArgumentParser:
     add = command(
         "explain",
         _explain,
-        "photo.jpg --method contrast --out maps/",
+        "photo.jpg --method regression --out maps/",
         parents=[shared],
         help="explain the detections in a photo",
         description="Write an overlay for each detection, a sheet and a page with all of them, the maps and "
@@ -76,8 +76,8 @@ def _parser() -> argparse.ArgumentParser:
     add(
         "--method",
         default="dclose",
-        help="dclose, the paper's (default); contrast, the fast one: a tenth of the masks; drise, mfpp, "
-        "gradcam or sodex",
+        help="dclose, the paper's (default); regression, the fast one: a twentieth of the masks; contrast, "
+        "drise, mfpp, gradcam or sodex",
     )
     add(
         "--score", type=float, default=0.25, metavar="P", help="lowest score, of [0, 1]; default: %(default)s"
@@ -109,8 +109,8 @@ def _parser() -> argparse.ArgumentParser:
     add(
         "--methods",
         default="dclose,drise,gradcam",
-        help="of dclose, contrast, drise, mfpp, gradcam, sodex, segments+density, segments+fusion; "
-        "default: the paper's, %(default)s",
+        help="of dclose, contrast, regression, drise, mfpp, gradcam, sodex, segments+density, "
+        "segments+fusion; default: the paper's, %(default)s",
     )
     add("--steps", type=int, default=205, metavar="N", help="of deletion and insertion; default: %(default)s")
     add(

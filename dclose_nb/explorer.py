@@ -36,7 +36,7 @@ from .images import decode, load_photo
 from .masks import SEGMENTS
 from .methods import METHODS, Method, make
 
-METHOD = "contrast"  # that is shown first: a map in seconds
+METHOD = "regression"  # that is shown first: a map in seconds
 LABELS = {"dclose": "dclose (the paper's)"}  # of methods, where it is not the name
 PICTURE = 900  # pixels of a drawn picture's longer side
 SHARE = 45  # percent of the window's height that a picture takes at most

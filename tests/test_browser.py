@@ -272,7 +272,7 @@ def test_two_clicks_in_a_row_show_the_second(page):
     click(page, 0)
     masks(page, 60)
     click(page, 1)
-    says(page, f"{boxes.nth(1).inner_text()}, contrast: done: 60 masks")
+    says(page, f"{boxes.nth(1).inner_text()}, regression: done: 60 masks")
 
 
 def test_a_click_beside_every_box_says_so(page):

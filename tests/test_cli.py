@@ -291,7 +291,7 @@ def test_help_names_the_fast_method_and_the_defaults(capsys):
     with pytest.raises(SystemExit):
         main(["explain", "--help"])
     printed = " ".join(capsys.readouterr().out.split())
-    for words in ("dclose, the paper's (default); contrast, the fast one", "seed of the masks; default: 0"):
+    for words in ("dclose, the paper's (default); regression, the fast one", "seed of the masks; default: 0"):
         assert words in printed
 
 

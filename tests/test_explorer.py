@@ -70,7 +70,7 @@ def test_a_click_on_a_box_gives_what_explain_gives(explorer, detector):
     explorer.boxes[1].click()
     got = explorer.wait().explanation
     target = explorer.detections[1]
-    expected = dc.explain(detector, DRAWN.image, target, method="contrast", n_masks=40, progress=False)
+    expected = dc.explain(detector, DRAWN.image, target, method="regression", n_masks=40, progress=False)
     assert np.array_equal(got.saliency, expected.saliency)
     assert got.params == expected.params and got.seed == expected.seed
     assert explorer.list.value == 1
@@ -102,7 +102,7 @@ def test_a_click_outside_any_box_says_so(explorer):
 def test_it_starts_with_the_fast_method_and_offers_each_method_s_own_number_of_masks(detector):
     explorer = Explorer(detector, DRAWN.image)
     method, masks = explorer.options["method"], explorer.options["n_masks"]
-    assert (method.value, masks.value, masks.placeholder) == ("contrast", "", "400")
+    assert (method.value, masks.value, masks.placeholder) == ("regression", "", "200")
     assert ("dclose (the paper's)", "dclose") in method.options
     method.value = "dclose"
     assert masks.placeholder == "4000"
@@ -115,9 +115,9 @@ def test_it_starts_with_the_fast_method_and_offers_each_method_s_own_number_of_m
 def test_a_method_never_changes_a_number_that_was_typed_even_its_predecessor_s_own(explorer):
     masks = explorer.options["n_masks"]
     explorer.boxes[0].click()
-    for typed in ("400", "60"):
+    for typed in ("200", "60"):
         masks.value = typed
-        for method in ("drise", "contrast"):
+        for method in ("drise", "regression"):
             explorer.options["method"].value = method
             assert masks.value == typed and explorer.wait().explanation.n_forward == int(typed)
 
@@ -131,15 +131,15 @@ def test_two_methods_take_a_number_of_masks_each_unless_one_was_typed(explorer, 
 
     monkeypatch.setattr("dclose_nb.explorer.explain", quick)
     explorer.options["n_masks"].value, explorer.options["beside"].value = "", "drise"
-    assert explorer.options["n_masks"].placeholder == "400 and 5000"
+    assert explorer.options["n_masks"].placeholder == "200 and 5000"
     explorer.boxes[0].click()
     explorer.wait()
-    assert asked == [400, 5000] and "n_masks" not in explorer.code.value
+    assert asked == [200, 5000] and "n_masks" not in explorer.code.value
     explorer.options["n_masks"].value = "30"
     explorer.wait()
     assert asked[2:] == [30, 30] and explorer.code.value.count("n_masks=30") == 2
     words = [panel.caption.value.partition(": ")[0] for panel in explorer.panels]
-    assert words == ["<b>contrast</b>, 20 masks", "<b>drise</b>, 20 masks"]
+    assert words == ["<b>regression</b>, 20 masks", "<b>drise</b>, 20 masks"]
 
 
 @pytest.mark.parametrize("typed", ["many", "0", "1e3", "-5", "100001", pytest.param("9" * 5000, id="long")])
@@ -227,7 +227,7 @@ def test_two_methods_side_by_side_with_their_numbers(explorer, detector):
     explorer.boxes[0].click()
     explorer.wait()
     assert [panel.caption.value.partition(",")[0] for panel in explorer.panels] == [
-        "<b>contrast</b>",
+        "<b>regression</b>",
         "<b>drise</b>",
     ]
     target, saliency = explorer.detections[0], explorer.explanation.saliency[0]
@@ -309,7 +309,7 @@ def test_opacity_and_threshold_redraw_without_a_new_run(explorer):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("method", ["dclose", "contrast", "mfpp"])
+@pytest.mark.parametrize("method", ["dclose", "contrast", "regression", "mfpp"])
 def test_every_step_opens_for_every_method_that_has_levels(explorer, method):
     explorer.options["method"].value = method
     explorer.boxes[0].click()
@@ -317,9 +317,9 @@ def test_every_step_opens_for_every_method_that_has_levels(explorer, method):
     for step in STEPS:
         explorer.steps.value = step
         explorer.wait()
-        if (method, step) == ("mfpp", "cascade"):
+        if method in ("regression", "mfpp") and step == "cascade":
             assert explorer.step.value == b""
-            assert explorer.step_text.value == "mfpp has no cascade: see step 6, its levels"
+            assert explorer.step_text.value == f"{method} has no cascade: see step 6, its levels"
         else:
             picture = shown(explorer.step)
             assert min(picture.shape[:2]) > 100 and np.ptp(picture) > 50
@@ -335,7 +335,8 @@ def test_a_step_of_a_method_without_levels_says_so_in_words(explorer, method):
     explorer.boxes[0].click()
     explorer.wait()
     assert explorer.step_text.value == (
-        f"{method}: the steps are drawn for methods with levels only, which are dclose, contrast and mfpp"
+        f"{method}: the steps are drawn for methods with levels only, which are dclose, contrast, "
+        "regression and mfpp"
     )
     assert explorer.step.layout.display == "none"
 
@@ -460,10 +461,10 @@ def test_save_keeps_every_object_and_both_methods(explorer, tmp_path):
         maps |= {folder: dc.Explanation.load(folder) for folder in folders}
     one, other = (f"{k + 1}-{name}" for k, name in enumerate(explorer.detections.names))
     names = (
-        f"image_{one}_contrast",
+        f"image_{one}_regression",
         f"image_{one}_drise",
-        f"image_{other}_contrast",
-        f"image_{one}_contrast_2",
+        f"image_{other}_regression",
+        f"image_{one}_regression_2",
     )
     assert {path.name for path in maps} == set(names)
     assert all((folder / "report.html").is_file() for folder in maps)

@@ -158,13 +158,13 @@ def test_the_cascade_ends_in_the_saliency(found):
 
 def test_the_cascade_is_that_of_the_method(lamps, lit):
     """Every method that has levels: what its cascade ends in is its map, or one line says it has none."""
-    n_masks = {"dclose": 20, "contrast": 20, "drise": 10, "mfpp": 20, "sodex": 10}
+    n_masks = {"dclose": 20, "contrast": 20, "regression": 20, "drise": 10, "mfpp": 20, "sodex": 10}
     settings = [(name, {}) for name in METHODS if name in n_masks]
     settings += [("dclose", {"order": "coarse_to_fine"}), ("dclose", {"fusion": "mean"})]
     assert n_masks.keys() == METHODS.keys() - {"gradcam"}
     for name, options in settings:
         made = dc.explain(lamps, lit, method=name, n_masks=n_masks[name], progress=False, **options)[0]
-        if made.levels is None or name == "mfpp" or options == {"fusion": "mean"}:
+        if made.levels is None or name in ("mfpp", "regression") or options == {"fusion": "mean"}:
             word = "no levels" if made.levels is None else f"{name!r} ran without a cascade"
             with pytest.raises(dc.InputError, match=word):
                 plot.cascade(made)

@@ -17,7 +17,7 @@ from .method import Maps
 SCALES = (0.03, 0.06, 0.12, 0.24)  # of the kernels, as shares of the image's sides, finest first
 NOISE = 0.5  # share of the weights' variance that no effect of single pixels explains
 GRID = 64  # masks are compared at this many points of the longer side
-MOST = 10_000  # masks, since all pairs of them are compared
+MOST = 2000  # masks, since all pairs of them are compared
 
 
 @dataclass(frozen=True)
@@ -41,7 +41,7 @@ class Regression(Contrast):
     Parameters
     ----------
     n_masks : int
-        Masked images over all levels, from two a level to 10,000.
+        Masked images over all levels, from two a level to 2000.
     segments, p, r
         See `Pyramid`.
     """
