@@ -2,16 +2,17 @@
 
     .venv/bin/python benchmarks/quality.py OUT [--coco DIR --detector NAME] [--limit N] [--workers K]
 
-Explains every object found in images of COCO, or in planted scenes, with more and more masks by
-each method, and compares each with D-CLOSE at the paper's 4000. All objects of an image share its
-masks. On scenes the scores of truth are taken as well. Images and scenes on which methods are
-designed (``data/split.json``) are left out. Each image that is done is written at once; a stopped run
-resumes.
+Explains every detection that matches an object in images of COCO, or in planted scenes, with more and
+more masks by each method, and compares each with D-CLOSE at the paper's 4000. All objects of an image
+share its masks. On scenes the scores of truth are taken as well. Images and scenes on which methods
+are designed (``data/split.json``) are left out. Each image that is done is written at once; a stopped
+run resumes. Intervals are not corrected for their number.
 """
 
 from __future__ import annotations
 
 import argparse
+import sys
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
@@ -62,6 +63,8 @@ def main() -> None:
     known = settings | {"class_agnostic": True}
     records = study_photos(args.detector, data, args.out, score, known, **options)
     found = tables.objects(records)
+    if not found:
+        sys.exit("no detection matches an object")
     print_less_reference(found)
     draw(found, args.out / "quality.png")
 

@@ -35,8 +35,8 @@ class Contrast(Pyramid):
     Parameters
     ----------
     n_masks : int
-        Masked images over all levels, at least two a level. 400 came within 0.02 of the over-all and
-        EBPG of D-CLOSE's 4000 in ``benchmarks/quality.py``.
+        Masked images over all levels, at least two a level. With 400, neither over-all nor EBPG was
+        below that of D-CLOSE's 4000 by more than 0.02 in ``benchmarks/quality.py``.
     segments, p, r
         See `Pyramid`.
     """

@@ -15,8 +15,8 @@ from .contrast import Contrast, leak
 from .method import Maps
 
 SCALES = (0.03, 0.06, 0.12, 0.24)  # of the kernels, as shares of the image's sides, finest first
-NOISE = 0.5  # share of the weights' variance that no effect of single pixels explains
-GRID = 64  # masks are compared at this many points of the longer side
+NOISE = 0.5  # share of the weights' variance that is assumed not to be explained by effects of pixels
+GRID = 64  # masks are compared at about this many points of the longer side
 MOST = 2000  # masks, since all pairs of them are compared
 
 
@@ -35,8 +35,11 @@ class Regression(Contrast):
     section 2.2). One N x N system serves all targets. Three steps make the map:
 
     - The cascade (Eq. 8) fuses the parts of f, finest first. The result is smooth, and its noise is low.
-    - The contrasts of the levels are averaged. The result is noisy, but sharp.
-    - The map is the product of the two. In each, a negative value is cut to a twentieth first.
+    - The contrasts of the levels are averaged with equal weights. The result is noisy, but sharp. It is
+      scaled to [0, 1].
+    - The map is the product of the two.
+
+    Negative values of the parts and of the mean contrast are cut to a twentieth before that.
 
     Parameters
     ----------
@@ -66,10 +69,12 @@ def effects(levels: list[Level]) -> np.ndarray:
     """The parts of f, one for each of `SCALES`: (4, n, h, w) float64.
 
     ``f_s = K_s M' (sum_s M K_s M' + noise)^-1 (w - mean)``, where the rows of M are the masks less
-    their mean. K_s is a Gaussian kernel, scaled so that each part explains the same share of the weights.
+    their mean, at every few pixels. K_s is a Gaussian kernel of distances in shares of the sides. It is
+    scaled so that each part is expected to explain the same share of the weights' variance.
     """
     height, width = levels[0].sampler.shape
-    step = -(-max(height, width) // GRID)
+    fine = max(1, int(min(SCALES) * min(height, width)))  # so that the finest kernel covers the gaps
+    step = min(-(-max(height, width) // GRID), fine)
     masks = [level.sampler.coarse_masks(level.numbers, step).cpu().numpy() for level in levels]
     kept = np.concatenate(masks).astype(float)  # (N, rows, columns)
     weights = np.concatenate([level.weights for level in levels]).astype(float)  # (N, n)
