@@ -59,6 +59,12 @@ def until(happened):
     assert happened()
 
 
+def many_masks(explorer):
+    """A run that does not end by itself, by a method that takes so many masks."""
+    explorer.options["method"].value = "contrast"
+    explorer.options["n_masks"].value = "100000"
+
+
 def waits_for_a_choice(explorer):
     with pytest.raises(dc.InputError, match=r"^choose a box first: click one, or choose it from the list$"):
         explorer.wait()
@@ -169,7 +175,7 @@ def test_a_control_makes_the_map_anew_and_a_known_one_comes_back_at_once(explore
 
 
 def test_the_map_sharpens_and_stop_keeps_what_there_is(explorer):
-    explorer.options["n_masks"].value = "100000"
+    many_masks(explorer)
     explorer.boxes[0].click()
     until(lambda: "of 100000 masks" in explorer.status_text)
     assert explorer.explanation.n_forward < 100_000
@@ -184,7 +190,7 @@ def test_the_map_sharpens_and_stop_keeps_what_there_is(explorer):
 
 
 def test_a_click_on_the_box_that_is_explained_goes_on_and_after_a_stop_starts_anew(explorer):
-    explorer.options["n_masks"].value = "100000"
+    many_masks(explorer)
     explorer.boxes[0].click()
     until(lambda: explorer.explanation is not None)
     before = explorer.explanation.n_forward
@@ -199,7 +205,7 @@ def test_a_click_on_the_box_that_is_explained_goes_on_and_after_a_stop_starts_an
 
 
 def test_after_a_stop_no_panel_waits_for_anything(explorer):
-    explorer.options["n_masks"].value = "100000"
+    many_masks(explorer)
     explorer.options["beside"].value = "drise"
     assert "will be here" in explorer.panels[1].caption.value
     explorer.boxes[0].click()
@@ -212,7 +218,7 @@ def test_after_a_stop_no_panel_waits_for_anything(explorer):
 
 
 def test_a_second_click_stops_the_first_run(explorer):
-    explorer.options["n_masks"].value = "100000"
+    many_masks(explorer)
     explorer.boxes[0].click()
     explorer.options["n_masks"].value = "40"
     explorer.boxes[1].click()
@@ -391,7 +397,7 @@ def png(image):
 def test_an_upload_becomes_the_photo_and_explains_nothing_unasked(k):
     """While another photo is explained, of which nothing is shown any more."""
     explorer, other = dc.explore("planted", "scene_3"), dc.load_photo("scene_4")
-    explorer.options["n_masks"].value = "100000"
+    many_masks(explorer)
     explorer.boxes[k].click()
     explorer.options["seed"].value = 1  # waits for the first run to stop
     until(lambda: explorer.explanation is not None)
@@ -603,7 +609,7 @@ def test_a_kernel_can_end_while_a_map_is_made():
     script = """
 import dclose_nb as dc
 explorer = dc.explore("planted", "scene_3")
-explorer.options["n_masks"].value = "100000"
+explorer.options["method"].value, explorer.options["n_masks"].value = "contrast", "100000"
 explorer.boxes[0].click()
 while "of 100000 masks" not in explorer.status_text: pass
 """
