@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -66,13 +66,11 @@ class MaskSampler:
     def masks(self, start: int, stop: int) -> torch.Tensor:
         """Masks `start` to `stop - 1` as a (stop - start, h, w) float32 tensor in [0, 1]."""
         start, stop = checks.at_least("start", start, 0), checks.at_least("stop", stop, int(start))
-        return self._masks(range(start, stop), 1)
+        return self.coarse_masks(range(start, stop), 1)
 
-    def coarse_masks(self, numbers: Iterable[int], step: int) -> torch.Tensor:
+    def coarse_masks(self, numbers: Collection[int], step: int) -> torch.Tensor:
         """Every `step`-th row and column, from the first, of the masks with these numbers."""
-        return self._masks(list(numbers), checks.at_least("step", step, 1))
-
-    def _masks(self, numbers: Sequence[int], step: int) -> torch.Tensor:
+        step = checks.at_least("step", step, 1)
         shape = (len(range(0, side, step)) for side in self.shape)
         out = torch.empty(len(numbers), *shape, device=self.cells.device)
         for mask, number in zip(out, numbers):

@@ -75,7 +75,7 @@ def effects(levels: list[Level]) -> np.ndarray:
     height, width = levels[0].sampler.shape
     fine = max(1, int(min(SCALES) * min(height, width)))  # so that the finest kernel covers the gaps
     step = min(-(-max(height, width) // GRID), fine)
-    masks = [level.sampler.coarse_masks(level.numbers, step).cpu().numpy() for level in levels]
+    masks = [level.sampler.coarse_masks(level.numbers.tolist(), step).cpu().numpy() for level in levels]
     kept = np.concatenate(masks).astype(float)  # (N, rows, columns)
     weights = np.concatenate([level.weights for level in levels]).astype(float)  # (N, n)
     if not len(kept):
