@@ -12,6 +12,7 @@ import threading
 import traceback
 from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass, field
+from datetime import datetime
 from functools import partial
 from pathlib import Path
 from queue import Queue
@@ -20,6 +21,7 @@ from typing import Any
 import cv2
 import ipywidgets as widgets
 import numpy as np
+from IPython import get_ipython
 from matplotlib.colors import to_hex
 from matplotlib.pyplot import get_cmap
 from PIL import Image
@@ -147,6 +149,7 @@ class Explorer(widgets.VBox):
         self._run: Run | None = None  # what is shown belongs to it; `_begin` alone replaces it
         self._explainer, self._artist = _Worker(), _Worker()
         self._lock = threading.RLock()
+        self._clicked: dict[str, datetime] = {}  # when each page sent its last click that was answered
         self._build()
         super().__init__(self._rows())
         self.add_class("dclose-explorer")
@@ -220,7 +223,7 @@ class Explorer(widgets.VBox):
         self._answer((self.opacity, self.threshold), self._restyle)
         self._answer((self.steps,), self._draw_step)
         self._answer((self.upload,), self._take_upload)
-        self._answer((self.stop,), self._stop)
+        self._answer((self.stop,), partial(self._unless_late, self._stop))
         self._answer((self.save,), self._save)
 
     def _answer(self, controls: Iterable[widgets.Widget], answer: Callable[[], None]) -> None:
@@ -235,6 +238,16 @@ class Explorer(widgets.VBox):
                 control.on_click(in_turn)
             else:
                 control.observe(in_turn, "value")
+
+    def _unless_late(self, answer: Callable[[], None]) -> None:
+        """Answer a click, unless a later one of the same page was answered before.
+
+        A kernel that has just started may answer out of order.
+        """
+        page, sent = _message()
+        if sent >= self._clicked.get(page, sent):
+            self._clicked[page] = sent
+            answer()
 
     def _rows(self) -> list[widgets.Widget]:
         self.pictures.children = [widgets.VBox([self.picture, self.label]), *self.panels]
@@ -286,7 +299,7 @@ class Explorer(widgets.VBox):
         ground = widgets.Button(tooltip="no box here", tabbable=False)
         ground.add_class("dclose-ground")
         words = "There is no box here: click one, or choose it from the list."
-        self._answer((ground,), partial(self._say, words))
+        self._answer((ground,), partial(self._unless_late, partial(self._say, words)))
         numbers = widgets.HTML(_numbers(shares, colours, width / height))
         numbers.add_class("dclose-numbers")
         photo = widgets.Image(value=_jpeg(plot.fit(image, PICTURE)), format="jpeg")
@@ -307,7 +320,7 @@ class Explorer(widgets.VBox):
         button.add_class("dclose-box")
         if x1 > 0.5:
             button.add_class("dclose-right")  # its label grows to the left
-        self._answer((button,), partial(self._choose, k))
+        self._answer((button,), partial(self._unless_late, partial(self._choose, k)))
         return button
 
     def _choose(self, k: int) -> None:
@@ -665,6 +678,13 @@ class _Worker:
         while work := self.todo.get():
             work()
             self.todo.task_done()
+
+
+def _message() -> tuple[str, datetime]:
+    """Which page sent the message that is being answered, and when. Outside a kernel: none, at no time."""
+    kernel = getattr(get_ipython(), "kernel", None)
+    header = {} if kernel is None else kernel.get_parent().get("header", {})
+    return header.get("session", ""), header.get("date", datetime.min)
 
 
 def _defaults(method: str) -> dict[str, Any]:

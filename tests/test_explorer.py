@@ -228,6 +228,23 @@ def test_a_second_click_stops_the_first_run(explorer):
     )
 
 
+def test_a_click_that_a_later_one_of_its_page_overtook_is_dropped(explorer, monkeypatch):
+    def click(button, page, second):
+        sent = datetime(2026, 1, 1, second=second, tzinfo=UTC)
+        monkeypatch.setattr("dclose_nb.explorer._message", lambda: (page, sent))
+        button.click()
+        return explorer.list.value
+
+    first, second = explorer.boxes[:2]
+    assert click(second, "a page", 2) == 1
+    assert click(first, "a page", 1) == 1  # sent earlier, answered later
+    click(explorer.stop, "a page", 1)  # sent before the run began
+    assert explorer.wait().explanation.n_forward == 40
+    assert click(first, "another page", 0) == 0  # whose clock may differ
+    assert click(second, "a page", 2) == 1
+    explorer.wait()
+
+
 def test_two_methods_side_by_side_with_their_numbers(explorer, detector):
     explorer.options["beside"].value = "drise"
     explorer.boxes[0].click()
