@@ -1,10 +1,12 @@
 """The scores of maps on planted scenes, against the formulas, and after a stop."""
 
 from itertools import product
+from operator import itemgetter
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
+import torch
 from toys import Wired
 
 import dclose_nb as dc
@@ -16,6 +18,8 @@ from dclose_nb.studies import planted_truth as truth
 from dclose_nb.studies.inference import design_part
 from dclose_nb.studies.planted_truth import SCORES, Rules, removal_effects, study_scene
 from dclose_nb.studies.records import Records
+
+OBJECT = itemgetter("detector", "object")  # their order in a line depends on how a machine rounds
 
 
 def test_the_effect_of_a_part_is_what_the_formula_says():
@@ -45,11 +49,20 @@ def test_a_part_is_hidden_in_black_or_removed():
         removal_effects(lamp, drawn, 0, target, "burnt")
 
 
+class OutOfOrder(Rules):
+    """Scores differ in a late digit, as by rounding: detections are out of the rules' order."""
+
+    def predict(self, pixels):
+        proposals = super().predict(pixels)
+        rule = torch.arange(proposals.objectness.shape[1]) // len(self.rules[0].scene.boxes)
+        return proposals._replace(objectness=proposals.objectness * (1 - 1e-6 * (rule % 3)))
+
+
 @pytest.fixture(scope="module")
 def records():
     drawn = scene(66, layout="decoy")
-    assert len(set(Rules(drawn).detect(drawn.image).scores)) > 1  # rounding puts rules out of order
-    return study_scene(Rules(drawn), drawn, n_masks=60)["objects"]
+    assert len(set(OutOfOrder(drawn).detect(drawn.image).scores)) > 1
+    return study_scene(OutOfOrder(drawn), drawn, n_masks=60)["objects"]
 
 
 def test_each_rule_and_object_has_a_record_of_all_methods(records):
@@ -135,7 +148,9 @@ def test_the_records_that_ship_are_what_the_study_makes(tmp_path):
     assert new.settings == known.settings
     (line,) = new.lines
     old = next(old for old in known.lines if all(old[key] == line[key] for key in list(line)[:3]))
-    for one, other in zip(line["objects"], old["objects"], strict=True):
+    made, kept = (sorted(objects, key=OBJECT) for objects in (line["objects"], old["objects"]))
+    for one, other in zip(made, kept, strict=True):
+        assert OBJECT(one) == OBJECT(other)
         for method, values in one["methods"].items():
             assert values == pytest.approx(other["methods"][method], abs=0.01), method
 
