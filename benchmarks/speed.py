@@ -34,7 +34,7 @@ import dclose_nb as dc
 from dclose_nb.detectors import weights
 from dclose_nb.detectors.yolox import YoloxDetector, proposals_of
 from dclose_nb.explanation import versions
-from dclose_nb.sampling import default_batch_size
+from dclose_nb.sampling import batch_size_for
 from dclose_nb.threads import map_in_threads, threads_for
 
 BOXES = [[162, 16, 421, 295], [0, 0, 598, 398], [320, 180, 400, 330]]  # by hand, on coffee
@@ -107,7 +107,7 @@ def bare(
     detector: dc.Detector, predict: Callable[[torch.Tensor], Any], canvas: dc.Canvas, n_images: int
 ) -> Callable[[], None]:
     """The network alone, in batches as large as all that the loop processes at the same time."""
-    size = default_batch_size(detector) * threads_for(detector)
+    size = batch_size_for(detector, None) * threads_for(detector)
     pixels = canvas.pixels.repeat(size, 1, 1, 1)
 
     @torch.inference_mode()
@@ -120,7 +120,7 @@ def bare(
 
 def bare_side_by_side(detector: dc.Detector, canvas: dc.Canvas, n_images: int) -> Callable[[], None]:
     """The network alone on the loop's own batches, divided among threads as in the loop."""
-    size = default_batch_size(detector)
+    size = batch_size_for(detector, None)
     pixels = canvas.pixels.repeat(size, 1, 1, 1)
 
     def run() -> None:
@@ -143,7 +143,7 @@ def times(detector: dc.Detector, image: np.ndarray, n_images: int, rounds: int) 
     canvas, detections = detector.prepare(image), targets.detections(detector.class_names)
     maps = np.random.default_rng(0).random((len(BOXES), *image.shape[:2]))
     steps = n_images // (2 * len(BOXES)) - 1
-    size, threads = default_batch_size(detector), threads_for(detector)
+    size, threads = batch_size_for(detector, None), threads_for(detector)
     print(f"{n_images} images, {threads} batches of {size} at once, {len(BOXES)} targets")
     loops = {
         "the network alone": bare(detector, detector.predictor(n_images), canvas, n_images),
@@ -223,7 +223,7 @@ def peer(detector: dc.Detector, image: np.ndarray, n_images: int, rounds: int) -
         stack = RandomGridStack(n=n_images, s=(16, 16), p1=0.5, seed=0)
         return lambda: stack(image, found.boxes, found.class_probs, blackbox, found.objectness)
 
-    size = default_batch_size(detector) * threads_for(detector)
+    size = batch_size_for(detector, None) * threads_for(detector)
     loops = {
         "drise": explaining(detector, image, found, n_masks=n_images, method="drise"),
         "xaitk-saliency, our detector in batches": explain(Blackbox(detector.predictor(n_images), size)),

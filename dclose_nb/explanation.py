@@ -26,8 +26,8 @@ from .methods import METHODS, Maps, Method, make, options_of
 from .sampling import Sampling, batch_size_for
 
 TOLERANCE = 0.1  # of n_masks="auto"
-CHECK = 200  # masks between two comparisons of the halves
-WATCH = 0.3  # least seconds between two calls of `watch`
+CHECKS, CHECK = 20, 50  # times that a run looks whether its error will do, and least masks between two
+WATCH, FIRST = 0.3, 24  # least seconds between two calls of `watch`, and most masks of the first
 
 ARRAYS = "maps.npz"
 FORMAT = 1  # of a saved folder
@@ -53,8 +53,10 @@ class Explanation:
     density : (L, h, w) float32 array or None
         P_k of Eq. 3, in the same frame.
     error : (n, H, W) float32 array or None
-        Half the distance between the maps of two halves of the masks, each scaled to [0, 1]. Its root
-        mean square estimates the standard error of the map scaled to [0, 1]. None without a tolerance.
+        Standard error of the map scaled to [0, 1]. ``regression`` always estimates it, from groups of masks
+        that are left out in turn. Other methods need a tolerance, without which it is None: the error
+        is half the distance between the maps of two halves of the masks, which is right in its root
+        mean square.
     detections : Detections
         What is explained.
     image : (H, W, 3) uint8 array
@@ -122,7 +124,7 @@ class Explanation:
         """Root mean square of each map's error over that of the map scaled to [0, 1], (n,).
 
         This is what a tolerance bounds. It is infinite for a constant map, which shows nothing
-        yet. None without a tolerance.
+        yet. None without an error.
         """
         if self.error is None:
             return None
@@ -251,17 +253,18 @@ def explain(
     n_masks : int or "auto", optional
         Number of masked images; by default the method's own: 4000 for ``dclose`` and ``mfpp``, 200 for
         ``regression``, 400 for ``contrast``, 5000 for ``drise``, 1000 for ``sodex``. ``gradcam`` masks
-        nothing and takes none. "auto" is the method's own number with ``tolerance=0.1``.
+        nothing and takes none. "auto" is as many as ``tolerance=0.1`` needs, at most the method's own number,
+        or 2000 for ``regression``.
     seed : int
         The same seed gives the same masks to the bit, whatever the batch size.
     tolerance : float, optional
-        In (0, 1). Sampling stops as soon as the `relative_error` of every map, estimated from two halves
-        of the masks, is no larger. ``gradcam`` takes none.
+        In (0, 1). Sampling stops as soon as the `relative_error` of every map is no larger. It looks up to
+        twenty times, and not before 50 masks. ``gradcam`` takes none.
     batch_size : int, optional
         Masked images in one forward pass; chosen by default.
     watch : callable, optional
-        Called a few times a second with the `Explanation` so far. If it returns True, sampling
-        stops, and this explanation is the result.
+        Called with the `Explanation` so far: first after at most 24 masks, then a few times a second. If
+        it returns True, sampling stops, and this explanation is the result.
     progress : bool
         Show a progress bar.
     **options
@@ -290,10 +293,13 @@ def explain(
     if watch is not None and not callable(watch):
         raise InputError(f"watch must be a function of an Explanation, got {checks.shown(watch)}")
     image = checks.image(image).copy()  # the record keeps it
+    auto = False
     if isinstance(n_masks, str) and n_masks == "auto":
-        n_masks, tolerance = None, TOLERANCE if tolerance is None else tolerance
+        n_masks, auto, tolerance = None, True, TOLERANCE if tolerance is None else tolerance
     chosen = make(method, n_masks=n_masks, **options)
     sampled = isinstance(chosen, Method)
+    if auto and sampled and chosen.most is not None:
+        chosen = replace(chosen, n_masks=chosen.most)
     seed, batch_size = checks.at_least("seed", seed, 0), batch_size_for(detector, batch_size)
     if tolerance is not None:
         if not sampled:
@@ -308,12 +314,12 @@ def explain(
     source = {"name": detector.name, "device": str(detector.device), **detector.provenance}
     provenance = json.loads(json.dumps({"detector": source, "versions": versions()}, default=str))
 
-    def explanation(maps: Maps, n_masks: int, error: np.ndarray | None = None) -> Explanation:
+    def explanation(maps: Maps, n_masks: int) -> Explanation:
         return Explanation(
             saliency=canvas.maps_to_image(maps.saliency),
             levels=maps.levels,
             density=maps.density,
-            error=None if error is None else canvas.maps_to_image(error),
+            error=None if maps.error is None else canvas.maps_to_image(maps.error),
             detections=targets,
             image=image,
             method=method,
@@ -330,24 +336,32 @@ def explain(
         return explanation(chosen.maps(detector, canvas, targets), 1)
 
     plan, limit = chosen.plan(canvas, seed), tolerance or np.inf
-    run: dict[str, Any] = {"batch_size": batch_size, "progress": progress}
-    if tolerance is not None:
-        run |= {"halves": 2, "stops": range(CHECK, sum(plan.counts), CHECK)}
+    halves, total = tolerance is not None and not chosen.own_error, sum(plan.counts)
+    step = max(CHECK, -(-total // CHECKS))
+    stops = [min(FIRST, total)] * (watch is not None) + [*range(step, total, step)] * (tolerance is not None)
+    run: dict[str, Any] = {
+        "batch_size": batch_size,
+        "progress": progress,
+        "stops": stops,
+        "halves": 1 + halves,
+    }
     sampling = Sampling(detector, canvas, targets, plan, **run)
 
     def so_far() -> Explanation:
-        levels, error = sampling.levels(), None
-        if tolerance is not None:
-            halves = [min_max(chosen.combine(sampling.levels(half)).saliency) for half in (0, 1)]
-            error = np.abs(halves[0] - halves[1]) / 2
-        return explanation(chosen.combine(levels), sum(len(level.weights) for level in levels), error)
+        levels = sampling.levels()
+        maps = chosen.combine(levels)
+        if halves:
+            apart = [min_max(chosen.combine(sampling.levels(half)).saliency) for half in (0, 1)]
+            maps = maps._replace(error=np.abs(apart[0] - apart[1]) / 2)
+        return explanation(maps, sum(len(level.weights) for level in levels))
 
     def worst_error(now: Explanation) -> float:
         return 0.0 if now.relative_error is None else float(now.relative_error.max(initial=0))
 
-    watched = time.monotonic()
+    watched = -np.inf
     for taken in sampling:
-        if taken in sampling.stops and worst_error(now := so_far()) <= limit:
+        due = tolerance is not None and taken in sampling.stops and taken > FIRST
+        if due and worst_error(now := so_far()) <= limit:
             return now
         if watch is not None and time.monotonic() - watched > WATCH:
             if watch(now := so_far()):

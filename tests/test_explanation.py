@@ -349,9 +349,21 @@ def test_an_explanation_can_be_watched_and_stopped(lamps, lit):
     for method in ("dclose", "mfpp"):
         stopped = dc.explain(slow, lit, method=method, **options, watch=lambda now: True)
         assert stopped.n_forward == 21
-    for method in ("drise", "sodex"):
+    for method in ("drise", "sodex", "contrast", "regression"):
         stopped = dc.explain(slow, lit, method=method, **options, watch=lambda now: True)
-        assert 1 < stopped.n_forward < 41  # the fewer, the busier the machine
+        assert 1 < stopped.n_forward < 26
+
+
+@pytest.mark.parametrize("method", ["dclose", "regression", "drise"])
+def test_the_first_look_comes_after_at_most_24_masks(lamps, lit, method):
+    options = {"n_masks": 600, "batch_size": 64, "tolerance": 0.9, "method": method, "progress": False}
+    seen = []
+    dc.explain(lamps, lit, watch=lambda now: bool(seen.append(now.n_forward)), **options)
+    assert 1 < seen[0] <= 25
+    few = dc.explain(
+        lamps, lit, watch=lambda now: bool(seen.append(now.n_forward)), **options | {"n_masks": 12}
+    )
+    assert few.n_forward == seen[-1] == 13
 
 
 # -- saved and loaded

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import NamedTuple
+from typing import ClassVar, NamedTuple
 
 import numpy as np
 
@@ -17,10 +17,14 @@ class Maps(NamedTuple):
     saliency: np.ndarray  # (n, h, w) float32
     levels: np.ndarray | None = None  # (L, n, h, w) float32, finest first
     density: np.ndarray | None = None  # (L, h, w) float32
+    error: np.ndarray | None = None  # (n, h, w) float32, standard error of the map scaled to [0, 1]
 
 
 class Method(ABC):
     """A sampling method: a frozen dataclass of its options, which `__post_init__` checks."""
+
+    own_error: ClassVar[bool] = False  # whether `combine` gives the error; else two halves are compared
+    most: ClassVar[int | None] = None  # masks that n_masks="auto" may take; None: the method's own number
 
     @property
     def cascade_order(self) -> slice | None:

@@ -2,13 +2,14 @@
 
 import numpy as np
 import pytest
+from scipy.ndimage import gaussian_filter
 from sklearn.linear_model import Ridge
 
 import dclose_nb as dc
 from dclose_nb.fusion import cascade, min_max
 from dclose_nb.masks import grid_masks
 from dclose_nb.methods import make
-from dclose_nb.methods.regression import NOISE, SCALES, Regression, effects
+from dclose_nb.methods.regression import GROUPS, NOISE, SCALES, Fit, Regression, product
 from dclose_nb.sampling import Level
 
 
@@ -49,7 +50,7 @@ def test_the_effects_are_a_ridge_regression_on_the_kernels_features(shape, step)
         roots.append(root * np.sqrt((1 - NOISE) / 4 / explained))
     features = np.hstack([kept @ root for root in roots])
     model = Ridge(alpha=NOISE, fit_intercept=False).fit(features, level.weights - level.weights.mean(0))
-    found = effects([level])
+    found = Fit([level]).effects()
     for part, root, coefficients, (_, everywhere) in zip(
         found, roots, np.split(model.coef_, 4, axis=1), kernels(*shape, step)
     ):
@@ -71,7 +72,7 @@ def test_another_pixels_effect_is_not_charged_to_a_pixel():
         level = sampled(
             truth.shape, 100, lambda masks: (masks * truth).sum((1, 2))[:, None], grid=(6, 6), seed=seed
         )
-        of_pixels = effects([level]).sum(0)[0]
+        of_pixels = Fit([level]).effects().sum(0)[0]
         lead.append(
             [
                 (values[14:19, 14:19].mean() - values[outside].mean()) / values[outside].std()
@@ -92,7 +93,7 @@ def test_the_map_is_the_product_of_both_estimates(lamps, lit):
     method = make("regression", n_masks=30, segments=(4, 8))
     canvas = lamps.prepare(lit)
     levels = dc.sampling.sample(lamps, canvas, targets, method.plan(canvas, 0), progress=False)
-    parts, mean = effects(levels), found.levels.mean(0)
+    parts, mean = Fit(levels).effects(), found.levels.mean(0)
     parts[parts < 0] /= 20
     mean[mean < 0] /= 20
     expected = cascade(parts) * min_max(mean)
@@ -111,16 +112,74 @@ def test_a_map_does_not_depend_on_the_other_targets(lamps, lit):
 @pytest.mark.parametrize("shape", [(12, 20), (1, 1), (1, 90)])
 def test_weights_that_are_all_equal_give_an_empty_map(shape):
     level = sampled(shape, 13, lambda masks: np.tile([0, 0.1, 0.3, 0.7], (len(masks), 1)), grid=(2, 2))
-    assert not effects([level]).any()
+    assert not Fit([level]).effects().any()
     maps = Regression(n_masks=13, segments=(4,)).combine([level])
     assert maps.saliency.shape == (4, *shape) and not maps.saliency.any()
+    assert maps.error.shape == (4, *shape) and not maps.error.any()
 
 
 def test_masks_that_are_all_the_same_give_an_empty_map():
     sampler = grid_masks((8, 8), grid=(2, 2))
     mask = sampler.masks(3, 4).double().numpy()
     same = level_of(mask.repeat(5, 0), np.random.default_rng(0).random((5, 1)), sampler)
-    assert not effects([same._replace(numbers=np.full(5, 3))]).any()
+    fitted = Fit([same._replace(numbers=np.full(5, 3))])
+    assert not fitted.effects().any() and not fitted.error().any()
+
+
+@pytest.mark.parametrize(("shape", "counts"), [((9, 11), (30, 13)), ((70, 100), (18, 4)), ((9, 11), (5, 2))])
+def test_the_error_is_the_jackknifes(shape, counts):
+    """Each group is left out of the system of equations and of the contrasts, and the rest is solved anew."""
+    rng = np.random.default_rng(0)
+    levels = [
+        sampled(shape, count, lambda masks: rng.random((len(masks), 2)), grid=(3, 4), seed=seed)
+        for seed, count in enumerate(counts)
+    ]
+    fitted, (first, second) = Fit(levels), levels
+    step, covariance = fitted.step, np.linalg.inv(fitted.inverse)
+    weights = np.concatenate([first.weights, second.weights]).astype(float)
+    centred = weights - weights.mean(0)
+    groups = min(GROUPS, sum(counts))
+    maps = []
+    for group in range(groups):
+        stay = np.flatnonzero(np.arange(len(weights)) % groups != group)
+        solved = np.zeros_like(centred)
+        solved[stay] = np.linalg.solve(covariance[np.ix_(stay, stay)], centred[stay])
+        ends = stay[stay < counts[0]], stay[stay >= counts[0]] - counts[0]
+        own = []
+        for level, rest in zip(levels, ends):
+            masks = level.sampler.coarse_masks(rest, step).double().numpy()
+            own.append(level_of(masks, level.weights[rest], level.sampler).contrast)
+        effects = fitted.effects(solved)[:, :, ::step, ::step]
+        maps.append(min_max(product(effects, np.mean(own, axis=0))))
+    squares = (groups - 1) / groups * np.square(maps - np.mean(maps, axis=0)).sum(axis=0)
+    sigmas = [0.02 * side for side in squares.shape[1:]]
+    expected = np.sqrt([gaussian_filter(one, sigmas) for one in squares])
+    error = fitted.error()
+    assert error.shape == (2, *shape) and expected.max() > 0.05
+    assert np.allclose(error[:, ::step, ::step], expected, atol=1e-4)
+    assert (
+        np.array_equal(error[:, 1::step], error[:, ::step][:, : len(range(1, shape[0], step))]) or step == 1
+    )
+
+
+def test_the_error_is_the_spread_of_maps_over_seeds(lamps, lit):
+    options = {"method": "regression", "n_masks": 200, "segments": (4, 8, 16), "progress": False}
+    runs = [dc.explain(lamps, lit, seed=seed, **options) for seed in range(48)]
+    spread = np.var([min_max(run.saliency) for run in runs], axis=0, ddof=1).mean()
+    assert 0.7 < np.sqrt(np.mean([np.square(run.error).mean() for run in runs]) / spread) < 1.4
+
+
+def test_auto_takes_as_many_masks_as_the_error_needs(lamps, lit):
+    options = {"method": "regression", "segments": (4, 8), "progress": False}
+    rough = dc.explain(lamps, lit, n_masks="auto", tolerance=0.1, **options)
+    assert rough.params["n_masks"] == 2000 and 51 <= rough.n_forward < 2001
+    assert (rough.relative_error <= 0.1).all() and rough.tolerance == 0.1
+    fine = dc.explain(lamps, lit, n_masks="auto", tolerance=0.03, **options)
+    assert rough.n_forward < fine.n_forward and (fine.relative_error <= 0.03).all()
+    plain = dc.explain(lamps, lit, **options)
+    assert plain.n_forward == 201 and plain.tolerance is None and plain.error.shape == plain.saliency.shape
+    nothing = dc.explain(lamps, lit, dc.Targets([], []), **options)
+    assert nothing.error.shape == nothing.saliency.shape == (0, *lit.shape[:2])
 
 
 @pytest.mark.parametrize(("n_masks", "why"), [
@@ -166,7 +225,7 @@ def test_a_long_image_has_no_stripes(shape):
     rows, columns = (slice(side // 3, 2 * side // 3) for side in shape)
     inside[rows, columns] = 1 / np.sum(np.ones(shape)[rows, columns])
     level = sampled(shape, 60, lambda masks: (masks * inside).sum((1, 2))[:, None], grid=(6, 6))
-    part = effects([level])[0, 0]
+    part = Fit([level]).effects()[0, 0]
     line = part[:, shape[1] // 2] if shape[0] < shape[1] else part[shape[0] // 2]
     within = line[len(line) // 3 : 2 * len(line) // 3]
     turns = np.count_nonzero(np.diff(np.sign(np.diff(within))))
