@@ -6,7 +6,6 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from sklearn.linear_model import Ridge
 
 from .. import checks
 from ..detection import Canvas
@@ -50,6 +49,8 @@ class Sodex(Method):
         )
 
     def combine(self, levels: list[Level]) -> Maps:
+        from sklearn.linear_model import Ridge  # here, since its import takes half a second
+
         (level,) = levels
         cells = level.sampler.cells.cpu().numpy()
         if not len(level.weights):
