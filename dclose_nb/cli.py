@@ -46,8 +46,8 @@ def _parser() -> argparse.ArgumentParser:
     add(
         "--detector",
         default="yolox_nano",
-        help="yolox_nano (default) to yolox_x, or a YOLOX export FILE.onnx; planted or planted_two_stage "
-        "for scenes",
+        help="yolox_nano (default) to yolox_x, picodet_s, or a YOLOX export FILE.onnx; planted or "
+        "planted_two_stage for scenes",
     )
     add("--device", metavar="D", help="cpu, cuda or cuda:1; default: the first GPU, else the CPU")
     add("--seed", type=int, default=0, metavar="S", help="seed of the masks; default: %(default)s")
@@ -158,9 +158,10 @@ def _parser() -> argparse.ArgumentParser:
         _fetch,
         "yolox_nano",
         help="fetch a detector's weights, for use without a network",
-        description="Fetch a detector's weights to $YOLOX_HOME/weights, for use without a network.",
+        description="Fetch a detector's weights, for use without a network: YOLOX's to $YOLOX_HOME/weights, "
+        "picodet_s by pip to the user's cache.",
     )
-    add("detector", metavar="NAME", help="yolox_nano to yolox_x")
+    add("detector", metavar="NAME", help="yolox_nano to yolox_x, or picodet_s")
     return parser
 
 
@@ -173,8 +174,12 @@ def _masks(text: str) -> int | str:
 
 
 def _fetch(args: argparse.Namespace) -> int:
-    from .detectors import weights
+    from .detectors import picodet, weights
 
+    if args.detector == picodet.NAME:
+        picodet.load()
+        print(f"{args.detector}: {picodet.folder()}")
+        return 0
     weights.load(args.detector)
     print(f"{args.detector}: {weights.path_of(args.detector)}")
     return 0

@@ -33,6 +33,7 @@ def load_detector(
     ----------
     detector : str, path, Detector, torch.nn.Module or callable
         - "yolox_nano", "yolox_tiny", "yolox_s", "yolox_m", "yolox_l" or "yolox_x", trained on COCO;
+          "picodet_s" (PP-PicoDet-S), trained on COCO, which pip fetches from the Python package index;
           "planted" (YOLOX-Nano) or "planted_two_stage" (Faster R-CNN), which ship with the project
           and know the scenes of `dclose_nb.planted`;
         - the path of an .onnx file, see `detectors.onnx_file.OnnxDetector`: without `facts` a YOLOX
@@ -48,8 +49,8 @@ def load_detector(
     name : str, optional
         What the detector is called in records; by default after the file, class or function.
     device : torch.device or str, optional
-        By default the first GPU where there is one, else the CPU. An .onnx file runs on the CPU, and
-        a function where it likes.
+        By default the first GPU where there is one, else the CPU. An .onnx file and "picodet_s" run on
+        the CPU, and a function where it likes.
     **facts
         For an .onnx file: ``input_size``, ``colours``, ``mean``, ``std``, ``resize`` and ``decode``.
         For a Hugging Face model: ``processor``.
@@ -91,11 +92,14 @@ def load_detector(
         _refuse_unused(facts, "a function", device=elsewhere)
         name = name or str(getattr(detector, "__name__", type(detector).__name__))
         return FunctionDetector(name, detector, _names(class_names))
-    from . import planted
+    from . import picodet, planted
     from .yolox import load_yolox
 
-    known = checks.choice("detector", detector, [*OFFICIAL, *planted.NETWORKS])
+    known = checks.choice("detector", detector, [*OFFICIAL, picodet.NAME, *planted.NETWORKS])
     _refuse_unused(facts, repr(known), class_names=class_names, name=name)
+    if known == picodet.NAME:
+        _refuse_unused({}, repr(known), device=elsewhere)
+        return picodet.load()
     return (planted.load if known in planted.NETWORKS else load_yolox)(known, device=pick_device(device))
 
 

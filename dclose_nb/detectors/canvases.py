@@ -22,11 +22,15 @@ def letterbox(image: np.ndarray, size: tuple[int, int], device: torch.device) ->
 
 
 def stretch(
-    image: np.ndarray, size: tuple[int, int], device: torch.device, inner: tuple[int, int] | None = None
+    image: np.ndarray,
+    size: tuple[int, int],
+    device: torch.device,
+    inner: tuple[int, int] | None = None,
+    interpolation: int = cv2.INTER_LINEAR,
 ) -> Canvas:
     """Resize an (H, W, 3) uint8 image to the top left `inner` (h, w) of a canvas, by default to all of it."""
     inner = inner or size
     canvas = np.full((*size, 3), PADDING, dtype=np.uint8)
-    canvas[: inner[0], : inner[1]] = cv2.resize(image, inner[::-1], interpolation=cv2.INTER_LINEAR)
+    canvas[: inner[0], : inner[1]] = cv2.resize(image, inner[::-1], interpolation=interpolation)
     pixels = torch.from_numpy(canvas).permute(2, 0, 1).to(device, torch.float32)
     return Canvas(pixels, image.shape[:2], (0, 0, *inner))
