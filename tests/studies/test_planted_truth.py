@@ -66,7 +66,7 @@ def records():
 
 
 def test_each_rule_and_object_has_a_record_of_all_methods(records):
-    made = [f"{name} 60" for name in ("dclose", "mfpp", "contrast", "drise", "sodex")]
+    made = [f"{name} 60" for name in ("dclose", "mfpp", "contrast", "regression", "drise", "sodex")]
     controls = ["random map", "centre Gaussian", "filled box", "truth"]
     expected = [(f"rule: {rule}", number) for rule in truth.STUDIED for number in (0, 1)]
     assert sorted((record["detector"], record["object"]) for record in records) == sorted(expected)
@@ -189,7 +189,7 @@ def test_networks_see_every_third_scene_with_many_masks(tmp_path, monkeypatch):
     for line in made.lines:
         seen.setdefault((line["detector"], line["n_masks"]), []).append(line["scene"])
     assert seen.pop(("planted", 4000)) == seen.pop(("planted_two_stage", 4000)) == [60, 63]
-    assert len(seen) == 4 and all(scenes == [60, 61, 62, 63] for scenes in seen.values())
+    assert len(seen) == 7 and all(scenes == [60, 61, 62, 63] for scenes in seen.values())
 
 
 def test_bad_input(tmp_path, capsys):
@@ -209,3 +209,8 @@ def test_bad_input(tmp_path, capsys):
     (tmp_path / "records.jsonl").write_text("torn\n")
     assert truth.main([str(tmp_path)]) == 2
     assert "planted_truth: " in (err := capsys.readouterr().err) and "is damaged" in err
+
+
+def test_regression_takes_part_up_to_its_most_masks():
+    assert truth.methods_with(2000) == list(truth.METHODS)
+    assert set(truth.METHODS) - set(truth.methods_with(2001)) == {"regression"}
