@@ -46,7 +46,7 @@ def _parser() -> argparse.ArgumentParser:
     add(
         "--detector",
         default="yolox_nano",
-        help="yolox_nano (default) to yolox_x, picodet_s, or a YOLOX export FILE.onnx; planted or "
+        help="yolox_nano (default) to yolox_x, picodet_s, or FILE.onnx of a known family; planted or "
         "planted_two_stage for scenes",
     )
     add("--device", metavar="D", help="cpu, cuda or cuda:1; default: the first GPU, else the CPU")
@@ -174,9 +174,10 @@ def _masks(text: str) -> int | str:
 
 
 def _fetch(args: argparse.Namespace) -> int:
+    from . import checks
     from .detectors import picodet, weights
 
-    if args.detector == picodet.NAME:
+    if checks.choice("detector", args.detector, [*weights.OFFICIAL, picodet.NAME]) == picodet.NAME:
         picodet.load()
         print(f"{args.detector}: {picodet.folder()}")
         return 0

@@ -36,8 +36,8 @@ def load_detector(
           "picodet_s" (PP-PicoDet-S), trained on COCO, which pip fetches from the Python package index;
           "planted" (YOLOX-Nano) or "planted_two_stage" (Faster R-CNN), which ship with the project
           and know the scenes of `dclose_nb.planted`;
-        - the path of an .onnx file, see `detectors.onnx_file.OnnxDetector`: without `facts` a YOLOX
-          export;
+        - the path of an .onnx file, see `detectors.onnx_file.OnnxDetector`: exports of YOLOX, YOLOv5 to
+          YOLO26, DETR and NanoDet are recognised, others need `facts`;
         - a Faster R-CNN, RetinaNet, FCOS or SSD of torchvision, see
           `detectors.torchvision.load_torchvision`;
         - a Hugging Face model for object detection with ``processor=``, its image processor;
@@ -45,7 +45,7 @@ def load_detector(
         - a `Detector`, which is given back as it is.
     class_names : sequence of str, optional
         What the classes are called, for a torchvision network, a function and an .onnx file (there by
-        default COCO's 80). The others know it.
+        default those in the file, else COCO's 80). The others know it.
     name : str, optional
         What the detector is called in records; by default after the file, class or function.
     device : torch.device or str, optional
@@ -80,12 +80,16 @@ def load_detector(
     elsewhere = None if str(device) == "cpu" else device
     if isinstance(detector, str | Path) and str(detector).lower().endswith(".onnx"):
         from .onnx_file import OnnxDetector
-        from .yolox import COCO_CLASSES
 
         _refuse_unused(facts, "an .onnx file", ONNX_FACTS, device=elsewhere)
         path = checks.path(detector)
-        names = COCO_CLASSES if class_names is None else _names(class_names)
+        names = None if class_names is None else _names(class_names)
         return OnnxDetector(name or path.stem, path, names, **facts)
+    if isinstance(detector, str | Path) and str(detector).lower().endswith((".pt", ".pth")):
+        raise InputError(
+            f"{str(detector)!r} is not opened: such a file can run code as it is read. Export it to ONNX with "
+            "the program that made it"
+        )
     if callable(detector):
         from .function import FunctionDetector
 

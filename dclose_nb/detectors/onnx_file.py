@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import hashlib
 from collections.abc import Callable, Sequence
 from functools import cached_property
@@ -16,74 +17,44 @@ from .. import checks
 from ..checks import InputError
 from ..detection import Canvas, Detector, Proposals
 from . import onnx
-from .canvases import letterbox, stretch
-from .yolox import proposals_of
+from .canvases import letterbox, letterbox_centred, stretch
+from .families import FAMILIES, OTHER, recognise
+from .yolox import COCO_CLASSES
 
 Decode = Callable[[list[torch.Tensor], tuple[int, int]], Proposals]
 
-RESIZE = {"letterbox": letterbox, "stretch": stretch}
-
-
-def centres(size: tuple[int, int], stride: int) -> torch.Tensor:
-    """Centres x, y of a grid's cells in canvas pixels, (N, 2), row by row from the top left.
-
-    Parameters
-    ----------
-    size : (h, w)
-        Of the canvas; sides that the stride does not divide have one cell more.
-    stride : int
-    """
-    rows, columns = (torch.arange(0, side, stride) + stride / 2 for side in size)
-    return torch.cartesian_prod(rows, columns).flip(1)
-
-
-def yolox(outputs: list[torch.Tensor], size: tuple[int, int]) -> Proposals:
-    """Decode what YOLOX's export writes by default: grid and stride are still to be applied.
-
-    One output (B, T, 5 + C), strides 8, 16 and 32: centre, logarithm of the size, objectness, class
-    probabilities.
-    """
-    (output,) = outputs
-    grids = {stride: centres(size, stride) for stride in (8, 16, 32)}
-    strides = torch.cat([torch.full((len(grid), 1), float(stride)) for stride, grid in grids.items()])
-    centre = output[..., :2] * strides + torch.cat(list(grids.values())) - strides / 2
-    return proposals_of(torch.cat([centre, output[..., 2:4].exp() * strides, output[..., 4:]], dim=-1))
-
-
-def yolox_decoded(outputs: list[torch.Tensor], size: tuple[int, int]) -> Proposals:
-    """Decode what YOLOX's export writes with ``--decode_in_inference``: boxes in canvas pixels."""
-    (output,) = outputs
-    return proposals_of(output)
-
-
-DECODERS: dict[str, Decode] = {"yolox": yolox, "yolox_decoded": yolox_decoded}
+RESIZE = {"letterbox": letterbox, "letterbox_centred": letterbox_centred, "stretch": stretch}
 
 
 class OnnxDetector(Detector):
     """A network in an ONNX file with one input, (B, 3, h, w); where B is fixed, images go one by one.
 
+    Its family is recognised by the shapes of its outputs, and decides the facts that are not given.
+
     Parameters
     ----------
     name : str
     path : Path
-    class_names : tuple of C str
+    class_names : tuple of C str, optional
+        By default those in the file's metadata, else COCO's 80.
     input_size : (h, w), optional
         Needed where the file leaves it open.
-    colours : {"rgb", "bgr"}
+    colours : {"rgb", "bgr"}, optional
         The order of the channels that the network wants.
-    mean, std : three numbers each
+    mean, std : three numbers each, optional
         Subtracted from the pixels, then divided by; in 0-255 and in the order of `colours`.
-    resize : {"letterbox", "stretch"}
+    resize : {"letterbox", "letterbox_centred", "stretch"}, optional
         See `canvases`.
-    decode : {"yolox", "yolox_decoded"} or callable
-        A function ``decode(outputs, size)`` that makes `Proposals` in canvas pixels of the file's
-        outputs, a list of tensors (B, ...), and the canvas's (h, w).
+    decode : str or callable, optional
+        A name in `families.FAMILIES`, or a function ``decode(outputs, size)`` that makes `Proposals` in
+        canvas pixels of the file's outputs, a list of tensors (B, ...), and the canvas's (h, w). Beside a
+        function, the other facts are by default YOLOX's.
 
     Raises
     ------
     InputError
-        A file that cannot be read, facts that do not fit it, or outputs that do not fit `decode` or
-        `class_names`: the network is asked once.
+        A file that cannot be read or whose family is not recognised, facts that do not fit it, or outputs
+        that do not fit `decode` or `class_names`: the network is asked once.
     """
 
     thread_safe = True
@@ -92,38 +63,49 @@ class OnnxDetector(Detector):
         self,
         name: str,
         path: Path,
-        class_names: tuple[str, ...],
+        class_names: tuple[str, ...] | None,
         *,
         input_size: tuple[int, int] | None = None,
-        colours: str = "bgr",
-        mean: Sequence[float] = (0, 0, 0),
-        std: Sequence[float] = (1, 1, 1),
-        resize: str = "letterbox",
-        decode: str | Decode = "yolox",
+        colours: str | None = None,
+        mean: Sequence[float] | None = None,
+        std: Sequence[float] | None = None,
+        resize: str | None = None,
+        decode: str | Decode | None = None,
     ) -> None:
         try:
             sha256 = hashlib.sha256(path.read_bytes()).hexdigest()
         except OSError as error:
             raise InputError(f"{str(path)!r} cannot be read: {error.strerror or error}") from error
         self.path = path
-        self.colours = checks.choice("colours", colours, ("rgb", "bgr"))
-        self._resize = RESIZE[checks.choice("resize", resize, RESIZE)]
-        self._decode = decode if callable(decode) else DECODERS[checks.choice("decode", decode, DECODERS)]
-        self._mean, self._std = (_channels(*fact) for fact in (("mean", mean), ("std", std)))
-        if not self._std.all():
-            raise InputError(f"std must not be 0, got {std!r}: pixels are divided by it")
+        facts = _given(colours=colours, mean=mean, std=std, resize=resize)
+        if decode is not None and not callable(decode):
+            checks.choice("decode", decode, FAMILIES)
+        self.input_size, self._takes_batches = self._input(input_size)
+        outputs = self._outputs()
+        known = recognise(outputs, self.input_size)
+        decode = decode or self._recognised(known, outputs)
+        if callable(decode):
+            called, family = getattr(decode, "__name__", "decode"), OTHER._replace(decode=decode)
+        else:
+            called, family = decode, FAMILIES[decode]
+        family = family._replace(**facts)
+        if called == "yolo_end_to_end":
+            checks.warn(f"{path.name} gives labels and scores only: classes are compared as the same or not")
+        class_names = class_names or self._names([] if callable(decode) else known.get(called, []))
+        self._decode = family.bound(len(class_names))
+        self.colours, self._resize = family.colours, RESIZE[family.resize]
+        self._mean, self._std = (_channels(*fact) for fact in (("mean", family.mean), ("std", family.std)))
         provenance = {
             "file": path.name,
             "file_sha256": sha256,
-            "decode": getattr(self._decode, "__name__", "decode"),
+            "decode": called,
             "colours": self.colours,
             "mean": self._mean.flatten().tolist(),
             "std": self._std.flatten().tolist(),
-            "resize": resize,
+            "resize": family.resize,
         }
         super().__init__(name, class_names, provenance=provenance)
-        self.input_size, self._takes_batches = self._input(input_size)
-        self._check_layout()
+        self._check_layout(outputs)
 
     @cached_property
     def _session(self) -> Any:
@@ -158,16 +140,50 @@ class OnnxDetector(Detector):
             raise InputError(f"{file} leaves its size open: give input_size=(height, width)")
         return (height, width), not isinstance(batch, int)
 
-    def _check_layout(self) -> None:
+    def _outputs(self) -> list[torch.Tensor]:
+        """What the file answers to black images."""
         b = 2 if self._takes_batches else 1  # a file may say any number and answer for one
         given = b, 3, *self.input_size
         try:
-            outputs = onnx.run(self._session, torch.zeros(given))
+            return onnx.run(self._session, torch.zeros(given))
         except Exception as error:  # ONNX Runtime's own types, no memory, outputs that are no tensors
             reason = (str(error).splitlines() or [type(error).__name__])[0]
             raise InputError(f"{self.path.name} has no answer to an input of {given}: {reason}") from error
+
+    def _shown(self, outputs: list[torch.Tensor]) -> str:
         named = zip(self._session.get_outputs(), outputs)
-        found = ", ".join(f"{known.name} {tuple(output.shape)}" for known, output in named)
+        return ", ".join(f"{known.name} {tuple(output.shape)}" for known, output in named)
+
+    def _recognised(self, known: dict[str, list[int]], outputs: list[torch.Tensor]) -> str:
+        """The only family whose layout the outputs have."""
+        if len(known) == 1:
+            return next(iter(known))
+        shown, names = self._shown(outputs), " or ".join(f'decode="{name}"' for name in known)
+        if known:
+            raise InputError(
+                f"{self.path.name} has the layout of several families: give {names}; its outputs: {shown}"
+            )
+        raise InputError(
+            f"{self.path.name} has the layout of no known family ({', '.join(FAMILIES)}): give decode, "
+            f"a function decode(outputs, size) that returns dc.Proposals; its outputs: {shown}"
+        )
+
+    def _names(self, counts: list[int]) -> tuple[str, ...]:
+        """Class names of the file's metadata, else COCO's 80, if their number may be right."""
+        try:
+            listed = ast.literal_eval(self._session.get_modelmeta().custom_metadata_map["names"])
+            names = checks.class_names([listed[k] for k in range(len(listed))])
+        except (KeyError, ValueError, SyntaxError, TypeError, RecursionError, MemoryError):  # from anywhere
+            names = COCO_CLASSES
+        if counts and len(names) not in counts:
+            wanted = " or ".join(map(str, sorted(set(counts))))
+            raise InputError(
+                f"{self.path.name} has {wanted} classes: give class_names=[...], one name for each"
+            )
+        return names
+
+    def _check_layout(self, outputs: list[torch.Tensor]) -> None:
+        b, found = 2 if self._takes_batches else 1, self._shown(outputs)
         layout = f"{self.path.name} does not fit decode={self.provenance['decode']}"
         try:
             proposals = self._decode(outputs, self.input_size)
@@ -203,6 +219,18 @@ class OnnxDetector(Detector):
         return Proposals(
             *(pad_sequence([part[0] for part in parts], batch_first=True) for parts in zip(*each))
         )
+
+
+def _given(**facts: Any) -> dict[str, Any]:
+    """The facts that are not None, checked."""
+    facts = {fact: value for fact, value in facts.items() if value is not None}
+    for fact, allowed in (("colours", ("rgb", "bgr")), ("resize", RESIZE)):
+        if fact in facts:
+            checks.choice(fact, facts[fact], allowed)
+    for fact in ("mean", "std"):
+        if fact in facts and not _channels(fact, facts[fact]).all() and fact == "std":
+            raise InputError(f"std must not be 0, got {facts[fact]!r}: pixels are divided by it")
+    return facts
 
 
 def _channels(name: str, values: Sequence[float]) -> torch.Tensor:

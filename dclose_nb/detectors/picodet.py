@@ -77,7 +77,7 @@ class PicoDetDetector(Detector):
         provenance = {"weights": WHEEL, "weights_sha256": SHA256["model.pdiparams"]}
         super().__init__(NAME, COCO_CLASSES, provenance=provenance | {"weights_official": True})
         self._of_thread = threading.local()
-        assert self._network is not None  # OpenVINO is asked for here, not in the middle of a run
+        _ = self._network  # opened here: without OpenVINO a run must not start
 
     @cached_property
     def _network(self) -> Any:

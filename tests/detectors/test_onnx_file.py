@@ -11,9 +11,7 @@ import torch
 
 import dclose_nb as dc
 from dclose_nb.detection import box_iou
-from dclose_nb.detectors.onnx_file import centres
-
-STATISTICS = {"mean": (103.53, 116.28, 123.675), "std": (57.375, 57.12, 58.395)}
+from dclose_nb.detectors.families import centres
 
 
 @pytest.fixture(scope="session")
@@ -65,14 +63,18 @@ def test_an_export_of_yolox_answers_as_the_network(planted, pixels, tmp_path, mo
 TWICE_OR_NEVER = "does not fit decode={}: its boxes are not x1, y1, x2, y2 in canvas pixels"
 
 
-def test_a_grid_applied_twice_is_found_out(planted, tmp_path, monkeypatch):
+def test_whether_the_grid_is_applied_is_recognised(planted, pixels, tmp_path, monkeypatch):
     monkeypatch.setattr(planted.module.head, "decode_in_inference", True)
     path = export(planted.module, tmp_path / "net.onnx", (torch.zeros(1, 3, 320, 320),))
+    names = planted.class_names
+    detector = dc.load_detector(path, class_names=names)
+    assert detector.provenance["decode"] == "yolox_decoded" and detector.colours == "bgr"
     with pytest.raises(dc.InputError, match=TWICE_OR_NEVER.format("yolox")):
-        dc.load_detector(path, class_names=planted.class_names, colours="rgb")
+        dc.load_detector(path, class_names=names, decode="yolox")
 
 
 def test_a_grid_never_applied_is_found_out(zoo):
+    assert dc.load_detector(zoo / "yolox_nano.onnx").provenance["decode"] == "yolox"
     with pytest.raises(dc.InputError, match=TWICE_OR_NEVER.format("yolox_decoded")):
         dc.load_detector(zoo / "yolox_nano.onnx", decode="yolox_decoded")
 
@@ -96,23 +98,6 @@ def test_yolox_nano_is_the_same_from_its_file_and_from_its_weights(yolox, zoo):
     assert np.allclose(found.boxes, same.boxes, rtol=0, atol=1e-3)
 
 
-def generalised_focal(outputs, size):
-    """PicoDet's and NanoDet's layout: class scores of each stride, then distances to the four sides,
-    each the mean of a distribution over 8 bins.
-    """
-    levels = len(outputs) // 2
-    boxes = []
-    for stride, sides in zip((8, 16, 32, 64), outputs[levels:]):
-        distance = sides.unflatten(-1, (4, 8)).softmax(-1) @ torch.arange(8.0) * stride
-        centre = centres(size, stride)
-        boxes.append(torch.cat([centre - distance[..., :2], centre + distance[..., 2:]], -1))
-    return dc.Proposals.from_scores(torch.cat(boxes, 1), torch.cat(outputs[:levels], 1))
-
-
-def other_family(zoo, file):
-    return dc.load_detector(zoo / file, decode=generalised_focal, resize="stretch", **STATISTICS)
-
-
 SEEN = {
     "picodet_s_416_coco.onnx": [("dining table", 0.85), ("cup", 0.84), ("bowl", 0.26)],
     "nanodet_m.onnx": [("cup", 0.42), ("vase", 0.32), ("dining table", 0.29)],
@@ -122,7 +107,8 @@ SEEN = {
 @pytest.mark.parametrize("file", SEEN)
 def test_other_families_are_explained(zoo, file):
     """The cup is where they see it, and more of its map lies there than its box has of the photo."""
-    detector, image = other_family(zoo, file), dc.load_photo("coffee")
+    detector, image = dc.load_detector(zoo / file), dc.load_photo("coffee")
+    assert detector.provenance["decode"] == "gfl" and detector.colours == "bgr"
     found = detector.detect(image)[:3]
     assert [(name, round(float(score), 2)) for name, score in zip(found.names, found.scores)] == SEEN[file]
     cup = found[found.names.index("cup")]
@@ -194,7 +180,7 @@ def test_it_can_be_sent_to_other_processes(one):
     [
         (
             {},
-            r"does not fit decode=yolox: ValueError: too many values.*boxes \(1, 1, 4\), colours \(1, 1, 3\)",
+            r"the layout of no known family \(yolox, .*boxes \(1, 1, 4\), colours \(1, 1, 3\)",
         ),
         (
             {"decode": decode, "class_names": ["a", "b"]},
@@ -207,9 +193,13 @@ def test_it_can_be_sent_to_other_processes(one):
         ({"decode": lambda outputs, size: outputs[0]}, "must return dc.Proposals of tensors, got Tensor"),
         ({"decode": lambda outputs, size: dc.Proposals([], [], [])}, "must return dc.Proposals of tensors"),
         ({"decode": lambda outputs, size: dc.Proposals(*[outputs[0].sum()] * 3)}, r"its boxes are \(\), "),
+        (
+            {"decode": "yolox"},
+            r"does not fit decode=yolox: ValueError: too many values.*boxes \(1, 1, 4\), colours \(1, 1, 3\)",
+        ),
         ({"decode": "yolo_v99"}, "decode must be one of 'yolox', 'yolox_decoded'"),
         ({"colours": "hsv"}, "colours must be one of 'rgb', 'bgr'"),
-        ({"resize": "crop"}, "resize must be one of 'letterbox', 'stretch'"),
+        ({"resize": "crop"}, "resize must be one of 'letterbox', 'letterbox_centred', 'stretch'"),
         ({"mean": (1, 2)}, "mean must be three numbers"),
         ({"mean": (np.nan, 0, 0)}, "mean must be three numbers"),
         ({"std": (np.inf, 1, 1)}, "std must be three numbers"),

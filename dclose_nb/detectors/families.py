@@ -1,0 +1,162 @@
+"""What ONNX files of common detector families put out, and how their pixels are prepared."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from typing import NamedTuple
+
+import torch
+from torch.nn.functional import one_hot
+from torchvision.ops import box_convert
+
+from ..detection import Proposals
+from .yolox import proposals_of
+
+YOLO_STRIDES, GFL_STRIDES = (8, 16, 32), (8, 16, 32, 64)
+IMAGENET = (123.675, 116.28, 103.53), (58.395, 57.12, 57.375)  # mean and deviation in 0-255, RGB
+
+
+def centres(size: tuple[int, int], stride: int) -> torch.Tensor:
+    """Centres x, y of a grid's cells in canvas pixels, (N, 2), row by row from the top left.
+
+    Parameters
+    ----------
+    size : (h, w)
+        Of the canvas; sides that the stride does not divide have one cell more.
+    stride : int
+    """
+    rows, columns = (torch.arange(0, side, stride) + stride / 2 for side in size)
+    return torch.cartesian_prod(rows, columns).flip(1)
+
+
+def yolox(outputs: list[torch.Tensor], size: tuple[int, int]) -> Proposals:
+    """Decode what YOLOX's export writes by default: grid and stride are still to be applied.
+
+    One output (B, T, 5 + C), strides 8, 16 and 32: centre, logarithm of the size, objectness, class
+    probabilities.
+    """
+    (output,) = outputs
+    grids = {stride: centres(size, stride) for stride in YOLO_STRIDES}
+    strides = torch.cat([torch.full((len(grid), 1), float(stride)) for stride, grid in grids.items()])
+    centre = output[..., :2] * strides + torch.cat(list(grids.values())) - strides / 2
+    return proposals_of(torch.cat([centre, output[..., 2:4].exp() * strides, output[..., 4:]], dim=-1))
+
+
+def yolox_decoded(outputs: list[torch.Tensor], size: tuple[int, int]) -> Proposals:
+    """Decode what YOLOX's export writes with ``--decode_in_inference``: boxes in canvas pixels."""
+    (output,) = outputs
+    return proposals_of(output)
+
+
+def yolov5(outputs: list[torch.Tensor], size: tuple[int, int]) -> Proposals:
+    """Decode YOLOv5 and YOLOv7: as `yolox_decoded`, with three boxes in each cell."""
+    return yolox_decoded(outputs, size)
+
+
+def yolov8(outputs: list[torch.Tensor], size: tuple[int, int]) -> Proposals:
+    """Decode YOLOv8, 9, 11 and 12: one output (B, 4 + C, T), boxes in canvas pixels and class scores."""
+    (output,) = outputs
+    boxes, scores = output[:, :4].transpose(1, 2), output[:, 4:].transpose(1, 2)
+    return Proposals.from_scores(box_convert(boxes, "cxcywh", "xyxy"), scores)
+
+
+def yolo_end_to_end(outputs: list[torch.Tensor], size: tuple[int, int], n_classes: int) -> Proposals:
+    """Decode YOLO without suppression (v10, 26): one output (B, N, 6), box in canvas pixels, score, label.
+
+    Class vectors are one-hot, so Eq. 2 compares classes as the same or not.
+    """
+    (output,) = outputs
+    labels = output[..., 5].round().long().clamp(0, n_classes - 1)
+    return Proposals(output[..., :4], output[..., 4], one_hot(labels, n_classes).to(output.dtype))
+
+
+def detr(outputs: list[torch.Tensor], size: tuple[int, int], n_classes: int) -> Proposals:
+    """Decode DETR and its kin: boxes (B, T, 4), centre and size in shares of the canvas, logits (B, T, K).
+
+    With a logit more than classes, it is a softmax whose last class is the background; else sigmoids.
+    """
+    boxes, logits = _boxes_first(outputs)
+    height, width = size
+    boxes = box_convert(boxes, "cxcywh", "xyxy") * torch.tensor([width, height, width, height])
+    if logits.shape[-1] == n_classes + 1:
+        return Proposals.from_softmax(boxes, logits.softmax(-1)[..., :-1])
+    return Proposals.from_scores(boxes, logits.sigmoid())
+
+
+def _boxes_first(outputs: list[torch.Tensor]) -> list[torch.Tensor]:
+    """Two outputs (B, T, 4) and (B, T, K); where K is 4 too, the boxes come second, as in exports."""
+    first, second = outputs
+    return [second, first] if second.shape[-1] == 4 else [first, second]
+
+
+def gfl(outputs: list[torch.Tensor], size: tuple[int, int]) -> Proposals:
+    """Decode NanoDet's and PicoDet's heads (Generalized Focal Loss, Li et al. 2020).
+
+    For each stride class scores (B, N, C), then for each stride (B, N, 32): the distance of each of the four
+    sides to the cell's centre is the mean of a distribution over 8 bins of a stride each.
+    """
+    levels = len(outputs) // 2
+    boxes = []
+    for stride, sides in zip(GFL_STRIDES, outputs[levels:]):
+        distance = sides.unflatten(-1, (4, 8)).softmax(-1) @ torch.arange(8.0) * stride
+        centre = centres(size, stride)
+        boxes.append(torch.cat([centre - distance[..., :2], centre + distance[..., 2:]], dim=-1))
+    return Proposals.from_scores(torch.cat(boxes, dim=1), torch.cat(outputs[:levels], dim=1))
+
+
+class Family(NamedTuple):
+    """How to read a family's outputs, and what its training did to pixels."""
+
+    decode: Callable[..., Proposals]  # of outputs and size, and for some of n_classes
+    colours: str = "rgb"
+    mean: tuple[float, float, float] = (0, 0, 0)
+    std: tuple[float, float, float] = (255, 255, 255)
+    resize: str = "letterbox_centred"
+
+    def bound(self, n_classes: int) -> Callable[[list[torch.Tensor], tuple[int, int]], Proposals]:
+        """`decode` of outputs and size alone."""
+        needs = self.decode in (yolo_end_to_end, detr)
+        return partial(self.decode, n_classes=n_classes) if needs else self.decode
+
+
+FAMILIES = {
+    "yolox": Family(yolox, "bgr", std=(1, 1, 1), resize="letterbox"),
+    "yolox_decoded": Family(yolox_decoded, "bgr", std=(1, 1, 1), resize="letterbox"),
+    "yolov5": Family(yolov5),
+    "yolov8": Family(yolov8),
+    "yolo_end_to_end": Family(yolo_end_to_end),
+    "detr": Family(detr, "rgb", *IMAGENET, "stretch"),
+    "gfl": Family(gfl, "bgr", IMAGENET[0][::-1], IMAGENET[1][::-1], "stretch"),
+}
+OTHER = Family(yolox, "bgr", std=(1, 1, 1), resize="letterbox")  # facts beside a function that decodes
+
+
+def recognise(outputs: list[torch.Tensor], size: tuple[int, int]) -> dict[str, list[int]]:
+    """Families whose layout outputs for one image have, each with the numbers of classes that it may have."""
+    shapes = [tuple(output.shape[1:]) for output in outputs]
+    if any(len(shape) != 2 for shape in shapes):
+        return {}
+    cells = [sum(len(centres(size, s)) for s in strides) for strides in (YOLO_STRIDES, GFL_STRIDES)]
+    found: dict[str, list[int]] = {}
+    if len(shapes) == 1:
+        ((rows, columns),) = shapes
+        if rows == cells[0] and columns > 5:
+            spread = outputs[0][..., :2].abs().max()  # offsets in cells, or places in the canvas
+            found["yolox" if spread < max(size) / 4 else "yolox_decoded"] = [columns - 5]
+        if rows in (3 * cells[0], 3 * cells[1]) and columns > 5:
+            found["yolov5"] = [columns - 5]
+        if columns in cells and rows > 4:
+            found["yolov8"] = [rows - 4]
+        if columns == 6 and rows not in (cells[0], 3 * cells[0], 3 * cells[1]):
+            found["yolo_end_to_end"] = []  # it does not say
+    elif len(shapes) == 2 and shapes[0][0] == shapes[1][0] and 4 in (shapes[0][1], shapes[1][1]):
+        boxes, logits = _boxes_first(outputs)
+        if boxes.numel() and boxes.min() >= 0 and boxes.max() <= 1:
+            found["detr"] = [logits.shape[-1], logits.shape[-1] - 1]  # sigmoids, or a softmax with background
+    levels = len(shapes) // 2
+    grids = [len(centres(size, stride)) for stride in GFL_STRIDES[:levels]]
+    scores, sides = shapes[:levels], shapes[levels:]
+    if levels > 1 and sides == [(n, 32) for n in grids] and scores == [(n, scores[0][1]) for n in grids]:
+        found["gfl"] = [scores[0][1]]
+    return found
