@@ -87,8 +87,8 @@ def load_detector(
         return OnnxDetector(name or path.stem, path, names, **facts)
     if isinstance(detector, str | Path) and str(detector).lower().endswith((".pt", ".pth")):
         raise InputError(
-            f"{str(detector)!r} is not opened: such a file can run code as it is read. Export it to ONNX with "
-            "the program that made it"
+            f"{str(detector)!r} is not opened: such a file can run code as it is read. Export it to ONNX "
+            "with the program that made it"
         )
     if callable(detector):
         from .function import FunctionDetector
