@@ -18,8 +18,8 @@ import pytest
 from PIL import Image
 
 import dclose_nb as dc
-from dclose_nb.fusion import min_max
 from dclose_nb.explorer import LARGEST, STEPS, STEPS_OF_CURVES, Explorer
+from dclose_nb.fusion import min_max
 from dclose_nb.planted import RuleDetector, scene
 
 DRAWN = scene(2, layout="overlap")
