@@ -41,7 +41,7 @@ ARRAY_CELL = "explorer = dc.explore(explorer.detector, dc.load_photo({!r}))\nexp
 COMPARE = """
 import numpy as np
 made, shown = explanation.saliency, explorer.explanation.saliency
-print("the same map:", np.allclose(made, shown, rtol=1e-5, atol=1e-7))"""
+print("the same map:", np.abs(made - shown).max() < 1e-4 * shown.max())"""
 SIZES = {"1280": (1280, 720), "1920": (1920, 1080), "400": (400, 800)}
 WAIT = 60_000  # ms; machines that run tests may be busy
 RUN = "void window.jupyterapp.commands.execute('notebook:run-all-cells')"
