@@ -23,11 +23,12 @@ from ..checks import InputError
 from ..detection import Canvas, Detector, Proposals
 from ..files import atomic_write
 from .canvases import stretch
+from .families import IMAGENET
 from .weights import MissingWeights, WeightsError
 
 NAME = "picodet_s"
 SIZE = 416
-MEAN, STD = (123.675, 116.28, 103.53), (58.395, 57.12, 57.375)  # ImageNet's, in 0-255, RGB
+MEAN, STD = IMAGENET
 
 # A package that holds the network's two files (Apache-2.0). It is never installed or imported.
 WHEEL = "paddlelabel_ml==1.0.0"

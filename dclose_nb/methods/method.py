@@ -24,7 +24,7 @@ class Method(ABC):
     """A sampling method: a frozen dataclass of its options, which `__post_init__` checks."""
 
     own_error: ClassVar[bool] = False  # whether `combine` gives the error; else two halves are compared
-    most: ClassVar[int | None] = None  # masks that n_masks="auto" may take; None: the method's own number
+    most: ClassVar[int | None] = None  # masks that it can take, and "auto" may; None: no limit
 
     @property
     def cascade_order(self) -> slice | None:

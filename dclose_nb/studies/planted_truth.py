@@ -18,7 +18,7 @@ import torch
 from .. import checks, metrics
 from ..detection import Canvas, Detections, Detector, Proposals, match
 from ..explanation import explain
-from ..methods import make, regression
+from ..methods import make
 from ..planted import scores
 from ..planted.rule_detector import RuleDetector
 from ..planted.scene import Scene, scene
@@ -143,8 +143,8 @@ def _maps(
 
 
 def methods_with(n_masks: int) -> list[str]:
-    """Those of `METHODS` that can take this number of masks; `regression` compares all pairs of masks."""
-    return [method for method in METHODS if method != "regression" or n_masks <= regression.MOST]
+    """Those of `METHODS` that can take this number of masks."""
+    return [method for method in METHODS if n_masks <= (make(method).most or n_masks)]
 
 
 def truth_scores(
