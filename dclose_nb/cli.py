@@ -71,7 +71,12 @@ def _parser() -> argparse.ArgumentParser:
         description="Write an overlay for each detection, a sheet and a page with all of them, the maps and "
         "a manifest.",
     )
-    add("--n-masks", type=_masks, metavar="N", help=f"{masks}; auto: as many as the map needs, at most these")
+    add(
+        "--n-masks",
+        type=_masks,
+        metavar="N",
+        help=f"{masks}; auto: as many as the map needs, at most these, or 2000 for regression",
+    )
     add("photo", metavar="PHOTO", help="an image file, a photo that ships (coffee, ...), or scene_7, ...")
     add(
         "--method",
