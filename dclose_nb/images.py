@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-import warnings
-from functools import lru_cache
 from importlib import resources
 from pathlib import Path
 from typing import BinaryIO, NamedTuple
@@ -16,7 +14,7 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from . import checks
 from .checks import InputError
 from .detection import Detections, Detector, Targets
-from .detectors import MissingWeights, load_detector, weights
+from .detectors import MissingWeights, load_detector
 from .files import shipped
 from .planted.scene import scene
 
@@ -115,7 +113,7 @@ class Example(NamedTuple):
 
 
 class _Situation(NamedTuple):
-    """What shows it on a photo to YOLOX-Nano, and on a scene to the planted detector."""
+    """What shows it on a photo to a network of COCO's classes, and on a scene to the planted detector."""
 
     seed: int
     layout: str
@@ -131,7 +129,7 @@ _SITUATIONS = {
     "inside another": _Situation(42, "inside", photo="grace_hopper", wanted=("person", "tie")),
     "many": _Situation(0, "mixed", 8),
     "missed": _Situation(
-        11, "inside", missed=1, photo="motorcycle", wanted=Targets([[0, 125, 45, 228]], ["motorcycle"])
+        11, "inside", missed=1, photo="motorcycle", wanted=Targets([[42, 106, 283, 308]], ["bench"])
     ),
 }
 
@@ -139,8 +137,9 @@ _SITUATIONS = {
 def load_example(name: str) -> Example:
     """A situation to explain: a detector, an image and its targets.
 
-    The detector is YOLOX-Nano and the image a photo that ships, where one shows the situation and the
-    weights are at hand or can be fetched. Elsewhere it is the planted detector and a drawn scene.
+    The detector is `load_detector`'s default, YOLOX-Nano or PicoDet-S, and the image a photo that ships,
+    where one shows the situation. Where neither network can be had, it is the planted detector and a
+    drawn scene.
 
     Parameters
     ----------
@@ -152,7 +151,7 @@ def load_example(name: str) -> Example:
     Warns
     -----
     UserWarning
-        Weights that are missing, so that a scene takes the photo's place.
+        Weights that are missing, and what takes their place.
 
     Raises
     ------
@@ -166,8 +165,9 @@ def load_example(name: str) -> Example:
     >>> detector, image, targets = load_example("one object")  # doctest: +SKIP
     """
     situation = _SITUATIONS[checks.choice("name", name, _SITUATIONS)]
-    if situation.photo is not None and _has_weights("a drawn scene"):
-        detector, image, wanted = load_detector("yolox_nano"), load_photo(situation.photo), situation.wanted
+    detector = None if situation.photo is None else _coco_detector("a drawn scene")
+    if situation.photo is not None and detector is not None:
+        image, wanted = load_photo(situation.photo), situation.wanted
         if isinstance(wanted, Targets):
             return Example(detector, image, wanted)
         found = detector.detect(image)
@@ -194,16 +194,17 @@ _HARD_SCENES = (1041, 575, 130, 1380, 7)
 def load_annotated() -> tuple[Detector, dict[str, Annotated]]:
     """A detector, and images with their ground truth by name, to see where it errs.
 
-    YOLOX-Nano and `annotated_photos`; where its weights are missing, the planted detector and
-    `annotated_scenes`, with a warning as of `load_example`.
+    `load_detector`'s default and `annotated_photos`; where neither network can be had, the planted
+    detector and `annotated_scenes`, with a warning as of `load_example`.
 
     Examples
     --------
     >>> detector, images = load_annotated()  # doctest: +SKIP
     >>> image, truth = images["coffee"]  # doctest: +SKIP
     """
-    if _has_weights("drawn scenes"):
-        return load_detector("yolox_nano"), annotated_photos()
+    detector = _coco_detector("drawn scenes")
+    if detector is not None:
+        return detector, annotated_photos()
     return load_detector("planted"), annotated_scenes()
 
 
@@ -224,23 +225,10 @@ def annotated_scenes() -> dict[str, Annotated]:
     return {name: Annotated(hard.image, Targets(hard.boxes, hard.names)) for name, hard in drawn.items()}
 
 
-def _has_weights(otherwise: str) -> bool:
-    """Whether YOLOX-Nano is at hand or can be fetched; a warning where not."""
+def _coco_detector(otherwise: str) -> Detector | None:
+    """`load_detector`'s default; None with a warning where it cannot be had."""
     try:
-        path = weights.path_of("yolox_nano")
-        why = "" if path.exists() else _no_weights(path)
-    except MissingWeights as error:  # they have no place
-        why = str(error)
-    if why:
-        warnings.warn(f"{why} Until then the planted detector explains {otherwise}.", stacklevel=3)
-    return not why
-
-
-@lru_cache
-def _no_weights(path: Path) -> str:
-    """Why YOLOX-Nano is not at a path, asked of the network once; empty where it was fetched."""
-    try:
-        weights.load("yolox_nano")
+        return load_detector()
     except MissingWeights as error:
-        return str(error)
-    return ""
+        checks.warn(f"{error} Until then the planted detector explains {otherwise}.")
+        return None

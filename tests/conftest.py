@@ -10,7 +10,7 @@ import matplotlib
 import numpy as np
 import pytest
 import torch
-from toys import NO_WEIGHTS, Lamps, weights_at_hand
+from toys import Lamps, weights_at_hand
 
 import dclose_nb as dc
 
@@ -35,10 +35,21 @@ def lit(lamps):
 @pytest.fixture(scope="session")
 def yolox():
     if not weights_at_hand():
-        pytest.skip(NO_WEIGHTS)
+        pytest.skip("the weights of yolox_nano are not at hand: run `make demo` once, or set YOLOX_HOME")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # development uses a converted checkpoint
         return dc.load_detector("yolox_nano")
+
+
+@pytest.fixture(scope="session")
+def real():
+    """The default detector of photographs: YOLOX-Nano, or PicoDet-S where its weights cannot be had."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        try:
+            return dc.load_detector()
+        except dc.detectors.MissingWeights as error:
+            pytest.skip(str(error))
 
 
 @pytest.fixture(scope="session")

@@ -4,11 +4,10 @@ import time
 import numpy as np
 import pytest
 import torch
-from toys import NO_WEIGHTS, Lamps, out_of_memory_above, weights_at_hand
+from toys import Lamps, out_of_memory_above
 
 import dclose_nb as dc
 from dclose_nb import metrics
-from dclose_nb.detectors import weights
 from dclose_nb.threads import map_in_threads
 
 
@@ -140,13 +139,15 @@ def test_a_watcher_can_stop_threads(safe, lit, threads):
     assert len(seen) == 2 and found.n_forward == seen[-1] and torch.get_num_threads() == threads
 
 
-@pytest.mark.skipif(not weights_at_hand(), reason=NO_WEIGHTS)
-@pytest.mark.parametrize("name", ["yolox_nano", "planted_two_stage"])
-def test_real_networks_give_the_same_answers_in_threads(name, threads):
-    detector = dc.load_detector(name, device="cpu")
-    image = dc.load_photo("coffee") if name in weights.OFFICIAL else dc.planted.scene(3).image
+@pytest.mark.parametrize("photo", ["coffee", "scene_3"])
+def test_real_networks_give_the_same_answers_in_threads(photo, threads, monkeypatch, request):
+    if photo == "coffee":
+        detector = request.getfixturevalue("real")
+    else:
+        detector = dc.load_detector("planted_two_stage", device="cpu")
+    image = dc.load_photo(photo)
     targets = detector.detect(image)
     found = dc.explain(detector, image, targets, method="drise", n_masks=96, progress=False)
-    detector.thread_safe = False
+    monkeypatch.setattr(detector, "thread_safe", False, raising=False)
     expected = dc.explain(detector, image, targets, method="drise", n_masks=96, progress=False)
     assert np.allclose(found.saliency, expected.saliency, atol=1e-4)

@@ -6,8 +6,6 @@ import torch
 import dclose_nb as dc
 from dclose_nb.detectors import weights
 
-NO_WEIGHTS = "the weights of yolox_nano are not at hand: run `make demo` once, or set YOLOX_HOME"
-
 
 def weights_at_hand() -> bool:
     return weights.path_of("yolox_nano").is_file()

@@ -12,6 +12,7 @@ import torch
 from .. import checks
 from ..checks import InputError
 from ..detection import Detector
+from . import weights
 from .weights import OFFICIAL, MissingWeights, WeightsError
 
 __all__ = ["MissingWeights", "WeightsError", "load_detector", "pick_device"]
@@ -20,7 +21,7 @@ ONNX_FACTS = ("input_size", "colours", "mean", "std", "resize", "decode")
 
 
 def load_detector(
-    detector: str | Path | Detector | torch.nn.Module | Callable[[np.ndarray], Any],
+    detector: str | Path | Detector | torch.nn.Module | Callable[[np.ndarray], Any] | None = None,
     *,
     class_names: Sequence[str] | None = None,
     name: str | None = None,
@@ -31,7 +32,9 @@ def load_detector(
 
     Parameters
     ----------
-    detector : str, path, Detector, torch.nn.Module or callable
+    detector : str, path, Detector, torch.nn.Module or callable, optional
+        By default "yolox_nano", or with a warning "picodet_s" where its weights cannot be had. Else:
+
         - "yolox_nano", "yolox_tiny", "yolox_s", "yolox_m", "yolox_l" or "yolox_x", trained on COCO;
           "picodet_s" (PP-PicoDet-S), trained on COCO, which pip fetches from the Python package index;
           "planted" (YOLOX-Nano) or "planted_two_stage" (Faster R-CNN), which ship with the project
@@ -65,6 +68,8 @@ def load_detector(
     WeightsError
         Weights that are damaged.
     """
+    if detector is None:
+        detector = _default()
     if isinstance(detector, Detector):
         _refuse_unused(facts, "a Detector", class_names=class_names, name=name)
         return detector
@@ -105,6 +110,18 @@ def load_detector(
         _refuse_unused({}, repr(known), device=elsewhere)
         return picodet.load()
     return (planted.load if known in planted.NETWORKS else load_yolox)(known, device=pick_device(device))
+
+
+def _default() -> str:
+    """The first network of COCO's classes that can be had here."""
+    from . import picodet
+
+    if not (without_yolox := weights.missing("yolox_nano")):
+        return "yolox_nano"
+    if without_picodet := picodet.missing():
+        raise MissingWeights(f"{without_yolox} {without_picodet}")
+    checks.warn(f"{without_yolox} Until then {picodet.NAME} takes its place.")
+    return picodet.NAME
 
 
 def _refuse_unused(facts: dict[str, Any], what: str, allowed: Sequence[str] = (), **unused: Any) -> None:

@@ -24,7 +24,7 @@ from ..detection import Canvas, Detector, Proposals
 from ..files import atomic_write
 from .canvases import stretch
 from .families import IMAGENET
-from .weights import MissingWeights, WeightsError
+from .weights import MissingWeights, WeightsError, refusal
 
 NAME = "picodet_s"
 SIZE = 416
@@ -131,9 +131,22 @@ def load() -> PicoDetDetector:
         A file that is damaged.
     """
     kept = folder()
-    if not all((kept / name).exists() for name in SHA256):
+    if not _is_at_hand(kept):
         fetch(kept)
     return PicoDetDetector(kept)
+
+
+def missing() -> str:
+    """Why the two files cannot be had; empty where they are at hand or were fetched now."""
+    try:
+        kept = folder()
+    except MissingWeights as error:
+        return str(error)
+    return "" if _is_at_hand(kept) else refusal(fetch, kept)
+
+
+def _is_at_hand(kept: Path) -> bool:
+    return all((kept / name).exists() for name in SHA256)
 
 
 def folder() -> Path:
@@ -158,7 +171,7 @@ def fetch(kept: Path, run: Callable[..., Any] = subprocess.run) -> None:
             listed = Path(hidden) / "requirements.txt"
             listed.write_text(f"{WHEEL} --hash=sha256:{WHEEL_SHA256}\n", encoding="utf-8")
             download = [sys.executable, "-m", "pip", "download", "--no-deps", "--only-binary=:all:"]
-            quiet = ["--quiet", "--no-input", "--disable-pip-version-check"]
+            quiet = ["--quiet", "--no-input", "--disable-pip-version-check", "--retries=1"]
             where = ["--dest", hidden, "--require-hashes", "--requirement", str(listed)]
             done = run(
                 [*download, *quiet, *where],

@@ -5,7 +5,8 @@ from __future__ import annotations
 import hashlib
 import os
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -78,7 +79,7 @@ def load(name: str) -> Weights:
     """
     path = path_of(name)
     if not path.exists():
-        _download(name, path)
+        _download(path)
     try:
         with path.open("rb") as file:
             sha256 = hashlib.file_digest(file, "sha256").hexdigest()
@@ -94,7 +95,27 @@ def load(name: str) -> Weights:
     return Weights(state, sha256, official)
 
 
-def _download(name: str, path: Path) -> None:
+def missing(name: str) -> str:
+    """Why a YOLOX network's weights cannot be had; empty where they are at hand or were fetched now."""
+    try:
+        path = path_of(name)
+    except MissingWeights as error:  # they have no place
+        return str(error)
+    return "" if path.exists() else refusal(_download, path)
+
+
+@lru_cache
+def refusal(fetch: Callable[[Path], None], place: Path) -> str:
+    """Why nothing could be fetched to a place, asked of the network once; empty where it was fetched."""
+    try:
+        fetch(place)
+    except MissingWeights as error:
+        return str(error)
+    return ""
+
+
+def _download(path: Path) -> None:
+    name = path.stem
     url = f"{RELEASE}/{path.name}"
     missing = f"{name}.pth is not at {path} and could not be fetched from {url}"
     where = f"Put the file at {path}, or set YOLOX_HOME to a folder that has it under weights/."

@@ -4,16 +4,16 @@ from contextlib import nullcontext
 
 import pytest
 import torch
-from toys import NO_WEIGHTS, weights_at_hand
+from toys import weights_at_hand
 
 import dclose_nb as dc
 
+NETWORKS = ["planted", "planted_two_stage", *(["yolox_nano"] if weights_at_hand() else [])]
 
-@pytest.mark.parametrize("name", ["planted", "planted_two_stage", "yolox_nano"])
+
+@pytest.mark.parametrize("name", NETWORKS)
 @pytest.mark.filterwarnings("ignore:.*is not the official")
 def test_half_precision_gives_the_same_proposals(name):
-    if name == "yolox_nano" and not weights_at_hand():
-        pytest.skip(NO_WEIGHTS)
     detector = dc.load_detector(name, device="cpu")
     image = dc.load_photo("coffee") if name == "yolox_nano" else dc.planted.scene(3).image
     canvas = detector.prepare(image)

@@ -79,7 +79,7 @@ def test_a_grid_never_applied_is_found_out(zoo):
         dc.load_detector(zoo / "yolox_nano.onnx", decode="yolox_decoded")
 
 
-def test_yolox_nano_is_the_same_from_its_file_and_from_its_weights(yolox, zoo):
+def test_yolox_nano_is_the_same_from_its_file_and_from_its_weights(zoo, yolox):
     """The file as it was published, without a fact; the default names, order of colours and canvas."""
     detector = dc.load_detector(zoo / "yolox_nano.onnx")
     image = dc.load_photo("coffee")

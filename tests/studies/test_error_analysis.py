@@ -504,11 +504,11 @@ def test_scenes_show_all_four_errors():
     assert all(np.array_equal(scene.image, dc.load_photo(name)) for name, scene in images.items())
 
 
-def test_photos_show_all_four_errors(yolox):
+def test_photos_show_all_four_errors(real):
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         detector, images = dc.load_annotated()
-    assert detector.name == "yolox_nano" and kinds_of(detector, images) >= {"right", *ERRORS}
+    assert detector.name == real.name and kinds_of(detector, images) >= {"right", *ERRORS}
     for name, (image, truth) in images.items():
         known = truth.detections(detector.class_names)  # in no order, inside the photo
         height, width = image.shape[:2]

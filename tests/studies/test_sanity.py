@@ -50,11 +50,9 @@ def test_every_layer_keeps_its_values_but_not_their_order():
     assert randomise(detector).provenance == {"shuffled": "planted", "stages": None, "seed": 0}
 
 
-@pytest.mark.parametrize("name", ["planted", "planted_two_stage", "yolox_nano"])
-def test_stages_hold_every_parameter_once(name, request):
-    detector = (
-        request.getfixturevalue("yolox") if name == "yolox_nano" else dc.load_detector(name, device="cpu")
-    )
+@pytest.mark.parametrize("name", ["planted", "planted_two_stage"])
+def test_stages_hold_every_parameter_once(name):
+    detector = dc.load_detector(name, device="cpu")
     layers = [layer for layers in detector.stages.values() for layer in layers]
     held = [weights for layer in layers for weights in detector.module.get_submodule(layer).parameters()]
     assert sorted(map(id, held)) == sorted(map(id, detector.module.parameters()))
@@ -195,26 +193,31 @@ def test_columns_of_a_comparison():
     assert np.isnan(alone["other rank"]).all() and alone["rank"] == pytest.approx(pairs[0, 0])
 
 
-def test_box_sizes_that_overflow_become_finite():
+@pytest.fixture
+def overflowing():
+    """A network whose boxes are infinitely wide, as that of a shuffled network can be."""
     detector = dc.load_detector("planted", device="cpu")
     with torch.no_grad():
         for layer in detector.module.head.reg_preds:
             layer.bias[2], layer.bias[3] = 200, -200  # exponents of a width and a height
-    canvas = detector.prepare(dc.load_photo("scene_1"))
-    proposals = detector.predict(canvas.pixels[None])
-    vectors = torch.tensor([[50.0, 50, 200, 200]]), torch.eye(len(detector.class_names))[:1]
+    return detector
+
+
+def test_box_sizes_that_overflow_become_finite(overflowing):
+    canvas = overflowing.prepare(dc.load_photo("scene_1"))
+    proposals = overflowing.predict(canvas.pixels[None])
+    vectors = torch.tensor([[50.0, 50, 200, 200]]), torch.eye(len(overflowing.class_names))[:1]
     assert proposals.boxes.isfinite().all()
     assert dc.similarity.mask_weights(proposals, *vectors).isfinite().all()
 
 
 @pytest.mark.parametrize("method", ["dclose", "gradcam"])
-def test_a_shuffled_network_that_overflows_gives_finite_maps(yolox, method):
-    shuffled = randomise(yolox)
-    image = dc.load_photo("chelsea")
-    assert not shuffled.module(shuffled.prepare(image).pixels[None]).isfinite().all()
+def test_a_network_that_overflows_gives_finite_maps(overflowing, method):
+    image = dc.load_photo("scene_1")
+    assert not overflowing.module(overflowing.prepare(image).pixels[None]).isfinite().all()
     budget = {} if method == "gradcam" else {"n_masks": 5}
-    targets = dc.Targets([[50, 50, 300, 250]], ["cat"])
-    maps = dc.explain(shuffled, image, targets, method=method, progress=False, **budget).saliency
+    targets = dc.Targets([[50, 50, 300, 250]], ["tree"])
+    maps = dc.explain(overflowing, image, targets, method=method, progress=False, **budget).saliency
     assert np.isfinite(maps).all()
 
 
