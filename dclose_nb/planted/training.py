@@ -127,7 +127,9 @@ def train(
     done = _resume(folder / "checkpoint.pt", settings, learning)
 
     scenes = Scenes(settings, done)
-    batches = DataLoader(scenes, settings.batch, num_workers=workers if len(scenes) else 0)
+    workers = workers if len(scenes) else 0
+    spawned = "spawn" if workers else None  # a fork of a process with threads can hang
+    batches = DataLoader(scenes, settings.batch, num_workers=workers, multiprocessing_context=spawned)
     module.train()
     start = time.perf_counter()
     with tqdm(total=settings.steps, initial=done, unit="step", disable=not progress) as bar:

@@ -5,6 +5,8 @@ import os
 import subprocess
 import sys
 import time
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
 
 import numpy as np
 import pytest
@@ -172,15 +174,9 @@ def test_records_of_targets_found_in_another_way_are_refused(street, data, seria
 # -- stopped runs and workers
 
 
-def test_dask_gives_the_same_as_one_process(street, data, serial, tmp_path):
-    """Two worker processes of a local cluster, which gives each one thread."""
-    from distributed import Client, LocalCluster
-
-    with (
-        LocalCluster(n_workers=2, threads_per_worker=1, processes=True, dashboard_address=None) as cluster,
-        Client(cluster) as client,
-        client.get_executor() as executor,
-    ):
+def test_an_executor_s_processes_give_the_same_as_one_process(street, data, serial, tmp_path):
+    processes = {"mp_context": get_context("spawn"), "initializer": torch.set_num_threads, "initargs": (1,)}
+    with ProcessPoolExecutor(2, **processes) as executor:
         assert timeless(evaluate(street, data, tmp_path, executor=executor, **QUICK)) == timeless(serial)
 
 
