@@ -11,6 +11,7 @@ from .checks import InputError as InputError
 from .detection import Canvas as Canvas
 from .detection import Detections as Detections
 from .detection import Detector as Detector
+from .detection import MaskProposals as MaskProposals
 from .detection import Proposals as Proposals
 from .detection import Targets as Targets
 from .detectors import MissingWeights as MissingWeights

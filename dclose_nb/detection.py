@@ -251,6 +251,15 @@ class Proposals(NamedTuple):
         return cls(boxes, objectness, probs / objectness.clamp(min=torch.finfo(probs.dtype).tiny)[..., None])
 
 
+class MaskProposals(NamedTuple):
+    """Proposals of a detector that also gives each object's mask."""
+
+    proposals: Proposals
+    # From boxes (B, K, 4) in canvas pixels and their labels (B, K) int to masks (B, K, m, m) float32
+    # in [0, 1]. A mask's cells divide its box evenly; above 0.5 they are part of the object.
+    masks: Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
+
+
 def suppress(
     proposals: Proposals, *, confidence: float = 0.25, iou: float = 0.45, class_agnostic: bool = False
 ) -> list[torch.Tensor]:
@@ -334,6 +343,13 @@ class Detector(ABC):
     @abstractmethod
     def predict(self, pixels: torch.Tensor) -> Proposals:
         """Propose boxes for pixels (B, 3, h, w) from `prepare`, RGB 0-255, without changing them."""
+
+    def predict_masks(self, pixels: torch.Tensor) -> MaskProposals:
+        """As `predict`, with masks. A detector without masks raises `InputError`."""
+        raise InputError(
+            f"{self.name!r} gives no masks: overlap='mask' needs a Mask R-CNN of torchvision, or a detector "
+            "of your own with predict_masks"
+        )
 
     def predictor(self, passes: int) -> Callable[[torch.Tensor], Proposals]:
         """The fastest form of `predict` for this many passes. It ignores later changes of the weights."""

@@ -33,7 +33,7 @@ ARRAYS = "maps.npz"
 FORMAT = 1  # of a saved folder
 _HOW: dict[str, Any] = {  # in the manifest, and of which types
     **{"method": str, "params": dict, "seed": int | None, "batch_size": int | None},
-    **{"tolerance": float | None, "n_forward": int, "seconds": float | int},
+    **{"tolerance": float | None, "n_forward": int, "seconds": float | int, "overlap": str},
 }
 # Names of an explanation's files: those of `save`, and the drawings of `reports`
 _OWN = re.compile(r"(overlay_\d+_[\w-]+|sheet)\.(png|pdf)|maps\.npz|manifest\.json|report\.html")
@@ -66,11 +66,13 @@ class Explanation:
     seed, batch_size, tolerance : int, int, float
         Options of the run; None if the method does not use them.
     n_forward : int
-        Images that the network saw, including the first detection.
+        Images that the network saw, including the first detection and the targets' masks.
     seconds : float
         Time that `explain` took.
     provenance : dict
         The detector with the checksum of its weights, and the versions of the packages.
+    overlap : {"box", "mask"}
+        Of what Eq. 2 took the IoU.
 
     ``e[i]``, ``e[:k]`` and iteration give `Explanation` again.
     """
@@ -89,6 +91,7 @@ class Explanation:
     n_forward: int
     seconds: float
     provenance: dict[str, Any] = field(default_factory=dict)
+    overlap: str = "box"
 
     def __post_init__(self) -> None:
         for array in self._arrays().values():
@@ -183,6 +186,7 @@ class Explanation:
             manifest = files.read_json(folder / files.MANIFEST)
             if not isinstance(manifest, dict) or ARRAYS not in (manifest.get("files") or ()):
                 raise InputError(f"its {files.MANIFEST} is not an explanation's")
+            manifest.setdefault("overlap", "box")  # as it was before there was a choice
             if (written := checks.at_least("format", manifest.get("format", 0), 0)) != FORMAT:
                 age = "a later" if written > FORMAT else "an earlier"
                 raise InputError(f"{age} version of dclose_nb saved it, and this one reads format {FORMAT}")
@@ -233,6 +237,7 @@ def explain(
     seed: int = 0,
     tolerance: float | None = None,
     batch_size: int | None = None,
+    overlap: Literal["box", "mask"] = "box",
     watch: Callable[[Explanation], bool | None] | None = None,
     progress: bool = True,
     **options: Any,
@@ -262,6 +267,11 @@ def explain(
         twenty times, and not before 50 masks. ``gradcam`` takes none.
     batch_size : int, optional
         Masked images in one forward pass; chosen by default.
+    overlap : {"box", "mask"}
+        Of what Eq. 2 takes the IoU: of boxes, or of the masks that a Mask R-CNN draws. The target's mask is
+        the one that the network draws in its box in the unmasked image, one more forward pass. See
+        `similarity.mask_iou`, and `similarity.mask_weights` for the proposals that get a mask.
+        ``gradcam`` takes none.
     watch : callable, optional
         Called with the `Explanation` so far: first after at most 24 masks, then a few times a second. If
         it returns True, sampling stops, and this explanation is the result.
@@ -300,11 +310,13 @@ def explain(
     sampled = isinstance(chosen, Method)
     if auto and sampled and chosen.most is not None:
         chosen = replace(chosen, n_masks=chosen.most)
+    checks.choice("overlap", overlap, ("box", "mask"))
     seed, batch_size = checks.at_least("seed", seed, 0), batch_size_for(detector, batch_size)
-    if tolerance is not None:
-        if not sampled:
+    for option, asked in (("tolerance", tolerance is not None), ("overlap", overlap == "mask")):
+        if asked and not sampled:
             known = ", ".join(options_of(method))
-            raise InputError(f"method {method!r} has no option 'tolerance'; it has: {known}")
+            raise InputError(f"method {method!r} has no option {option!r}; it has: {known}")
+    if tolerance is not None:
         tolerance = checks.probability("tolerance", tolerance)
 
     canvas = detector.prepare(image)
@@ -327,15 +339,16 @@ def explain(
             seed=seed if sampled else None,
             batch_size=batch_size if sampled else None,
             tolerance=tolerance,
-            n_forward=detected + n_masks,
+            n_forward=detected + (overlap == "mask") + n_masks,
             seconds=time.perf_counter() - start,
             provenance=provenance,
+            overlap=overlap,
         )
 
     if not sampled:
         return explanation(chosen.maps(detector, canvas, targets), 1)
 
-    plan, limit = chosen.plan(canvas, seed), tolerance or np.inf
+    plan, limit = chosen.plan(canvas, seed)._replace(overlap=overlap), tolerance or np.inf
     halves, total = tolerance is not None and not chosen.own_error, sum(plan.counts)
     step = max(CHECK, -(-total // CHECKS))
     stops = [min(FIRST, total)] * (watch is not None) + [*range(step, total, step)] * (tolerance is not None)

@@ -68,7 +68,8 @@ def _panels(
 def _planned(detector: Detector, explanation: Explanation) -> tuple[Canvas, Plan]:
     """The image as the network sees it, and what was sampled."""
     canvas = detector.prepare(explanation.image)
-    return canvas, make(explanation.method, **explanation.params).plan(canvas, explanation.seed)
+    plan = make(explanation.method, **explanation.params).plan(canvas, explanation.seed)
+    return canvas, plan._replace(overlap=explanation.overlap)
 
 
 @lru_cache(maxsize=1)

@@ -186,7 +186,8 @@ def deletion(
 ) -> Curve:
     """The detection fades while pixels turn black, the most salient first; a low score is better.
 
-    (Petsiuk et al. 2018, 2021.) `step_scores` gives the score of each step.
+    (Petsiuk et al. 2018, 2021.) `step_scores` gives the score of each step. It takes the IoU of boxes,
+    also for a map that was made with ``overlap="mask"``.
 
     Parameters
     ----------

@@ -288,6 +288,7 @@ def _provenance(explanation: Explanation) -> str:
         "detector": f"{detector['name']}, on {detector['device']}",
         "weights (sha256)": detector.get("weights_sha256", "not known"),
         "masks": explanation.params.get("n_masks", "none"),
+        "overlap (Eq. 2)": explanation.overlap,
         "seed": "none" if explanation.seed is None else explanation.seed,
         "forward passes": explanation.n_forward,
         "seconds": f"{explanation.seconds:.1f}",

@@ -18,7 +18,7 @@ from . import checks
 from .density import contrast, normalise
 from .detection import Canvas, Detections, Detector
 from .masks import MaskSampler
-from .similarity import mask_weights
+from .similarity import mask_weights, target_masks_of
 from .threads import map_in_threads, threads_for
 
 
@@ -28,6 +28,7 @@ class Plan(NamedTuple):
     samplers: Sequence[MaskSampler]  # of L levels
     counts: Sequence[int]  # masks of each level
     filtered: bool = False  # which proposals count, see `similarity.mask_weights`
+    overlap: str = "box"  # or "mask": of what Eq. 2 takes the IoU
 
 
 class Level(NamedTuple):
@@ -54,6 +55,8 @@ class Level(NamedTuple):
 def plain_loop(detector: Detector, canvas: Canvas, targets: Detections, plan: Plan) -> list[Level]:
     """Steps 2 to 6, one mask at a time, for the reader. To compute maps, call `sample`."""
     boxes, probs = canvas.vectors(targets)  # (n, 4), (n, C)
+    target_masks = target_masks_of(detector, canvas, targets) if plan.overlap == "mask" else None
+    predict = detector.predict if target_masks is None else detector.predict_masks
     levels = []
     for sampler, count in zip(plan.samplers, plan.counts):
         density = torch.zeros(canvas.content[2:], dtype=torch.float64)  # (h, w)
@@ -63,8 +66,9 @@ def plain_loop(detector: Detector, canvas: Canvas, targets: Detections, plan: Pl
             mask = sampler.masks(i, i + 1)[0]  # (h, w)
             masked = canvas.pixels.clone()
             masked[:, *canvas.window] *= mask  # step 2: hide what the mask hides
-            proposals = detector.predict(masked[None])  # step 3: ask the detector
-            weight = mask_weights(proposals, boxes, probs, filtered=plan.filtered)[0]  # step 4: Eq. 6, (n,)
+            proposals = predict(masked[None])  # step 3: ask the detector
+            # step 4: Eq. 6, (n,)
+            weight = mask_weights(proposals, boxes, probs, target_masks, filtered=plan.filtered)[0]
             weighted_sum += weight[:, None, None] * mask  # step 5: the sum in Eq. 7
             density += mask  # step 5: Eq. 3
             weights[i] = weight
@@ -131,8 +135,11 @@ class Sampling:
         shares = [[count * stop // sum(plan.counts) for count in self.counts] for stop in stops]
         self._ends = [*shares, self.counts]  # masks of each level at each stop, and at the end
         self.stops = {sum(share) for share in shares}
-        self._predict = detector.predictor(sum(self.counts))
         self._boxes, self._probs = canvas.vectors(targets)
+        self._masks = target_masks_of(detector, canvas, targets) if plan.overlap == "mask" else None
+        self._predict = (
+            detector.predictor(sum(self.counts)) if self._masks is None else detector.predict_masks
+        )
         self._size = batch_size_for(detector, batch_size)
         self._of_thread = threading.local()  # holds each thread's own `masked` images
         # n targets, then the density; doubles, since thousands of terms are added
@@ -219,7 +226,8 @@ class Sampling:
             masked = self._of_thread.masked = self.canvas.pixels.repeat(len(masks), 1, 1, 1)
         masked, window = masked[: len(masks)], self.canvas.window
         torch.mul(self.canvas.pixels[:, *window], masks[:, None], out=masked[:, :, *window])
-        weights = mask_weights(self._predict(masked), self._boxes, self._probs, filtered=self.plan.filtered)
+        vectors = self._boxes, self._probs, self._masks
+        weights = mask_weights(self._predict(masked), *vectors, filtered=self.plan.filtered)
         if not weights.isfinite().all():
             raise FloatingPointError(f"detector {self.detector.name!r} proposed NaN for a masked image")
         return weights

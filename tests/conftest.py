@@ -10,7 +10,7 @@ import matplotlib
 import numpy as np
 import pytest
 import torch
-from toys import Lamps, weights_at_hand
+from toys import Lamps, Shapes, weights_at_hand
 
 import dclose_nb as dc
 
@@ -21,6 +21,12 @@ matplotlib.use("agg")
 def lamps():
     """Two lamps, left and right, of two classes."""
     return Lamps([[1, 1, 7, 9], [10, 2, 18, 8]], [[0.9, 0.1], [0.2, 0.8]])
+
+
+@pytest.fixture
+def shapes(lamps):
+    """The same two lamps, with masks."""
+    return Shapes(lamps.boxes.tolist(), lamps.class_probs.tolist())
 
 
 @pytest.fixture

@@ -14,7 +14,7 @@ import dclose_nb as dc
 from dclose_nb.fusion import cascade, min_max
 from dclose_nb.masks import grid_masks, superpixel_masks, superpixels
 from dclose_nb.methods import make
-from dclose_nb.sampling import Plan, sample
+from dclose_nb.sampling import Plan, plain_loop, sample
 
 
 def test_the_seven_steps_against_a_loop(lamps, lit):
@@ -91,6 +91,24 @@ def test_targets_need_not_be_detected(lamps, lit):
     found = dc.explain(lamps, dark, dc.Targets([[10, 2, 18, 8]], ["b"]), n_masks=50, progress=False)
     assert found.n_forward == 50 and found.saliency.max() > 0
     assert found.detections.scores.tolist() == [1]
+
+
+def test_masks_in_place_of_boxes(lamps, shapes, lit):
+    options = {"method": "drise", "n_masks": 12, "grid": (3, 4), "progress": False}
+    plain, of_boxes, of_masks = (
+        dc.explain(shapes, lit, **options, **overlap)
+        for overlap in ({}, {"overlap": "box"}, {"overlap": "mask"})
+    )
+    assert np.array_equal(plain.saliency, of_boxes.saliency)
+    assert plain.overlap == "box" and of_masks.overlap == "mask"
+    assert plain.n_forward == 13 and of_masks.n_forward == 14  # the targets' masks are seen once
+    canvas = shapes.prepare(lit)
+    planned = make("drise", n_masks=12, grid=(3, 4)).plan(canvas, 0)._replace(overlap="mask")
+    (level,) = plain_loop(shapes, canvas, of_masks.detections, planned)
+    assert np.allclose(of_masks.saliency, level.weighted_sum / (12 * 0.5), atol=1e-5)
+    assert np.abs(of_masks.saliency - of_boxes.saliency).max() > 0.01
+    with pytest.raises(dc.InputError, match="'lamps' gives no masks"):
+        dc.explain(lamps, lit, overlap="mask", **options)
 
 
 def test_an_explanation_can_be_indexed_and_iterated(lamps, lit):
@@ -320,11 +338,13 @@ def test_the_error_is_the_spread_of_maps_over_seeds(lamps, lit):
 @pytest.mark.parametrize(("options", "word"), [
     ({"n_masks": "auto", "method": "gradcam"}, "no option 'tolerance'"),
     ({"tolerance": 0.2, "method": "gradcam"}, "no option 'tolerance'; it has: layer"),
+    ({"overlap": "mask", "method": "gradcam"}, "no option 'overlap'; it has: layer"),
+    ({"overlap": "polygon"}, "overlap must be one of 'box', 'mask', got 'polygon'"),
     ({"n_masks": "auto", "tolerance": 0}, "tolerance"),
     ({"tolerance": 1.5}, "tolerance"),
     ({"n_masks": "many"}, "n_masks"),
 ])  # fmt: skip
-def test_what_auto_cannot_be_is_refused(lamps, lit, options, word):
+def test_what_a_run_cannot_be_is_refused(lamps, lit, options, word):
     with pytest.raises(dc.InputError, match=word):
         dc.explain(lamps, lit, progress=False, **options)
     assert not lamps.seen
@@ -370,6 +390,7 @@ def test_the_first_look_comes_after_at_most_24_masks(lamps, lit, method):
 
 RUNS = [
     {"n_masks": 20, "seed": 4, "batch_size": 3},
+    {"n_masks": 20, "overlap": "mask"},
     {"method": "drise", "n_masks": 400, "grid": [3, 4], "tolerance": 0.9},
     {"method": "contrast", "n_masks": 30, "segments": np.array([4, 9])},
     {"method": "sodex", "n_masks": 30},
@@ -390,11 +411,18 @@ def assert_same(found, expected):
 
 
 @pytest.mark.parametrize("options", RUNS, ids=lambda options: options.get("method", "dclose"))
-def test_a_loaded_explanation_equals_the_saved_one_to_the_bit(lamps, lit, tmp_path, options):
-    for expected in (found := dc.explain(lamps, lit, progress=False, **options), found[1], found[:0]):
+def test_a_loaded_explanation_equals_the_saved_one_to_the_bit(shapes, lit, tmp_path, options):
+    for expected in (found := dc.explain(shapes, lit, progress=False, **options), found[1], found[:0]):
         assert expected.save(tmp_path / "kept") == tmp_path / "kept"
         assert_same(dc.Explanation.load(tmp_path / "kept"), expected)
         assert sorted(file.name for file in (tmp_path / "kept").iterdir()) == ["manifest.json", "maps.npz"]
+
+
+def test_a_folder_from_before_there_was_an_overlap_is_loaded(lamps, lit, tmp_path):
+    found = dc.explain(lamps, lit, n_masks=5, progress=False)
+    path = found.save(tmp_path / "kept") / "manifest.json"
+    path.write_text(path.read_text().replace('"overlap": "box",', ""))
+    assert_same(dc.Explanation.load(tmp_path / "kept"), found)
 
 
 def test_provenance_that_json_cannot_hold_is_kept_as_text(lamps, lit, tmp_path):
@@ -472,6 +500,7 @@ def encrypted(folder):
     (lambda folder: edited(folder, n_forward="6"), "n_forward must be int, got str"),
     (lambda folder: edited(folder, seed="0"), "seed must be int | None, got str"),
     (lambda folder: edited(folder, batch_size=1.5), "batch_size must be int | None, got float"),
+    (lambda folder: edited(folder, overlap=1), "overlap must be str, got int"),
     (lambda folder: edited(folder, tolerance=[]), "tolerance must be float | None, got list"),
     (lambda folder: edited(folder, format=99), "a later version of dclose_nb saved it"),
     (lambda folder: edited(folder, format=0), "an earlier version of dclose_nb saved it"),

@@ -59,12 +59,13 @@ def test_the_loop_against_the_paper_s_steps(lamps, lit):
         assert np.allclose(level.weights, weights, atol=1e-5)
 
 
+@pytest.mark.parametrize("overlap", ["box", "mask"])
 @pytest.mark.parametrize("filtered", [False, True])
-def test_batches_give_what_the_plain_loop_gives(lamps, lit, filtered):
-    canvas, targets = lamps.prepare(lit), lamps.detect(lit)
-    planned = plan(lit.shape[:2], (25, 13), filtered=filtered)
-    batches = sample(lamps, canvas, targets, planned, batch_size=4, progress=False)
-    for level, plain in zip(batches, plain_loop(lamps, canvas, targets, planned)):
+def test_batches_give_what_the_plain_loop_gives(shapes, lit, filtered, overlap):
+    canvas, targets = shapes.prepare(lit), shapes.detect(lit)
+    planned = plan(lit.shape[:2], (25, 13), filtered=filtered)._replace(overlap=overlap)
+    batches = sample(shapes, canvas, targets, planned, batch_size=4, progress=False)
+    for level, plain in zip(batches, plain_loop(shapes, canvas, targets, planned)):
         assert plain.weights.std() > 0 and level.sampler is plain.sampler
         assert np.allclose(level.weights, plain.weights, atol=1e-6)
         assert np.allclose(level.weighted_sum, plain.weighted_sum, atol=1e-5)

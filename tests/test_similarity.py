@@ -3,9 +3,18 @@ import math
 import numpy as np
 import pytest
 import torch
+from torchvision.models.detection.roi_heads import paste_masks_in_image
+from torchvision.ops import box_iou
 
-from dclose_nb import Detections, InputError, Proposals, Targets
-from dclose_nb.similarity import mask_weights, similarity_scores, target_weights
+from dclose_nb import Detections, InputError, MaskProposals, Proposals, Targets
+from dclose_nb.similarity import (
+    NEAREST,
+    mask_iou,
+    mask_weights,
+    similarity_scores,
+    target_masks_of,
+    target_weights,
+)
 
 RNG = np.random.default_rng(1)
 
@@ -127,3 +136,123 @@ def test_the_authors_filter(change, expected):
 def test_targets_must_be_detections_of_the_detector(lamps, lit, targets, words):
     with pytest.raises(InputError, match=words):
         target_weights(lamps, lit, targets)
+
+
+# -- masks in place of boxes
+
+Y, X = np.mgrid[:28, :28] + 0.5
+DISC = (Y - 14) ** 2 + (X - 14) ** 2 < 12**2
+LEFT, TOP, BELOW = X < 14, Y < 14, X + Y < 28  # two halves of a square, and a triangle
+
+
+def counted(first, second):
+    """IoU of two masks of the same frame, by counting their pixels."""
+    return (first & second).sum() / max((first | second).sum(), 1)
+
+
+@pytest.mark.parametrize(
+    ("target", "others", "expected"),
+    [
+        (DISC, [DISC, ~DISC, DISC & LEFT], [1, 0, 1 / 2]),
+        (BELOW, [BELOW, BELOW[::-1], ~BELOW], [1, 1 / 3, 0]),
+        (LEFT, [LEFT, TOP, ~LEFT, LEFT & TOP, LEFT | TOP, 0 * LEFT], [1, 1 / 3, 0, 1 / 2, 2 / 3, 0]),
+    ],
+)
+def test_masks_tell_objects_in_one_box_apart(target, others, expected):
+    masks, target_mask = tensors(np.array([others]), np.array([target]))
+    box = torch.tensor([[3.0, 5.0, 31.0, 61.0]])  # a mask's cell is 1 x 2 pixels
+    boxes, probs = box.repeat(1, len(others), 1), torch.ones(1, 1)
+    proposals = Proposals(boxes, torch.full((1, len(others)), 0.8), torch.ones(1, len(others), 1))
+    assert torch.allclose(similarity_scores(proposals, box, probs), torch.tensor(0.8))  # boxes do not
+    overlap = mask_iou(boxes, masks, box, target_mask)
+    assert np.allclose(overlap[0, :, 0], [counted(target, other > 0) for other in others], atol=0.02)
+    assert np.allclose(overlap[0, :, 0], expected, atol=0.06)  # where pixels lie on the diagonal
+    scores = similarity_scores(proposals, box, probs, overlap)
+    assert torch.allclose(scores, 0.8 * overlap)
+
+
+def test_masks_that_fill_their_boxes_overlap_as_the_boxes_do():
+    full = torch.ones(B, T, 5, 5), torch.ones(N, 5, 5)
+    overlap = mask_iou(PROPOSALS.boxes, full[0], TARGETS[0], full[1])
+    expected = box_iou(PROPOSALS.boxes.flatten(0, 1), TARGETS[0]).view(B, T, N)
+    assert (expected > 0).any() and torch.allclose(overlap, expected, atol=1e-5)
+    nowhere = torch.zeros(1, 1, 4)  # padding
+    assert (mask_iou(nowhere, torch.ones(1, 1, 5, 5), TARGETS[0], full[1]) == 0).all()
+
+
+def blobs(rng, *shape):
+    """Masks with soft edges, as a network draws them, which touch the edges of their boxes."""
+    noise = torch.tensor(rng.normal(size=(math.prod(shape), 1, 6, 6)), dtype=torch.float32)
+    smooth = torch.nn.functional.interpolate(noise, 28, mode="bicubic").view(*shape, 28, 28)
+    middle = 3 - ((X - 14) ** 2 + (Y - 14) ** 2) / 50
+    return torch.sigmoid(2 * smooth + torch.tensor(middle, dtype=torch.float32))
+
+
+def pasted(boxes, masks):
+    """Torchvision's own masks at full size, (n, 600, 600) bool."""
+    return (paste_masks_in_image(masks[:, None], boxes, (600, 600))[:, 0] > 0.5).numpy()
+
+
+def test_equations_2_and_6_with_masks_against_a_loop():
+    """One proposal at a time, and the IoU by counting the pixels of masks at full size."""
+    rng = np.random.default_rng(0)
+    masks, target_masks = blobs(rng, B, T), blobs(rng, N)
+    boxes, target_boxes = (torch.tensor(30 * part).round().float() for part in (BOXES, TARGET_BOXES))
+    ious, scores, target_pixels = np.zeros((B, T, N)), np.zeros((B, T, N)), pasted(target_boxes, target_masks)
+    for b in range(B):
+        for t, pixels in enumerate(pasted(boxes[b], masks[b])):
+            for n in range(N):
+                ious[b, t, n] = counted(pixels, target_pixels[n])
+                box = [0, 0, 1, 1]  # one for both, whose IoU is 1
+                rest = equation_2(box, OBJECTNESS[b, t], PROBS[b, t], box, TARGET_PROBS[n])
+                scores[b, t, n] = ious[b, t, n] * rest
+
+    overlap = mask_iou(boxes, masks, target_boxes, target_masks)
+    of_boxes = box_iou(boxes.flatten(0, 1), target_boxes).view(B, T, N).numpy()
+    assert ious.max() > 0.4 and np.abs(of_boxes - ious).max() > 0.1
+    assert np.allclose(overlap, ious, atol=0.02)
+    proposals, probs = PROPOSALS._replace(boxes=boxes), TARGETS[1]
+    assert np.allclose(similarity_scores(proposals, target_boxes, probs, overlap), scores, atol=0.02)
+
+    def masks_of(some, labels):  # some of the boxes
+        which = (some[:, :, None] == boxes[:, None]).all(-1).int().argmax(-1)
+        assert torch.equal(labels, torch.tensor(PROBS).argmax(-1).gather(1, which))
+        return masks[torch.arange(B)[:, None], which]
+
+    weights = mask_weights(MaskProposals(proposals, masks_of), target_boxes, probs, target_masks)
+    assert np.allclose(weights, scores.max(axis=1), atol=0.02)
+
+
+@pytest.mark.parametrize(("filtered", "expected"), [(False, 0.6), (True, 0)])
+def test_only_the_nearest_boxes_get_masks(filtered, expected):
+    """Box 0 is the target. Box 1, which suppresses it, has another mask; many boxes lie apart."""
+    target, other, apart = [0, 0, 8, 8], [0, 0, 8, 9], [40, 40, 48, 48]
+    boxes = [target, other, *[apart] * 2 * NEAREST]
+    objectness = [0.6, 0.9, *[0.7] * 2 * NEAREST]
+    proposals = Proposals(*tensors([boxes], [objectness], [[[1, 0]] * len(boxes)]))
+    left, *given = tensors([[1, 0], [1, 0]], [target], [[1, 0]])
+    asked = []
+
+    def masks(boxes, labels):
+        asked.append(labels)
+        same = (boxes == given[0]).all(-1)[..., None, None]
+        return torch.where(same, left, 1 - left)
+
+    weights = mask_weights(MaskProposals(proposals, masks), *given, left[None], filtered=filtered)
+    assert weights.item() == pytest.approx(expected)
+    assert torch.equal(*asked, torch.zeros(1, NEAREST, dtype=torch.long))
+
+
+def test_a_target_s_mask_is_what_is_drawn_in_its_box(shapes, lit):
+    lit[1:9, 4:7] = 0  # the right half of the left lamp
+    canvas, targets = shapes.prepare(lit), Targets([[1, 1, 7, 9]], ["a"]).detections(shapes.class_names)
+    masks = target_masks_of(shapes, canvas, targets)
+    assert torch.equal(masks > 0.5, torch.tensor([[[True, False], [True, False]]]))
+
+
+def test_a_target_needs_a_mask_and_a_detector_that_draws_it(shapes, lamps, lit):
+    dark = Targets([[10, 9, 18, 12]], ["b"]).detections(shapes.class_names)
+    with pytest.raises(InputError, match=r"draws no mask of 'b' in the box \[10.0, 9.0, 18.0, 12.0\]"):
+        target_masks_of(shapes, shapes.prepare(lit), dark)
+    with pytest.raises(InputError, match="'lamps' gives no masks: overlap='mask' needs a Mask R-CNN"):
+        target_masks_of(lamps, lamps.prepare(lit), lamps.detect(lit))

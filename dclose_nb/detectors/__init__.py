@@ -41,7 +41,7 @@ def load_detector(
           and know the scenes of `dclose_nb.planted`;
         - the path of an .onnx file, see `detectors.onnx_file.OnnxDetector`: exports of YOLOX, YOLOv5 to
           YOLO26, DETR and NanoDet are recognised, others need `facts`;
-        - a Faster R-CNN, RetinaNet, FCOS or SSD of torchvision, see
+        - a Faster R-CNN, Mask R-CNN, RetinaNet, FCOS or SSD of torchvision, see
           `detectors.torchvision.load_torchvision`;
         - a Hugging Face model for object detection with ``processor=``, its image processor;
         - a function of one image, see `detectors.function.FunctionDetector`;

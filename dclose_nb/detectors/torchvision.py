@@ -1,4 +1,4 @@
-"""Torchvision's detection networks: Faster R-CNN, RetinaNet, FCOS, SSD and SSDlite."""
+"""Torchvision's detection networks: Faster R-CNN, Mask R-CNN, RetinaNet, FCOS, SSD and SSDlite."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from typing import Any
 import numpy as np
 import torch
 from torch.nn.utils.rnn import pad_sequence
-from torchvision.models.detection import FCOS, FasterRCNN, RetinaNet
+from torchvision.models.detection import FCOS, FasterRCNN, MaskRCNN, RetinaNet
 from torchvision.models.detection.image_list import ImageList
 from torchvision.models.detection.ssd import SSD, SSDFeatureExtractorVGG
 from torchvision.models.detection.ssdlite import SSDLiteFeatureExtractorMobileNet
 from torchvision.ops import clip_boxes_to_image
 
 from ..checks import InputError
-from ..detection import Canvas, Proposals
+from ..detection import Canvas, MaskProposals, Proposals
 from . import weights
 from .modules import ModuleDetector
 
@@ -60,12 +60,16 @@ class TorchvisionDetector(ModuleDetector):
         return Canvas(pixels, image.shape[:2], (0, 0, *images.image_sizes[0]))
 
     def predict(self, pixels: torch.Tensor) -> Proposals:
+        return self._propose(*self._features(pixels))
+
+    def _features(self, pixels: torch.Tensor) -> tuple[ImageList, dict[str, torch.Tensor]]:
+        """Pixels as standardised images, and what the backbone makes of them."""
         standard = ((pixels - self._mean) / self._std).contiguous(memory_format=torch.channels_last)
         images = ImageList(standard, [tuple(pixels.shape[-2:])] * len(standard))
         features = self.module.backbone(standard)
         if isinstance(features, torch.Tensor):
             features = {"0": features}
-        return self._propose(images, features)
+        return images, features
 
     @abstractmethod
     def _propose(self, images: ImageList, features: dict[str, torch.Tensor]) -> Proposals:
@@ -97,6 +101,31 @@ class FasterRcnnDetector(TorchvisionDetector):
         counts = [len(boxes) for boxes in regions]
         parts = Proposals.from_softmax(best_boxes, probs)
         return Proposals(*(pad_sequence(part.split(counts), batch_first=True) for part in parts))
+
+
+class MaskRcnnDetector(FasterRcnnDetector):
+    """A Mask R-CNN (He et al. 2017): a Faster R-CNN that draws a mask in each box, for each class.
+
+    Torchvision draws the masks of its final detections only. Here any box can have one. Masks are made in
+    full precision, also on a GPU.
+    """
+
+    @property
+    def stages(self) -> dict[str, tuple[str, ...]]:
+        heads = {"mask predictor": ("roi_heads.mask_predictor",), "mask head": ("roi_heads.mask_head",)}
+        return {**heads, **super().stages}
+
+    def predict_masks(self, pixels: torch.Tensor) -> MaskProposals:
+        images, features = self._features(pixels)
+        heads = self.module.roi_heads
+
+        def masks(boxes: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+            pooled = heads.mask_roi_pool(features, list(boxes), images.image_sizes)
+            logits = heads.mask_predictor(heads.mask_head(pooled))  # (B K, 1 + C, m, m)
+            rows = torch.arange(len(logits), device=logits.device)
+            return logits[rows, 1 + labels.flatten()].sigmoid().unflatten(0, labels.shape)
+
+        return MaskProposals(self._propose(images, features), masks)
 
 
 class OneStageDetector(TorchvisionDetector):
@@ -148,6 +177,7 @@ def _children(backbone: torch.nn.Module, name: str) -> tuple[str, ...]:
 
 # For each family its adapter and where it says how many columns its scores have.
 FAMILIES = {
+    MaskRCNN: (MaskRcnnDetector, "roi_heads.box_predictor.cls_score.out_features"),
     FasterRCNN: (FasterRcnnDetector, "roi_heads.box_predictor.cls_score.out_features"),
     RetinaNet: (OneStageDetector, "head.classification_head.num_classes"),
     FCOS: (OneStageDetector, "head.classification_head.num_classes"),
@@ -158,7 +188,7 @@ FAMILIES = {
 def load_torchvision(
     module: torch.nn.Module, class_names: Sequence[str], *, name: str | None, device: torch.device
 ) -> TorchvisionDetector:
-    """Make a detector of a `FasterRCNN`, `RetinaNet`, `FCOS` or `SSD` (SSDlite is one) of torchvision.
+    """Make a detector of torchvision's `FasterRCNN`, `MaskRCNN`, `RetinaNet`, `FCOS` or `SSD` (also SSDlite).
 
     There is a class name for each column of the network's scores, as in ``weights.meta["categories"]``,
     or for all but the first, the background. RetinaNet and FCOS need no background: there the first
@@ -174,7 +204,7 @@ def load_torchvision(
     adapter, place = FAMILIES[family]
     columns = attrgetter(place)(module)
     names = tuple(class_names)
-    has_background = family in (FasterRCNN, SSD) or names[:1] == ("__background__",)
+    has_background = issubclass(family, FasterRCNN | SSD) or names[:1] == ("__background__",)
     if len(names) == columns and has_background:
         names = names[1:]
     elif len(names) not in (columns, columns - 1) or not names:

@@ -6,19 +6,23 @@ import torch
 from torchvision.models import mobilenet_v3_small, resnet18
 from torchvision.models.detection import (
     FCOS,
+    MaskRCNN,
     RetinaNet,
     ssd300_vgg16,
     ssdlite320_mobilenet_v3_large,
 )
-from torchvision.models.detection.anchor_utils import DefaultBoxGenerator
+from torchvision.models.detection.anchor_utils import AnchorGenerator, DefaultBoxGenerator
 from torchvision.models.detection.backbone_utils import BackboneWithFPN
+from torchvision.models.detection.mask_rcnn import MaskRCNNHeads, MaskRCNNPredictor
 from torchvision.models.detection.ssd import SSD
+from torchvision.ops import MultiScaleRoIAlign
 from torchvision.ops.feature_pyramid_network import LastLevelP6P7
 
 import dclose_nb as dc
 from dclose_nb.detectors import planted as networks
 from dclose_nb.detectors.torchvision import FasterRcnnDetector
 from dclose_nb.planted import CLASS_NAMES
+from dclose_nb.similarity import target_masks_of
 
 
 @pytest.fixture(scope="module")
@@ -102,6 +106,67 @@ def test_it_can_be_explained(detector):
     found = detector.detect(image, confidence=0.05)[:2]
     explained = dc.explain(detector, image, found, n_masks=20, progress=False)
     assert explained.saliency.shape == (2, 320, 320) and explained.saliency.max() > 0
+
+
+# -- masks
+
+
+@pytest.fixture(scope="module")
+def masked():
+    """An untrained Mask R-CNN with 3 classes and the background, whose answers differ from place to place."""
+    torch.manual_seed(0)
+    layers = {"3": "0", "8": "1", "11": "2"}
+    backbone = BackboneWithFPN(mobilenet_v3_small(weights=None).features, layers, [24, 48, 96], 32)
+    module = MaskRCNN(
+        backbone,
+        num_classes=4,
+        **{"min_size": 96, "max_size": 128, "rpn_post_nms_top_n_test": 30, "box_score_thresh": 0.3},
+        rpn_anchor_generator=AnchorGenerator(((16,), (32,), (48,), (64,)), ((1.0,),) * 4),
+        box_roi_pool=MultiScaleRoIAlign(["0", "1", "2"], 7, sampling_ratio=2),
+        mask_roi_pool=MultiScaleRoIAlign(["0", "1", "2"], 14, sampling_ratio=2),
+        mask_head=MaskRCNNHeads(32, (32,), 1),
+    )
+    module.roi_heads.mask_predictor = MaskRCNNPredictor(32, 32, 4)  # smaller, hence quicker
+    with torch.no_grad():
+        for layer in backbone.modules():  # statistics of a first batch, or all answers are alike
+            if isinstance(layer, torch.nn.BatchNorm2d):
+                layer.momentum = 1.0
+        backbone.train()(torch.randn(4, 3, 96, 96))
+        module.roi_heads.box_predictor.cls_score.weight.mul_(12)
+        module.roi_heads.mask_predictor.mask_fcn_logits.weight.mul_(0.1)
+    return module.eval(), dc.load_detector(module, class_names=NAMES, device="cpu")
+
+
+def test_masks_are_those_of_torchvision(masked):
+    module, detector = masked
+    image = np.random.default_rng(0).integers(0, 256, (96, 128, 3), np.uint8)  # without padding
+    heads = {}
+    hook = module.roi_heads.register_forward_hook(lambda _, __, output: heads.update(output[0][0]))
+    with torch.inference_mode():
+        module([torch.from_numpy(image).permute(2, 0, 1) / 255])
+    hook.remove()
+    assert len(heads["boxes"]) > 1 and heads["labels"].unique().numel() > 1
+    found = dc.Targets(heads["boxes"].numpy(), (heads["labels"] - 1).tolist()).detections(
+        detector.class_names
+    )
+    masks = target_masks_of(detector, detector.prepare(image), found)
+    assert masks.shape[1:] == (28, 28) and masks.std() > 0.1
+    assert torch.allclose(masks, heads["masks"][:, 0], atol=1e-3)
+
+
+def test_a_mask_rcnn_is_explained_by_its_masks(masked, tmp_path):
+    module, detector = masked
+    image = np.random.default_rng(1).integers(0, 256, (96, 128, 3), np.uint8)
+    options = {"method": "drise", "n_masks": 10, "progress": False}
+    found = detector.detect(image, confidence=0.1)[:2]
+    by_masks = dc.explain(detector, image, found, overlap="mask", **options)
+    again = dc.Explanation.load(by_masks.save(tmp_path / "kept"))
+    assert again.overlap == "mask" and again.saliency.min() >= 0 and (again.saliency.max((1, 2)) > 0).all()
+    by_boxes = dc.explain(detector, image, found, **options)
+    assert not np.allclose(again.saliency, by_boxes.saliency, atol=0.01)
+    parts = [name for part in detector.stages.values() for name in part]
+    held = [id(one) for name in parts for one in module.get_submodule(name).parameters()]
+    assert sorted(held) == sorted(id(one) for one in module.parameters())
 
 
 # -- one stage
@@ -250,7 +315,7 @@ def test_a_faster_rcnn_is_known_by_what_it_is(module):
 
 
 def test_other_networks_are_refused():
-    with pytest.raises(dc.InputError, match="ResNet is none of torchvision's FasterRCNN, RetinaNet"):
+    with pytest.raises(dc.InputError, match="ResNet is none of torchvision's MaskRCNN, FasterRCNN"):
         dc.load_detector(resnet18(weights=None), class_names=NAMES)
     with pytest.raises(dc.InputError, match="does not say what its classes are called"):
         dc.load_detector(build("fcos"))
