@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,7 @@ from .weights import OFFICIAL, MissingWeights, WeightsError
 
 __all__ = ["MissingWeights", "WeightsError", "load_detector", "pick_device"]
 
-ONNX_FACTS = ("input_size", "colours", "mean", "std", "resize", "decode")
+FILE_FACTS = ("input_size", "colours", "mean", "std", "resize", "decode")
 
 
 def load_detector(
@@ -39,23 +40,25 @@ def load_detector(
           "picodet_s" (PP-PicoDet-S), trained on COCO, which pip fetches from the Python package index;
           "planted" (YOLOX-Nano) or "planted_two_stage" (Faster R-CNN), which ship with the project
           and know the scenes of `dclose_nb.planted`;
-        - the path of an .onnx file, see `detectors.onnx_file.OnnxDetector`: exports of YOLOX, YOLOv5 to
-          YOLO26, DETR and NanoDet are recognised, others need `facts`;
+        - the path of an .onnx file, or of OpenVINO's .xml file with its .bin beside it, see
+          `detectors.network_file.FileDetector`: exports of YOLOX, YOLOv5 to YOLO26, DETR, RT-DETR,
+          D-FINE, RF-DETR, RTMDet, NanoDet and PicoDet are recognised, others need `facts`;
         - a Faster R-CNN, Mask R-CNN, RetinaNet, FCOS or SSD of torchvision, see
           `detectors.torchvision.load_torchvision`;
-        - a Hugging Face model for object detection with ``processor=``, its image processor;
+        - a Hugging Face model for object detection with ``processor=``, its image processor, or the
+          path of a folder to which ``save_pretrained`` wrote both;
         - a function of one image, see `detectors.function.FunctionDetector`;
         - a `Detector`, which is given back as it is.
     class_names : sequence of str, optional
-        What the classes are called, for a torchvision network, a function and an .onnx file (there by
-        default those in the file, else COCO's 80). The others know it.
+        What the classes are called, for a torchvision network, a function and an .onnx or .xml file
+        (there by default those in the file, else COCO's). The others know it.
     name : str, optional
-        What the detector is called in records; by default after the file, class or function.
+        What the detector is called in records; by default after the file, folder, class or function.
     device : torch.device or str, optional
-        By default the first GPU where there is one, else the CPU. An .onnx file and "picodet_s" run on
-        the CPU, and a function where it likes.
+        By default the first GPU where there is one, else the CPU. An .onnx or .xml file and "picodet_s"
+        run on the CPU, and a function where it likes.
     **facts
-        For an .onnx file: ``input_size``, ``colours``, ``mean``, ``std``, ``resize`` and ``decode``.
+        For an .onnx or .xml file: ``input_size``, ``colours``, ``mean``, ``std``, ``resize`` and ``decode``.
         For a Hugging Face model: ``processor``.
 
     Raises
@@ -83,13 +86,13 @@ def load_detector(
         _refuse_unused(facts, "a torchvision network")
         return load_torchvision(detector, _names(class_names), name=name, device=pick_device(device))
     elsewhere = None if str(device) == "cpu" else device
-    if isinstance(detector, str | Path) and str(detector).lower().endswith(".onnx"):
-        from .onnx_file import OnnxDetector
+    if isinstance(detector, str | Path) and str(detector).lower().endswith((".onnx", ".xml")):
+        from .network_file import FileDetector
 
-        _refuse_unused(facts, "an .onnx file", ONNX_FACTS, device=elsewhere)
         path = checks.path(detector)
+        _refuse_unused(facts, f"an {path.suffix.lower()} file", FILE_FACTS, device=elsewhere)
         names = None if class_names is None else _names(class_names)
-        return OnnxDetector(name or path.stem, path, names, **facts)
+        return FileDetector(name or path.stem, path, names, **facts)
     if isinstance(detector, str | Path) and str(detector).lower().endswith((".pt", ".pth")):
         raise InputError(
             f"{str(detector)!r} is not opened: such a file can run code as it is read. Export it to ONNX "
@@ -104,7 +107,14 @@ def load_detector(
     from . import picodet, planted
     from .yolox import load_yolox
 
-    known = checks.choice("detector", detector, [*OFFICIAL, picodet.NAME, *planted.NETWORKS])
+    named = [*OFFICIAL, picodet.NAME, *planted.NETWORKS]
+    folder = Path(os.path.expanduser(detector)) if isinstance(detector, str | Path) else None
+    if folder is not None and str(detector) not in named and os.path.isdir(folder):
+        from .huggingface import load_folder
+
+        _refuse_unused(facts, "a folder", class_names=class_names)
+        return load_folder(folder, name, device=pick_device(device))
+    known = checks.choice("detector", detector, named)
     _refuse_unused(facts, repr(known), class_names=class_names, name=name)
     if known == picodet.NAME:
         _refuse_unused({}, repr(known), device=elsewhere)

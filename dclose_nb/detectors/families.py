@@ -1,4 +1,4 @@
-"""What ONNX files of common detector families put out, and how their pixels are prepared."""
+"""What networks of common detector families put out, and how their pixels are prepared."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from .yolox import proposals_of
 
 YOLO_STRIDES, GFL_STRIDES = (8, 16, 32), (8, 16, 32, 64)
 IMAGENET = (123.675, 116.28, 103.53), (58.395, 57.12, 57.375)  # mean and deviation in 0-255, RGB
+IMAGENET_BGR = IMAGENET[0][::-1], IMAGENET[1][::-1]
 
 
 def centres(size: tuple[int, int], stride: int) -> torch.Tensor:
@@ -62,13 +63,33 @@ def yolov8(outputs: list[torch.Tensor], size: tuple[int, int]) -> Proposals:
 
 
 def yolo_end_to_end(outputs: list[torch.Tensor], size: tuple[int, int], n_classes: int) -> Proposals:
-    """Decode YOLO without suppression (v10, 26): one output (B, N, 6), box in canvas pixels, score, label.
-
-    Class vectors are one-hot, so Eq. 2 compares classes as the same or not.
-    """
+    """Decode YOLO without suppression (v10, 26): one output (B, N, 6), box in canvas pixels, score, label."""
     (output,) = outputs
-    labels = output[..., 5].round().long().clamp(0, n_classes - 1)
-    return Proposals(output[..., :4], output[..., 4], one_hot(labels, n_classes).to(output.dtype))
+    return _labelled(output[..., :4], output[..., 4], output[..., 5].round(), n_classes)
+
+
+def mmdeploy(outputs: list[torch.Tensor], size: tuple[int, int], n_classes: int) -> Proposals:
+    """Decode what mmdeploy writes for RTMDet and others: boxes in canvas pixels with score, and labels.
+
+    Boxes are (B, N, 5), labels (B, N).
+    """
+    boxes, labels = sorted(outputs, key=torch.Tensor.dim, reverse=True)
+    return _labelled(boxes[..., :4], boxes[..., 4], labels, n_classes)
+
+
+def rt_detr(outputs: list[torch.Tensor], size: tuple[int, int], n_classes: int) -> Proposals:
+    """Decode what RT-DETR's and D-FINE's own exports write: labels, boxes in canvas pixels, scores.
+
+    Labels are (B, N) integers, boxes (B, N, 4), scores (B, N), in any order.
+    """
+    labels, scores, boxes = sorted(outputs, key=lambda output: (output.dim(), output.is_floating_point()))
+    return _labelled(boxes, scores, labels, n_classes)
+
+
+def _labelled(boxes: torch.Tensor, scores: torch.Tensor, labels: torch.Tensor, n_classes: int) -> Proposals:
+    """Proposals of labels and scores: with one-hot vectors, Eq. 2 compares classes as the same or not."""
+    probs = one_hot(labels.long().clamp(0, n_classes - 1), n_classes)
+    return Proposals(boxes, scores, probs.to(scores.dtype))
 
 
 def detr(outputs: list[torch.Tensor], size: tuple[int, int], n_classes: int) -> Proposals:
@@ -85,9 +106,15 @@ def detr(outputs: list[torch.Tensor], size: tuple[int, int], n_classes: int) -> 
 
 
 def _boxes_first(outputs: list[torch.Tensor]) -> list[torch.Tensor]:
-    """Two outputs (B, T, 4) and (B, T, K); where K is 4 too, the boxes come second, as in exports."""
+    """Two outputs (B, T, 4) and (B, T, K); where K is 4 too, the boxes are all in [0, 1]."""
     first, second = outputs
+    if first.shape[-1] == second.shape[-1]:
+        return [first, second] if _are_shares(first) else [second, first]
     return [second, first] if second.shape[-1] == 4 else [first, second]
+
+
+def _are_shares(boxes: torch.Tensor) -> bool:
+    return bool(boxes.numel() and boxes.min() >= 0 and boxes.max() <= 1)
 
 
 def gfl(outputs: list[torch.Tensor], size: tuple[int, int]) -> Proposals:
@@ -97,12 +124,30 @@ def gfl(outputs: list[torch.Tensor], size: tuple[int, int]) -> Proposals:
     sides to the cell's centre is the mean of a distribution over 8 bins of a stride each.
     """
     levels = len(outputs) // 2
-    boxes = []
-    for stride, sides in zip(GFL_STRIDES, outputs[levels:]):
-        distance = sides.unflatten(-1, (4, 8)).softmax(-1) @ torch.arange(8.0) * stride
-        centre = centres(size, stride)
-        boxes.append(torch.cat([centre - distance[..., :2], centre + distance[..., 2:]], dim=-1))
+    boxes = [
+        _around(centres(size, stride), sides.unflatten(-1, (4, 8)).softmax(-1) @ torch.arange(8.0) * stride)
+        for stride, sides in zip(GFL_STRIDES, outputs[levels:])
+    ]
     return Proposals.from_scores(torch.cat(boxes, dim=1), torch.cat(outputs[:levels], dim=1))
+
+
+def rtmdet(outputs: list[torch.Tensor], size: tuple[int, int]) -> Proposals:
+    """Decode RTMDet's heads (Lyu et al. 2022), as mmdetection's network returns them.
+
+    For the strides 8, 16 and 32 class logits (B, C, h, w), then for each (B, 4, h, w): the distances of the
+    four sides to the cell's top left corner, in canvas pixels.
+    """
+    logits, distances = (
+        [output.flatten(2).transpose(1, 2) for output in half] for half in (outputs[:3], outputs[3:])
+    )
+    corners = torch.cat([centres(size, stride) - stride / 2 for stride in YOLO_STRIDES])
+    scores = torch.cat(logits, dim=1).sigmoid()
+    return Proposals.from_scores(_around(corners, torch.cat(distances, dim=1)), scores)
+
+
+def _around(points: torch.Tensor, distances: torch.Tensor) -> torch.Tensor:
+    """Boxes around points (N, 2), given the distances (B, N, 4) of the left, top, right and bottom side."""
+    return torch.cat([points - distances[..., :2], points + distances[..., 2:]], dim=-1)
 
 
 class Family(NamedTuple):
@@ -114,9 +159,14 @@ class Family(NamedTuple):
     std: tuple[float, float, float] = (255, 255, 255)
     resize: str = "letterbox_centred"
 
+    @property
+    def labels_only(self) -> bool:
+        """Whether its outputs hold a label for each box, and no class probabilities."""
+        return self.decode in (yolo_end_to_end, mmdeploy, rt_detr)
+
     def bound(self, n_classes: int) -> Callable[[list[torch.Tensor], tuple[int, int]], Proposals]:
         """`decode` of outputs and size alone."""
-        needs = self.decode in (yolo_end_to_end, detr)
+        needs = self.labels_only or self.decode is detr
         return partial(self.decode, n_classes=n_classes) if needs else self.decode
 
 
@@ -127,14 +177,30 @@ FAMILIES = {
     "yolov8": Family(yolov8),
     "yolo_end_to_end": Family(yolo_end_to_end),
     "detr": Family(detr, "rgb", *IMAGENET, "stretch"),
-    "gfl": Family(gfl, "bgr", IMAGENET[0][::-1], IMAGENET[1][::-1], "stretch"),
+    "rt_detr": Family(rt_detr, resize="stretch"),
+    "rtmdet": Family(rtmdet, "bgr", *IMAGENET_BGR, "letterbox"),
+    "mmdeploy": Family(mmdeploy, "bgr", *IMAGENET_BGR, "letterbox"),
+    "gfl": Family(gfl, "bgr", *IMAGENET_BGR, "stretch"),
 }
 OTHER = Family(yolox, "bgr", std=(1, 1, 1), resize="letterbox")  # facts beside a function that decodes
 
 
 def recognise(outputs: list[torch.Tensor], size: tuple[int, int]) -> dict[str, list[int]]:
-    """Families whose layout outputs for one image have, each with the numbers of classes that it may have."""
+    """Families whose layout outputs for one image have, each with the numbers of classes that it may have.
+
+    The list is empty for a family whose outputs do not say.
+    """
     shapes = [tuple(output.shape[1:]) for output in outputs]
+    kinds = sorted((len(shape), output.is_floating_point()) for shape, output in zip(shapes, outputs))
+    first, *others = sorted(shapes, key=len)
+    if kinds == [(1, False), (2, True)] and others == [(*first, 5)]:
+        return {"mmdeploy": []}  # it does not say
+    if kinds == [(1, False), (1, True), (2, True)] and others == [first, (*first, 4)]:
+        return {"rt_detr": []}
+    if kinds == [(3, True)] * 6:
+        sizes = [[-(-side // stride) for side in size] for stride in YOLO_STRIDES]
+        heads = [(channels, *grid) for channels in (shapes[0][0], 4) for grid in sizes]
+        return {"rtmdet": [shapes[0][0]]} if shapes == heads else {}
     if any(len(shape) != 2 for shape in shapes):
         return {}
     cells = [sum(len(centres(size, s)) for s in strides) for strides in (YOLO_STRIDES, GFL_STRIDES)]
@@ -149,10 +215,10 @@ def recognise(outputs: list[torch.Tensor], size: tuple[int, int]) -> dict[str, l
         if columns in cells and rows > 4:
             found["yolov8"] = [rows - 4]
         if columns == 6 and rows not in (cells[0], 3 * cells[0], 3 * cells[1]):
-            found["yolo_end_to_end"] = []  # it does not say
+            found["yolo_end_to_end"] = []
     elif len(shapes) == 2 and shapes[0][0] == shapes[1][0] and 4 in (shapes[0][1], shapes[1][1]):
         boxes, logits = _boxes_first(outputs)
-        if boxes.numel() and boxes.min() >= 0 and boxes.max() <= 1:
+        if _are_shares(boxes):
             found["detr"] = [logits.shape[-1], logits.shape[-1] - 1]  # sigmoids, or a softmax with background
     levels = len(shapes) // 2
     grids = [len(centres(size, stride)) for stride in GFL_STRIDES[:levels]]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -18,7 +19,7 @@ class HuggingFaceDetector(Detector):
 
     Scores with one column more than there are classes are a softmax with the background last (DETR,
     YOLOS), see `Proposals.from_softmax`. Scores with as many columns as classes are sigmoids
-    (Conditional, Deformable and RT-DETR), see `Proposals.from_scores`.
+    (Conditional, Deformable, RT- and RF-DETR, D-FINE), see `Proposals.from_scores`.
 
     Parameters
     ----------
@@ -53,21 +54,22 @@ class HuggingFaceDetector(Detector):
         super().__init__(name or kind, tuple(names[k] for k in sorted(names)), device, provenance)
         self.module = module.eval().requires_grad_(False).to(device)
         self.processor = processor
-        scale = processor.rescale_factor if processor.do_rescale else 1.0
+        self._scale = processor.rescale_factor if processor.do_rescale else 1.0
         mean = processor.image_mean if processor.do_normalize else (0.0, 0.0, 0.0)
         std = processor.image_std if processor.do_normalize else (1.0, 1.0, 1.0)
-        self._mean, self._std = (torch.tensor(x, device=device)[:, None, None] / scale for x in (mean, std))
+        self._mean, self._std = (
+            torch.tensor(x, device=device)[:, None, None] / self._scale for x in (mean, std)
+        )
 
     def prepare(self, image: np.ndarray) -> Canvas:
         inputs = self.processor(
             images=image,
-            do_rescale=False,
             do_normalize=False,
             do_pad=False,
             input_data_format="channels_last",
             return_tensors="pt",
         )
-        pixels = inputs["pixel_values"][0].to(self.device, torch.float32)
+        pixels = inputs["pixel_values"][0].to(self.device, torch.float32) / self._scale
         return Canvas(pixels, image.shape[:2], (0, 0, *pixels.shape[1:]))
 
     def predict(self, pixels: torch.Tensor) -> Proposals:
@@ -78,6 +80,32 @@ class HuggingFaceDetector(Detector):
         if output.logits.shape[-1] == len(self.class_names) + 1:
             return Proposals.from_softmax(boxes, output.logits.softmax(-1)[..., :-1])
         return Proposals.from_scores(boxes, output.logits.sigmoid())
+
+
+def load_folder(folder: Path, name: str | None, *, device: torch.device) -> HuggingFaceDetector:
+    """Read a model and its image processor, which ``save_pretrained`` wrote to a folder.
+
+    Weights are read from .safetensors files alone, code from nowhere. A folder without the three kinds of
+    files, or with others than those of a model for object detection, raises `InputError`.
+    """
+    for wanted in ("config.json", "preprocessor_config.json", "*.safetensors"):
+        if not any(folder.glob(wanted)):
+            raise InputError(
+                f"{str(folder)!r} is no Hugging Face model, it has no {wanted}: write model and image "
+                "processor to one folder with save_pretrained"
+            )
+    try:
+        from transformers import AutoImageProcessor, AutoModelForObjectDetection
+    except ImportError as error:
+        raise InputError(f"{str(folder)!r} needs transformers: pip install transformers ({error})") from error
+    options: dict[str, Any] = {"local_files_only": True, "trust_remote_code": False}
+    try:
+        module = AutoModelForObjectDetection.from_pretrained(folder, use_safetensors=True, **options)
+        processor = AutoImageProcessor.from_pretrained(folder, **options)
+    except Exception as error:  # of many types, for a damaged file, an unknown model or a missing package
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise InputError(f"{str(folder)!r} cannot be read as a model: {reason}") from error
+    return HuggingFaceDetector(name or folder.name, module, processor, device=device)
 
 
 def is_huggingface(module: Any) -> bool:

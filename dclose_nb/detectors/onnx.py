@@ -8,12 +8,12 @@ from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
 
 import torch
 
 from .. import checks
 from . import weights
+from .sessions import OnnxSession
 
 
 def compiled(
@@ -36,26 +36,7 @@ def compiled(
     if any(layer._forward_hooks or layer._forward_pre_hooks for layer in module.modules()):
         return None
     session = _session(_Network(f"{weights.digest(module)} {module}", module), input_size)
-    return None if session is None else lambda pixels: run(session, pixels)[0]
-
-
-def open_session(file: Path) -> Any:
-    """Open a file's network in ONNX Runtime, on one thread: `threads` asks from several.
-
-    Without onnxruntime an ImportError is raised; for a file that cannot be read, one of its own types.
-    """
-    import onnxruntime
-
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = 1
-    options.log_severity_level = 4  # older exports bring a page of warnings, and errors are raised
-    return onnxruntime.InferenceSession(file, options, providers=["CPUExecutionProvider"])
-
-
-def run(session: Any, pixels: torch.Tensor) -> list[torch.Tensor]:
-    """Outputs, (B, ...) each, of a session's network for its only input, (B, 3, h, w) float32."""
-    feed = {session.get_inputs()[0].name: pixels.contiguous().numpy()}
-    return [torch.from_numpy(output) for output in session.run(None, feed)]
+    return None if session is None else lambda pixels: session.run(pixels)[0]
 
 
 @dataclass(frozen=True)
@@ -67,7 +48,7 @@ class _Network:
 
 
 @lru_cache(maxsize=2)
-def _session(network: _Network, input_size: tuple[int, int]) -> Any:
+def _session(network: _Network, input_size: tuple[int, int]) -> OnnxSession | None:
     try:
         import onnx  # noqa: F401  needed by the export
         import onnxruntime  # noqa: F401
@@ -75,7 +56,7 @@ def _session(network: _Network, input_size: tuple[int, int]) -> Any:
         with TemporaryDirectory() as folder:
             file = Path(folder) / "network.onnx"
             _export(network.module, input_size, file)
-            return open_session(file)
+            return OnnxSession(file)
     except ImportError as error:
         reason = str(error)
     except RuntimeError as error:

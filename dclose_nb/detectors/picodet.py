@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import subprocess
 import sys
-import threading
 import zipfile
 from collections.abc import Callable
 from functools import cached_property
@@ -24,6 +23,7 @@ from ..detection import Canvas, Detector, Proposals
 from ..files import atomic_write
 from .canvases import stretch
 from .families import IMAGENET
+from .sessions import OpenVinoSession
 from .weights import MissingWeights, WeightsError, refusal
 
 NAME = "picodet_s"
@@ -77,47 +77,31 @@ class PicoDetDetector(Detector):
         self._mean, self._std = (torch.tensor(values).reshape(3, 1, 1) for values in (MEAN, STD))
         provenance = {"weights": WHEEL, "weights_sha256": SHA256["model.pdiparams"]}
         super().__init__(NAME, COCO_CLASSES, provenance=provenance | {"weights_official": True})
-        self._of_thread = threading.local()
         _ = self._network  # opened here: without OpenVINO a run must not start
 
     @cached_property
-    def _network(self) -> Any:
+    def _network(self) -> OpenVinoSession:
         """The compiled network up to the suppression, which D-CLOSE does without."""
         try:
             import openvino
         except ImportError as error:
             raise InputError(f"{NAME} needs OpenVINO: pip install openvino ({error})") from error
-        core = openvino.Core()
-        model = core.read_model(str(self.folder / "model.pdmodel"))
+        model = openvino.Core().read_model(str(self.folder / "model.pdmodel"))
         (last,) = (node for node in model.get_ops() if node.get_type_name() == SUPPRESSION)
         proposals = [last.input(k).get_source_output() for k in (0, 1)]
-        threads = str(torch.get_num_threads())  # each runs a batch of its own, see `threads`
-        options = {
-            "NUM_STREAMS": threads,
-            "INFERENCE_NUM_THREADS": threads,
-            "INFERENCE_PRECISION_HINT": "f32",
-        }
-        return core.compile_model(openvino.Model(proposals, model.get_parameters()), "CPU", options)
+        inputs = {node.get_friendly_name(): node for node in model.get_parameters()}
+        return OpenVinoSession(openvino.Model(proposals, [inputs["image"], inputs["scale_factor"]]))
 
     def __getstate__(self) -> dict[str, Any]:
-        return {k: v for k, v in self.__dict__.items() if k not in ("_network", "_of_thread")}  # made anew
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        self.__dict__ |= state | {"_of_thread": threading.local()}
+        return {name: value for name, value in self.__dict__.items() if name != "_network"}  # made anew
 
     def prepare(self, image: np.ndarray) -> Canvas:
         return stretch(image, (SIZE, SIZE), self.device, interpolation=cv2.INTER_CUBIC)
 
     def predict(self, pixels: torch.Tensor) -> Proposals:
-        request = getattr(self._of_thread, "request", None)
-        if request is None:
-            request = self._of_thread.request = self._network.create_infer_request()
-        images = ((pixels - self._mean) / self._std).contiguous().numpy()
-        scale = np.ones((1, 2), dtype=np.float32)  # boxes in canvas pixels
-        boxes, scores = request.infer({"image": images, "scale_factor": scale}).to_tuple()
-        return Proposals.from_scores(
-            torch.from_numpy(boxes.copy()), torch.from_numpy(scores.transpose(0, 2, 1).copy())
-        )
+        images = (pixels - self._mean) / self._std
+        boxes, scores = self._network.run(images, torch.ones(1, 2))  # a scale of 1: boxes in canvas pixels
+        return Proposals.from_scores(boxes, scores.transpose(1, 2))
 
 
 def load() -> PicoDetDetector:

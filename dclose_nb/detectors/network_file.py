@@ -1,8 +1,7 @@
-"""Networks in ONNX files, through ONNX Runtime on the CPU."""
+"""Networks in files, .onnx through ONNX Runtime and .xml through OpenVINO, on the CPU."""
 
 from __future__ import annotations
 
-import ast
 import hashlib
 from collections.abc import Callable, Sequence
 from functools import cached_property
@@ -12,31 +11,56 @@ from typing import Any
 import numpy as np
 import torch
 from torch.nn.utils.rnn import pad_sequence
+from torchvision.models.detection import SSD300_VGG16_Weights
 
 from .. import checks
 from ..checks import InputError
-from ..detection import Canvas, Detector, Proposals
-from . import onnx
+from ..detection import Canvas, Detections, Detector, Proposals
 from .canvases import letterbox, letterbox_centred, stretch
 from .families import FAMILIES, OTHER, recognise
+from .sessions import OnnxSession, Session, open_ir
 from .yolox import COCO_CLASSES
 
 Decode = Callable[[list[torch.Tensor], tuple[int, int]], Proposals]
 
 RESIZE = {"letterbox": letterbox, "letterbox_centred": letterbox_centred, "stretch": stretch}
+RUNTIMES = {".onnx": ("onnxruntime", OnnxSession), ".xml": ("openvino", open_ir)}
+FLOATS, INTEGERS = ("float32", "float16"), ("int64", "int32")
+UNSURE = 0.05  # scores of a network that cannot make sense of its pixels stay below
+
+# COCO's 80 classes at their category ids, as DETR and RF-DETR count them: 0 to 90, eleven of them unused
+COCO_IDS = tuple(
+    f"unused {k}" if name in ("__background__", "N/A") else name
+    for k, name in enumerate(SSD300_VGG16_Weights.DEFAULT.meta["categories"])
+)
+
+UNKNOWN = """\
+{file} has the layout of no known family ({families}); its outputs: {shown}. \
+Write a function that decodes them, and give it as decode=decode:
+
+import dclose_nb as dc
+
+def decode(outputs, size):
+    [{variables}] = outputs  # tensors (B, ...), in the file's order
+    height, width = size  # of the canvas, which is what the network sees
+    boxes = ...  # (B, T, 4), x1, y1, x2, y2 in canvas pixels
+    scores = ...  # (B, T, C), from 0 to 1, one for each class
+    return dc.Proposals.from_scores(boxes, scores)
+"""
 
 
-class OnnxDetector(Detector):
-    """A network in an ONNX file with one input, (B, 3, h, w); where B is fixed, images go one by one.
+class FileDetector(Detector):
+    """A network in an .onnx or .xml file that sees images (B, 3, h, w); where B is fixed, one by one.
 
-    Its family is recognised by the shapes of its outputs, and decides the facts that are not given.
+    If it has a second input, (B, 2) integers, it is told the canvas's width and height there. Its family is
+    recognised by the shapes of its outputs, and decides the facts that are not given.
 
     Parameters
     ----------
     name : str
     path : Path
     class_names : tuple of C str, optional
-        By default those in the file's metadata, else COCO's 80.
+        By default those in the file, else COCO's 80; where DETR's layout has 91 classes, `COCO_IDS`.
     input_size : (h, w), optional
         Needed where the file leaves it open.
     colours : {"rgb", "bgr"}, optional
@@ -72,11 +96,10 @@ class OnnxDetector(Detector):
         resize: str | None = None,
         decode: str | Decode | None = None,
     ) -> None:
-        try:
-            sha256 = hashlib.sha256(path.read_bytes()).hexdigest()
-        except OSError as error:
-            raise InputError(f"{str(path)!r} cannot be read: {error.strerror or error}") from error
         self.path = path
+        checksums = {"file_sha256": _sha256(path)}
+        if path.suffix.lower() == ".xml":
+            checksums["weights_sha256"] = _sha256(path.with_suffix(".bin"))
         facts = _given(colours=colours, mean=mean, std=std, resize=resize)
         if decode is not None and not callable(decode):
             checks.choice("decode", decode, FAMILIES)
@@ -89,15 +112,15 @@ class OnnxDetector(Detector):
         else:
             called, family = decode, FAMILIES[decode]
         family = family._replace(**facts)
-        if called == "yolo_end_to_end":
+        if family.labels_only:
             checks.warn(f"{path.name} gives labels and scores only: classes are compared as the same or not")
-        class_names = class_names or self._names([] if callable(decode) else known.get(called, []))
+        class_names = class_names or self._names(called, [] if callable(decode) else known.get(called, []))
         self._decode = family.bound(len(class_names))
         self.colours, self._resize = family.colours, RESIZE[family.resize]
         self._mean, self._std = (_channels(*fact) for fact in (("mean", family.mean), ("std", family.std)))
         provenance = {
             "file": path.name,
-            "file_sha256": sha256,
+            **checksums,
             "decode": called,
             "colours": self.colours,
             "mean": self._mean.flatten().tolist(),
@@ -106,32 +129,38 @@ class OnnxDetector(Detector):
         }
         super().__init__(name, class_names, provenance=provenance)
         self._check_layout(outputs)
+        self._doubts_facts = True  # until it has found something, or has said that it finds nothing
 
     @cached_property
-    def _session(self) -> Any:
+    def _session(self) -> Session:
+        package, opened = RUNTIMES[self.path.suffix.lower()]
         try:
-            return onnx.open_session(self.path)
+            return opened(self.path)
         except ImportError as error:
-            raise InputError(f"an ONNX file needs onnxruntime: pip install onnxruntime ({error})") from error
+            raise InputError(f"{self.path.name} needs {package}: pip install {package} ({error})") from error
         except Exception as error:  # its own types, of a file that is damaged or too new
-            reason = str(error).splitlines()[0]
-            raise InputError(f"{str(self.path)!r} cannot be read as a network: {reason}") from error
+            raise InputError(f"{str(self.path)!r} cannot be read as a network: {_reason(error)}") from error
 
     def __getstate__(self) -> dict[str, Any]:
         return {name: value for name, value in self.__dict__.items() if name != "_session"}  # made anew
 
     def _input(self, size: tuple[int, int] | None) -> tuple[tuple[int, int], bool]:
         """The input's (h, w), and whether it takes batches."""
-        file, inputs = self.path.name, self._session.get_inputs()
-        shape = inputs[0].shape if len(inputs) == 1 else []
-        if len(shape) != 4 or inputs[0].type != "tensor(float)" or shape[1] != 3:
-            found = ", ".join(f"{given.name} {given.type} {given.shape}" for given in inputs) or "none"
-            raise InputError(f"{file} must have one float input (B, 3, h, w), it has: {found}")
-        batch, _, *own = shape
+        file, inputs = self.path.name, self._session.inputs
+        images = [p for p in inputs if len(p.shape) == 4 and p.shape[1] == 3 and p.dtype in FLOATS]
+        sizes = [p for p in inputs if len(p.shape) == 2 and p.shape[1] == 2 and p.dtype in INTEGERS]
+        if len(images) != 1 or len(sizes) > 1 or len(inputs) != len(images) + len(sizes):
+            found = ", ".join(f"{port.name} {port.dtype} {port.shape}" for port in inputs) or "none"
+            raise InputError(
+                f"{file} must have one float input (B, 3, h, w), and may have one of integers (B, 2) for "
+                f"the image's size; it has: {found}"
+            )
+        batch, _, *own = images[0].shape
         if isinstance(batch, int) and batch != 1:
             raise InputError(f"{file} sees {batch} images at once: export it for 1, or for any number")
         try:
-            height, width = own if size is None else checks.plain(size)
+            sides: Any = own if size is None else checks.plain(size)
+            height, width = sides
         except (TypeError, ValueError) as error:
             raise InputError(f"input_size must be (height, width), got {size!r}") from error
         if any(isinstance(side, int) and side != wanted for side, wanted in zip(own, (height, width))):
@@ -140,19 +169,25 @@ class OnnxDetector(Detector):
             raise InputError(f"{file} leaves its size open: give input_size=(height, width)")
         return (height, width), not isinstance(batch, int)
 
+    def _run(self, images: torch.Tensor) -> list[torch.Tensor]:
+        """The network's outputs for images (B, 3, h, w), standardised and in its order of colours."""
+        size = torch.tensor([self.input_size[::-1]]).expand(len(images), 2)  # so boxes are in canvas pixels
+        return self._session.run(*(images if len(port.shape) == 4 else size for port in self._session.inputs))
+
     def _outputs(self) -> list[torch.Tensor]:
         """What the file answers to black images."""
         b = 2 if self._takes_batches else 1  # a file may say any number and answer for one
         given = b, 3, *self.input_size
         try:
-            return onnx.run(self._session, torch.zeros(given))
-        except Exception as error:  # ONNX Runtime's own types, no memory, outputs that are no tensors
-            reason = (str(error).splitlines() or [type(error).__name__])[0]
+            return self._run(torch.zeros(given))
+        except Exception as error:  # the runtime's own types, no memory, outputs that are no tensors
+            reason = _reason(error)
             raise InputError(f"{self.path.name} has no answer to an input of {given}: {reason}") from error
 
     def _shown(self, outputs: list[torch.Tensor]) -> str:
-        named = zip(self._session.get_outputs(), outputs)
-        return ", ".join(f"{known.name} {tuple(output.shape)}" for known, output in named)
+        return ", ".join(
+            f"{name} {tuple(output.shape)}" for name, output in zip(self._session.outputs, outputs)
+        )
 
     def _recognised(self, known: dict[str, list[int]], outputs: list[torch.Tensor]) -> str:
         """The only family whose layout the outputs have."""
@@ -163,18 +198,17 @@ class OnnxDetector(Detector):
             raise InputError(
                 f"{self.path.name} has the layout of several families: give {names}; its outputs: {shown}"
             )
+        variables = ", ".join(f"output_{k}" for k in range(len(outputs)))
         raise InputError(
-            f"{self.path.name} has the layout of no known family ({', '.join(FAMILIES)}): give decode, "
-            f"a function decode(outputs, size) that returns dc.Proposals; its outputs: {shown}"
+            UNKNOWN.format(
+                file=self.path.name, families=", ".join(FAMILIES), shown=shown, variables=variables
+            )
         )
 
-    def _names(self, counts: list[int]) -> tuple[str, ...]:
-        """Class names of the file's metadata, else COCO's 80, if their number may be right."""
-        try:
-            listed = ast.literal_eval(self._session.get_modelmeta().custom_metadata_map["names"])
-            names = checks.class_names([listed[k] for k in range(len(listed))])
-        except (KeyError, ValueError, SyntaxError, TypeError, RecursionError, MemoryError):  # from anywhere
-            names = COCO_CLASSES
+    def _names(self, called: str, counts: list[int]) -> tuple[str, ...]:
+        """Class names of the file, else COCO's, if their number may be right."""
+        coco = COCO_IDS if called == "detr" and len(COCO_IDS) in counts else COCO_CLASSES
+        names = self._session.class_names or coco
         if counts and len(names) not in counts:
             wanted = " or ".join(map(str, sorted(set(counts))))
             raise InputError(
@@ -205,20 +239,51 @@ class OnnxDetector(Detector):
                 f"{sides.min():.3g} to {sides.max():.3g}; the file's outputs: {found}"
             )
 
+    def detect_on(self, canvas: Canvas, **thresholds: Any) -> Detections:
+        """As `Detector.detect_on`; warns once where the facts may be wrong.
+
+        That is where no image before had detections, and this one has no score of 0.05 either.
+        """
+        found = super().detect_on(canvas, **thresholds)
+        if self._doubts_facts and not len(found):
+            self._doubts_facts = bool(len(super().detect_on(canvas, confidence=UNSURE)))
+            if not self._doubts_facts:
+                facts = {fact: self.provenance[fact] for fact in ("colours", "mean", "std", "resize")}
+                checks.warn(
+                    f"{self.name} finds nothing in this image, and no score reaches {UNSURE}. If there is "
+                    "something to find, its pixels may be prepared in a wrong way: it was loaded with "
+                    + ", ".join(f"{fact}={checks.plain(value)!r}" for fact, value in facts.items())
+                )
+        elif len(found):
+            self._doubts_facts = False
+        return found
+
     def prepare(self, image: np.ndarray) -> Canvas:
         return self._resize(image, self.input_size, self.device)
 
     def predict(self, pixels: torch.Tensor) -> Proposals:
         if self.colours == "bgr":
             pixels = pixels.flip(1)
-        inputs = (pixels - self._mean) / self._std
-        batches = [inputs] if self._takes_batches else inputs.split(1)
-        each = [self._decode(onnx.run(self._session, batch), self.input_size) for batch in batches]
+        images = (pixels - self._mean) / self._std
+        batches = [images] if self._takes_batches else images.split(1)
+        each = [self._decode(self._run(batch), self.input_size) for batch in batches]
         if len(each) == 1:
             return each[0]
         return Proposals(
             *(pad_sequence([part[0] for part in parts], batch_first=True) for parts in zip(*each))
         )
+
+
+def _sha256(path: Path) -> str:
+    try:
+        return hashlib.sha256(path.read_bytes()).hexdigest()
+    except OSError as error:
+        raise InputError(f"{str(path)!r} cannot be read: {error.strerror or error}") from error
+
+
+def _reason(error: Exception) -> str:
+    """The last line of an error, where OpenVINO says what is wrong."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[-1]
 
 
 def _given(**facts: Any) -> dict[str, Any]:

@@ -218,6 +218,36 @@ def test_facts_that_do_not_fit_are_named(one, facts, word):
         dc.load_detector(str(one), **facts)
 
 
+def test_the_function_in_the_message_decodes(one):
+    with pytest.raises(dc.InputError) as refused:
+        dc.load_detector(one)
+    code = str(refused.value).partition("\n\n")[2]
+    code = code.replace("boxes = ...", "boxes = output_0").replace("scores = ...", "scores = output_1")
+    exec(code, reader := {})
+    detector = dc.load_detector(one, decode=reader["decode"], class_names=["a", "b", "c"], std=(255,) * 3)
+    boxes, objectness, probs = detector.predict(torch.full((1, 3, 8, 12), 51.0))
+    assert boxes.tolist() == [[[1, 2, 3, 4]]] and torch.allclose(objectness * probs, torch.tensor(0.2))
+
+
+class Half(One):
+    """Sees and answers in 16 bits."""
+
+    def forward(self, images):
+        return tuple(part.half() for part in super().forward(images.float()))
+
+
+@pytest.mark.parametrize("form", [".onnx", ".xml"])
+def test_half_precision_stays_inside(tmp_path, form):
+    path = export(Half(), tmp_path / "half.onnx", (torch.zeros(1, 3, 8, 12).half(),))
+    if form == ".xml":
+        openvino = pytest.importorskip("openvino")
+        openvino.save_model(openvino.convert_model(path), path.with_suffix(".xml"))
+    detector = dc.load_detector(path.with_suffix(form), decode=decode, class_names=["a", "b", "c"])
+    boxes, objectness, probs = detector.predict(torch.full((2, 3, 8, 12), 51.0))
+    assert {part.dtype for part in (boxes, objectness, probs)} == {torch.float32}
+    assert boxes[1].tolist() == [[1, 2, 3, 4]] and torch.allclose(probs, torch.tensor(51.0), atol=0.1)
+
+
 def test_files_that_are_no_network_of_images_are_refused(tmp_path):
     with pytest.raises(dc.InputError, match=r"absent\.onnx' cannot be read: No such file"):
         dc.load_detector(tmp_path / "absent.onnx")
@@ -227,7 +257,7 @@ def test_files_that_are_no_network_of_images_are_refused(tmp_path):
 
     class Sum(torch.nn.Module):
         def forward(self, *images):
-            return sum(images).mean((2, 3))
+            return sum(image.float().mean() for image in images)
 
     class Box(torch.nn.Module):
         def forward(self, images):
@@ -241,7 +271,7 @@ def test_files_that_are_no_network_of_images_are_refused(tmp_path):
     image = torch.zeros(1, 3, 32, 32)
     for module, inputs, options, word in (
         (Box(), (image,), batches, r"its boxes are \(1, 21, 4\), \(2, 21, 4\) are wanted"),
-        (Blank(), (), {}, "must have one float input .*, it has: none"),
+        (Blank(), (), {}, "must have one float input .*; it has: none"),
     ):
         with pytest.raises(dc.InputError, match=word):
             dc.load_detector(export(module, tmp_path / "odd.onnx", inputs, **options))
@@ -250,6 +280,8 @@ def test_files_that_are_no_network_of_images_are_refused(tmp_path):
     for inputs, word in (
         ((image, image), "must have one float input"),
         ((image[:, :1],), "must have one float input"),
+        ((image, torch.ones(1, 2)), "and may have one of integers"),
+        ((image, torch.ones(1, 4).long()), "and may have one of integers"),
         ((image.repeat(2, 1, 1, 1),), "sees 2 images at once"),
     ):
         path = export(Sum(), tmp_path / "sum.onnx", inputs)
