@@ -27,7 +27,7 @@ demo: $(READY)
 test: $(READY)
 	@$(BIN)/dclose-nb fetch yolox_nano || echo "Without these weights, notebooks run on drawn scenes, and tests that need them are skipped."
 	@$(BIN)/dclose-nb fetch picodet_s || echo "Without picodet_s, tests that need it are skipped."
-	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --maxprocesses=4 --dist loadfile dclose_nb tests notebooks
+	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --maxprocesses=4 --max-worker-restart=0 --dist loadfile dclose_nb tests notebooks
 	@echo "The tests passed. Next: make demo, or open the notebooks with: make lab"
 
 quick: lint

@@ -23,7 +23,7 @@ from ..detection import Canvas, Detector, Proposals
 from ..files import atomic_write
 from .canvases import stretch
 from .families import IMAGENET
-from .sessions import OpenVinoSession
+from .sessions import OpenVinoSession, load_openvino
 from .weights import MissingWeights, WeightsError, refusal
 
 NAME = "picodet_s"
@@ -83,7 +83,7 @@ class PicoDetDetector(Detector):
     def _network(self) -> OpenVinoSession:
         """The compiled network up to the suppression, which D-CLOSE does without."""
         try:
-            import openvino
+            openvino = load_openvino()
         except ImportError as error:
             raise InputError(f"{NAME} needs OpenVINO: pip install openvino ({error})") from error
         model = openvino.Core().read_model(str(self.folder / "model.pdmodel"))

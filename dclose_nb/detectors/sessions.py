@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import sys
 import threading
 from abc import ABC, abstractmethod
 from pathlib import Path
@@ -100,8 +101,6 @@ class OpenVinoSession(Session):
     """An `openvino.Model` with a stream for each of PyTorch's threads: `threads` asks from all at once."""
 
     def __init__(self, model: Any) -> None:
-        import openvino
-
         threads = str(torch.get_num_threads())
         options = {
             "NUM_STREAMS": threads,
@@ -111,7 +110,7 @@ class OpenVinoSession(Session):
         place = ["model_info", "labels"]
         self._labels = model.get_rt_info(place).astype(str) if model.has_rt_info(place) else ""
         self._of_thread = threading.local()
-        self._network = openvino.Core().compile_model(model, "CPU", options)
+        self._network = load_openvino().Core().compile_model(model, "CPU", options)
         self.inputs = []
         for port in self._network.inputs:
             kind = port.element_type.get_type_name()
@@ -130,15 +129,31 @@ class OpenVinoSession(Session):
         return [name.replace("_", " ") for name in self._labels.split()]
 
 
+def load_openvino() -> Any:
+    """The package `openvino`, without the report of its use that its import would send.
+
+    A forked process sends the report, and a fork of a process that has threads can hang.
+    """
+    reporter = "openvino_telemetry"
+    absent = reporter not in sys.modules
+    if absent:
+        sys.modules[reporter] = None  # type: ignore[assignment]  # so openvino takes its stub
+    try:
+        import openvino.frontend
+    finally:
+        if absent:
+            del sys.modules[reporter]
+    return openvino
+
+
 def open_ir(file: Path) -> OpenVinoSession:
     """Open a network in OpenVINO's own form: an .xml file with its .bin file beside it.
 
     Without openvino an ImportError is raised, without the .bin file an `InputError`; for a file that cannot
     be read, one of its own types.
     """
-    from openvino.frontend import FrontEndManager
-
+    openvino = load_openvino()
     if not file.with_suffix(".bin").is_file():
         raise InputError(f"{file.name} needs {file.stem}.bin beside it, which holds its weights")
-    reader = FrontEndManager().load_by_framework("ir")  # the only form that is tried
+    reader = openvino.frontend.FrontEndManager().load_by_framework("ir")  # the only form that is tried
     return OpenVinoSession(reader.convert(reader.load(str(file))))

@@ -17,6 +17,7 @@ from torchvision.ops import box_convert
 
 import dclose_nb as dc
 from dclose_nb.detectors.families import FAMILIES, centres
+from dclose_nb.detectors.sessions import load_openvino
 
 PAGE = Path(__file__).parents[2] / "docs" / "detectors.md"
 HEIGHT, WIDTH = 64, 96
@@ -108,7 +109,7 @@ def write(network, path, batch="any"):
 
 
 def to_openvino(path, *labels):
-    openvino = pytest.importorskip("openvino")
+    openvino = load_openvino()
     model = openvino.convert_model(path)
     if labels:
         model.set_rt_info(list(labels), ["model_info", "labels"])
@@ -194,7 +195,6 @@ BLOCKS = re.findall(r"^```python\n(.*?)^```$", SECTION, re.M | re.S)
 @pytest.mark.parametrize("layout", FAMILIES)
 def test_the_page_s_lines_lead_from_a_file_of_each_family_to_a_map(layout, tmp_path, monkeypatch):
     """The first block, word by word, and the second, which has OpenVINO run the same network."""
-    pytest.importorskip("openvino")
     (file,) = re.findall(r'load_detector\("(.*?)"\)', BLOCKS[0])
     write(Sure(layout), tmp_path / file)
     monkeypatch.chdir(tmp_path)

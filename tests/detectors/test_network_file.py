@@ -2,6 +2,8 @@
 
 import os
 import pickle
+import subprocess
+import sys
 import warnings
 from pathlib import Path
 
@@ -12,6 +14,7 @@ import torch
 import dclose_nb as dc
 from dclose_nb.detection import box_iou
 from dclose_nb.detectors.families import centres
+from dclose_nb.detectors.sessions import load_openvino
 
 
 @pytest.fixture(scope="session")
@@ -236,11 +239,25 @@ class Half(One):
         return tuple(part.half() for part in super().forward(images.float()))
 
 
+REPORTER = """
+import sys
+from dclose_nb.detectors.sessions import load_openvino
+load_openvino()
+from openvino.tools.ovc import telemetry
+print("openvino_telemetry" in sys.modules, type(telemetry).__module__)
+"""
+
+
+def test_openvino_sends_no_report_of_its_use():
+    done = subprocess.run([sys.executable, "-c", REPORTER], capture_output=True, text=True)
+    assert done.stdout.split() == ["False", "openvino.tools.ovc.telemetry_stub"], done.stderr
+
+
 @pytest.mark.parametrize("form", [".onnx", ".xml"])
 def test_half_precision_stays_inside(tmp_path, form):
     path = export(Half(), tmp_path / "half.onnx", (torch.zeros(1, 3, 8, 12).half(),))
     if form == ".xml":
-        openvino = pytest.importorskip("openvino")
+        openvino = load_openvino()
         openvino.save_model(openvino.convert_model(path), path.with_suffix(".xml"))
     detector = dc.load_detector(path.with_suffix(form), decode=decode, class_names=["a", "b", "c"])
     boxes, objectness, probs = detector.predict(torch.full((2, 3, 8, 12), 51.0))

@@ -15,6 +15,7 @@ from detectors.test_yolox import SEEN, average_precision, is_seen
 
 import dclose_nb as dc
 from dclose_nb.detectors import MissingWeights, WeightsError, picodet
+from dclose_nb.detectors.sessions import load_openvino
 from dclose_nb.testing import check_detector
 
 
@@ -43,9 +44,7 @@ def test_it_keeps_the_contract(network):
 
 def own_detections(network, image):
     """What the whole file gives with its own suppression: rows of class, score and box in canvas pixels."""
-    import openvino
-
-    core = openvino.Core()
+    core = load_openvino().Core()
     whole = core.compile_model(
         core.read_model(str(network.folder / "model.pdmodel")), "CPU", {"INFERENCE_PRECISION_HINT": "f32"}
     )
