@@ -15,11 +15,11 @@ import dclose_nb as dc  # each name is imported when it is first used: `--help` 
 from .commands import run_command
 
 if TYPE_CHECKING:
-    from .detection import Detector
     from .explanation import Explanation
+    from .folder import Choice, Condition
     from .images import Example
+    from .studies.runner import DetectorSource
 
-MANY = 50  # objects to explain
 RESUMES = "evaluate", "figures"  # go on where they were stopped
 
 
@@ -46,18 +46,36 @@ def _parser() -> argparse.ArgumentParser:
     add(
         "--detector",
         default="yolox_nano",
-        help="yolox_nano (default) to yolox_x, picodet_s, or FILE.onnx of a known family; planted or "
-        "planted_two_stage for scenes",
+        help="yolox_nano (default) to yolox_x, picodet_s; planted or planted_two_stage for scenes; a file or "
+        "folder of a network; or package.module:function, called without arguments for a detector",
+    )
+    add("--classes", metavar="FILE", help="names of the detector's classes: one a line, or a list in JSON")
+    add(
+        "--decode",
+        metavar="NAME",
+        help="how the file's outputs are read; default: recognised by their shapes",
     )
     add("--device", metavar="D", help="cpu, cuda or cuda:1; default: the first GPU, else the CPU")
     add("--seed", type=int, default=0, metavar="S", help="seed of the masks; default: %(default)s")
     masks = "masked images for a map; default: each method's own, 4000 for dclose and 200 for regression"
     counted = argparse.ArgumentParser(add_help=False)  # for commands whose records need one number
     counted.add_argument("--n-masks", type=int, metavar="N", help=masks)
+    scored = argparse.ArgumentParser(add_help=False)
+    scored.add_argument(
+        "--confidence",
+        type=float,
+        default=0.25,
+        metavar="P",
+        help="lowest score of what is explained, of [0, 1]; default: %(default)s",
+    )
+    parallel = argparse.ArgumentParser(add_help=False)
+    parallel.add_argument(
+        "--workers", type=int, default=1, metavar="K", help="processes side by side; default: %(default)s"
+    )
 
     def command(name: str, run: Callable[..., int], example: str, **texts: Any) -> Callable[..., Any]:
         """A subcommand, to which options are added; what it leaves of an interrupted run is said."""
-        left = "the same command goes on from there" if name in RESUMES else "nothing was written"
+        left = "the same command goes on from there" if name in RESUMES else "nothing is half-written"
         added = commands.add_parser(name, epilog=f"Example: dclose-nb {name} {example}", **texts)
         added.set_defaults(run=run, left=left)
         return added.add_argument
@@ -65,11 +83,13 @@ def _parser() -> argparse.ArgumentParser:
     add = command(
         "explain",
         _explain,
-        "photo.jpg --method regression --out maps/",
-        parents=[shared],
-        help="explain the detections in a photo",
-        description="Write an overlay for each detection, a sheet and a page with all of them, the maps and "
-        "a manifest.",
+        "photos/ --method regression --out maps/",
+        parents=[shared, scored, parallel],
+        help="explain the detections in photos",
+        description="Of one photo, write an overlay for each detection, a sheet and a page with all of them, "
+        "the maps and a manifest. Of many, write a folder for each with a page, the maps and a manifest, a "
+        "page that lists them, and a table of the detections; the same command goes on with a run that was "
+        "stopped. The exit status is 1 if a photo fails or --fail-if holds.",
     )
     add(
         "--n-masks",
@@ -77,20 +97,29 @@ def _parser() -> argparse.ArgumentParser:
         metavar="N",
         help=f"{masks}; auto: as many as the map needs, at most these, or 2000 for regression",
     )
-    add("photo", metavar="PHOTO", help="an image file, a photo that ships (coffee, ...), or scene_7, ...")
+    add(
+        "photos",
+        nargs="+",
+        metavar="PHOTO",
+        help="an image file, a photo that ships (coffee, ...), or scene_7, ...; for many photos several of "
+        "them, a folder, a quoted pattern ('photos/**/*.jpg'), or a .json file in COCO format",
+    )
     add(
         "--method",
         default="dclose",
         help="dclose, the paper's (default); regression, the fast one: a twentieth of the masks; contrast, "
         "drise, mfpp, gradcam or sodex",
     )
+    add("--labels", metavar="A,B", help="only detections of these classes, as in person,dog; default: all")
+    add("--top", type=int, metavar="K", help="only the K best detections of a photo; default: all")
     add(
-        "--score", type=float, default=0.25, metavar="P", help="lowest score, of [0, 1]; default: %(default)s"
+        "--fail-if",
+        metavar="TEXT",
+        help="exit with status 1 if this holds for a detection: a column of detections.csv, one of > >= < "
+        "<=, and a number, as in 'outside > 0.5'",
     )
-    add("--classes", metavar="A,B", help="only detections of these classes, as in person,dog; default: all")
-    add("--top", type=int, metavar="K", help="only the K best detections; default: all")
-    add("--no-html", action="store_false", dest="html", help="leave out report.html, the page for a browser")
-    add("--out", metavar="DIR", help="folder to write to; default: explanations/PHOTO_METHOD")
+    add("--no-html", action="store_false", dest="html", help="leave out report.html of the one photo")
+    add("--out", metavar="DIR", help="folder to write to; default, of one photo: explanations/PHOTO_METHOD")
 
     add = command(
         "demo",
@@ -105,7 +134,7 @@ def _parser() -> argparse.ArgumentParser:
         "evaluate",
         _evaluate,
         "--coco DIR --limit 20 --workers 2 --out scores/",
-        parents=[shared, counted],
+        parents=[shared, scored, parallel, counted],
         help="score methods on a data set in COCO format",
         description="Score methods on a data set. The same command goes on with a run that was stopped, and "
         "tries again the images that could not be read.",
@@ -125,7 +154,6 @@ def _parser() -> argparse.ArgumentParser:
     )
     add("--untimed", action="store_true", help="keep no seconds, since other work runs on the machine")
     add("--limit", type=int, metavar="N", help="only the first N images, in random order; default: all")
-    add("--workers", type=int, default=1, metavar="K", help="processes side by side; default: %(default)s")
     add("--skip-missing", action="store_true", help="go on without images that are missing; default: stop")
     add("--out", metavar="DIR", required=True, help="folder for records and tables")
 
@@ -192,47 +220,84 @@ def _fetch(args: argparse.Namespace) -> int:
 
 
 def _explain(args: argparse.Namespace) -> int:
-    from . import checks, methods
-    from .detection import one_hot
+    from . import checks, folder, methods
     from .images import Example
 
     if args.top is not None:
         checks.at_least("--top", args.top, 1)
-    checks.fraction("--score", args.score)
+    checks.fraction("--confidence", args.confidence)
     checks.at_least("seed", args.seed, 0)
-    methods.make(args.method, n_masks=None if args.n_masks == "auto" else args.n_masks)
-    image = dc.load_photo(args.photo)
+    method = methods.make(args.method, n_masks=None if args.n_masks == "auto" else args.n_masks)
+    condition = None if args.fail_if is None else folder.Condition.parse(args.fail_if)
+    if (
+        condition
+        and condition.column == "error"
+        and not (args.n_masks == "auto" or getattr(method, "own_error", False))
+    ):
+        raise checks.InputError(f"{args.method} gives no error: take --method regression or --n-masks auto")
+    options = {"method": args.method, "n_masks": args.n_masks, "seed": args.seed}
+    labels = None if args.labels is None else args.labels.split(",")
+    source, choice = _source(args), folder.Choice(args.confidence, labels, args.top)
+    photos = folder.find_photos(args.photos)
+    if photos != args.photos or len(photos) > 1:
+        return _explain_many(args, photos, source, choice, condition, options)
+    (photo,) = photos
+    image = dc.load_photo(photo)
 
     def situation() -> Example:
-        detector = dc.load_detector(args.detector, device=args.device)
-        found = detector.detect(image, confidence=args.score)
-        if args.classes is not None:
-            wanted = one_hot(args.classes.split(","), detector.class_names).max(0) > 0
-            found = found[wanted[found.labels]]
-        found = found[: args.top]
-        if len(found) > MANY:
-            checks.warn(
-                f"{len(found)} objects take long and much memory: choose with --top, --score, --classes"
-            )
-        return Example(detector, image, found)
+        detector = source.load()
+        return Example(detector, image, choice.detect(detector, image))
 
-    out = _own_folder(args.photo, args.method) if args.out is None else checks.path(args.out)
-    options = {"method": args.method, "n_masks": args.n_masks, "seed": args.seed}
-    limits = f"score {args.score:g} or more{f', classes {args.classes}' if args.classes else ''}"
-    return _write(out, situation, args.photo, limits, html=args.html, **options)
+    out = _own_folder(photo, args.method) if args.out is None else checks.path(args.out)
+    limits = f"score {args.confidence:g} or more{f', labels {args.labels}' if args.labels else ''}"
+    explanation = _write(out, situation, photo, limits, html=args.html, **options)
+    return _failing(folder.detection_rows(explanation, photo, out), condition)
+
+
+def _explain_many(
+    args: argparse.Namespace,
+    photos: Sequence[str],
+    source: DetectorSource,
+    choice: Choice,
+    condition: Condition | None,
+    options: dict[str, Any],
+) -> int:
+    from . import checks, folder
+
+    if args.out is None or not args.html:
+        raise checks.InputError("many photos need --out DIR, and each has its report.html")
+    lines = folder.explain_photos(photos, args.out, source, choice, workers=args.workers, **options)
+    print(folder.summary(lines))
+    failed = [line for line in lines if "error" in line]
+    for line in failed:
+        print(f"    {line['photo']}: {line['error']}")
+    rows = [row for line in lines for row in line.get("detections", ())]
+    status = _failing(rows, condition)
+    print(
+        f"\n{checks.path(args.out)}/  {folder.INDEX}, {folder.CSV}, {folder.JSONL}, a folder for each photo"
+    )
+    return 1 if failed else status
+
+
+def _failing(rows: Sequence[dict[str, Any]], condition: Condition | None) -> int:
+    """Print the detections for which a condition holds; returns 1 if there are any, else 0."""
+    if condition is None or not (found := [row for row in rows if condition.holds(row)]):
+        return 0
+    print(f"{len(found)} of {len(rows)} detections have {condition}:")
+    for row in found:
+        value = row[condition.column]
+        print(f"    {row['photo']}: {row['label']} {row['score']:.2f}, {condition.column} {value}")
+    return 1
 
 
 def _own_folder(photo: str, method: str) -> Path:
     """The default folder of a photo, unless it holds another's: names can be the same."""
-    from . import checks, files
+    from . import checks
+    from .folder import photo_of
 
     folder = checks.path(Path("explanations") / f"{Path(photo).stem}_{method}")
-    try:
-        there = files.read_json(folder / files.MANIFEST)["image"]["photo"]
-        same = Path(there).resolve() == Path(photo).resolve()
-    except (OSError, ValueError, KeyError, TypeError):  # nothing is there, or no photo is named
-        return folder
-    if not same:
+    there = photo_of(folder)
+    if there is not None and Path(there).resolve() != Path(photo).resolve():
         raise checks.InputError(f"{str(folder)!r} holds the maps of {there!r}: choose another with --out")
     return folder
 
@@ -240,10 +305,9 @@ def _own_folder(photo: str, method: str) -> Path:
 def _demo(args: argparse.Namespace) -> int:
     from . import checks
 
-    photo = "the example 'overlap'"
-    return _write(
-        checks.path(args.out), lambda: dc.load_example("overlap"), photo, "score 0.25 or more", n_masks=1000
-    )
+    photo, limits = "the example 'overlap'", "score 0.25 or more"
+    _write(checks.path(args.out), lambda: dc.load_example("overlap"), photo, limits, n_masks=1000)
+    return 0
 
 
 def _evaluate(args: argparse.Namespace) -> int:
@@ -251,12 +315,13 @@ def _evaluate(args: argparse.Namespace) -> int:
 
     data = coco.read_coco(args.coco, missing="skip" if args.skip_missing else "stop")
     evaluation.evaluate(
-        _detector(args),
+        _source(args),
         data,
         args.out,
         methods=args.methods.split(","),
         n_masks=args.n_masks,
         steps=args.steps,
+        confidence=args.confidence,
         class_agnostic=not args.within_classes,
         timed=not args.untimed,
         seed=args.seed,
@@ -290,7 +355,7 @@ def _figures(args: argparse.Namespace) -> int:
     with owned(out):
         records = gallery.make(
             out,
-            detector=_detector(args),
+            detector=_source(args),
             coco=args.coco,
             photos=args.photo,
             n_masks=args.n_masks,
@@ -306,14 +371,33 @@ def _figures(args: argparse.Namespace) -> int:
     return 0
 
 
-def _detector(args: argparse.Namespace) -> str | Detector:
-    """The detector by name, for each process to load; loaded here where a device is asked for."""
-    return args.detector if args.device is None else dc.load_detector(args.detector, device=args.device)
+def _source(args: argparse.Namespace) -> DetectorSource:
+    """The detector that is asked for, which each process loads for itself."""
+    from .studies.runner import DetectorSource
+
+    names = None if args.classes is None else _class_names(args.classes)
+    return DetectorSource(args.detector, names, args.device, args.decode)
+
+
+def _class_names(file: str) -> tuple[str, ...]:
+    """The class names in a file: one a line, or a list in JSON."""
+    from . import checks, files
+
+    try:
+        text = checks.path(file).read_text(encoding="utf-8-sig").strip()
+        lines = files.from_json(text) if text.startswith("[") else [line.strip() for line in text.split("\n")]
+    except OSError as error:
+        raise checks.InputError(f"{file!r} cannot be read: {error.strerror or error}") from error
+    except ValueError as error:
+        raise checks.InputError(f"{file!r} holds no class names: {error}") from error
+    if not text:
+        raise checks.InputError(f"{file!r} holds no class names: it is empty")
+    return checks.class_names(lines)
 
 
 def _write(
     out: Path, situation: Callable[[], Example], photo: str, limits: str, *, html: bool = True, **options: Any
-) -> int:
+) -> Explanation:
     """Explain what `situation` gives within `limits`, into a folder that is known to be writable before."""
     import matplotlib
 
@@ -329,7 +413,7 @@ def _write(
     if not len(explanation):
         print(f"no object was found ({limits}), so there is nothing to explain")
     print(f"\n{out}/  sheet.png, overlays, {'report.html, ' * html}maps.npz, manifest.json")
-    return 0
+    return explanation
 
 
 def _print_table(explanation: Explanation, overlays: Sequence[str]) -> None:

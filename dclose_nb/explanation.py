@@ -8,6 +8,7 @@ import platform
 import re
 import time
 import warnings
+import zipfile
 from collections.abc import Callable, Collection, Iterator
 from contextlib import AbstractContextManager, suppress
 from dataclasses import asdict, dataclass, field, fields, replace
@@ -35,8 +36,10 @@ _HOW: dict[str, Any] = {  # in the manifest, and of which types
     **{"method": str, "params": dict, "seed": int | None, "batch_size": int | None},
     **{"tolerance": float | None, "n_forward": int, "seconds": float | int, "overlap": str},
 }
-# Names of an explanation's files: those of `save`, and the drawings of `reports`
-_OWN = re.compile(r"(overlay_\d+_[\w-]+|sheet)\.(png|pdf)|maps\.npz|manifest\.json|report\.html")
+# Names of an explanation's files: those of `save`, and the drawings of `reports` and `folder`
+_OWN = re.compile(
+    r"(overlay_\d+_[\w-]+|sheet)\.(png|pdf)|maps\.npz|manifest\.json|report\.html|thumbnail\.jpg"
+)
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -153,7 +156,7 @@ class Explanation:
     def write(self, stage: Path, *, drawings: tuple[str, ...] = (), photo: str | None = None) -> None:
         """Write the two files to a `staged` folder that already holds the drawings."""
         own = {one.name: getattr(self.detections, one.name) for one in fields(Detections)}
-        np.savez_compressed(stage / ARRAYS, **self._arrays(), **own)  # type: ignore[arg-type]
+        _save_arrays(stage / ARRAYS, self._arrays() | own)
         manifest = self.manifest(photo) | {"files": sorted([*drawings, ARRAYS, files.MANIFEST])}
         (stage / files.MANIFEST).write_text(json.dumps(manifest, indent=2) + "\n", encoding="utf-8")
 
@@ -220,6 +223,14 @@ class Explanation:
         except Exception as error:  # of zip files, zlib and NumPy, too
             why = error if isinstance(error, InputError) else repr(error)
             raise InputError(f"the explanation in {str(folder)!r} cannot be loaded: {why}") from error
+
+
+def _save_arrays(path: Path, arrays: dict[str, Any]) -> None:
+    """As `numpy.savez_compressed`, with the fastest compression: half the time for a tenth more bytes."""
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED, compresslevel=1) as archive:
+        for name, array in arrays.items():
+            with archive.open(f"{name}.npy", "w", force_zip64=True) as file:
+                np.lib.format.write_array(file, np.asanyarray(array), allow_pickle=False)
 
 
 def staged(folder: str | Path, drawings: Collection[str] = ()) -> AbstractContextManager[Path]:

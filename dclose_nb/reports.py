@@ -92,13 +92,23 @@ def staged(folder: str | Path, *, html: bool = True) -> AbstractContextManager[P
 
 
 def write(
-    stage: Path, explanation: Explanation, *, photo: str | None = None, html: bool = True, **style: float
+    stage: Path,
+    explanation: Explanation,
+    *,
+    photo: str | None = None,
+    html: bool = True,
+    figures: bool = True,
+    **style: float,
 ) -> None:
-    """Write a report's files to a `staged` folder; parameters as of `report`."""
-    bar = tqdm(explanation, unit="overlay", disable=len(explanation) < 5)  # about a second each
-    for k, single in enumerate(bar):
-        _save_figure(plot.explanation(single, **style), stage / overlay_name(explanation, k))
-    _save_figure(plot.sheet(explanation, **style), stage / "sheet")
+    """Write a report's files to a `staged` folder, with or without overlays and sheet, which take seconds.
+
+    The other parameters are those of `report`. Files that the folder holds already are the report's too.
+    """
+    if figures:
+        bar = tqdm(explanation, unit="overlay", disable=len(explanation) < 5)  # about a second each
+        for k, single in enumerate(bar):
+            _save_figure(plot.explanation(single, **style), stage / overlay_name(explanation, k))
+        _save_figure(plot.sheet(explanation, **style), stage / "sheet")
     drawings = tuple(file.name for file in stage.iterdir())
     explanation.write(stage, drawings=(*drawings, PAGE) if html else drawings, photo=photo)
     if html:
@@ -333,7 +343,7 @@ def _heat(saliency: np.ndarray, threshold: float) -> str:
     picture = Image.fromarray(_bytes(min_max(plot.fit(saliency)))).convert("P")
     alpha = np.sqrt(steps) * (steps >= threshold)
     picture.putpalette(_bytes(matplotlib.colormaps[plot.CMAP](steps)[:, :3]).tobytes())
-    return _embedded(picture, "png", transparency=_bytes(alpha).tobytes(), optimize=True)
+    return _embedded(picture, "png", transparency=_bytes(alpha).tobytes())
 
 
 def _bytes(values: np.ndarray) -> np.ndarray:

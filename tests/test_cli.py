@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -16,9 +17,10 @@ import torch
 from PIL import Image
 
 import dclose_nb as dc
-from dclose_nb import cli
+from dclose_nb import folder
 from dclose_nb.cli import main
 from dclose_nb.files import shipped
+from dclose_nb.planted.dataset import write_coco
 
 NOBODY = "http://127.0.0.1:9"  # nobody listens on the discard port
 
@@ -80,11 +82,11 @@ def test_what_is_explained_can_be_chosen(photo, capsys):
         return [(entry["label"], entry["score"]) for entry in objects]
 
     (house, high), (person, low) = explained("--device", "cpu")
-    assert explained("--classes", "person,tree") == [(person, low)]
-    assert explained("--score", str((high + low) / 2)) == [(house, high)]
+    assert explained("--labels", "person,tree") == [(person, low)]
+    assert explained("--confidence", str((high + low) / 2)) == [(house, high)]
     capsys.readouterr()
-    assert explained("--classes", "tree", "--score", "0.5") == []
-    assert "no object was found (score 0.5 or more, classes tree)" in capsys.readouterr().out
+    assert explained("--labels", "tree", "--confidence", "0.5") == []
+    assert "no object was found (score 0.5 or more, labels tree)" in capsys.readouterr().out
 
 
 def test_top_explains_the_best_only(photo, capsys):
@@ -93,8 +95,169 @@ def test_top_explains_the_best_only(photo, capsys):
     assert "drise" in capsys.readouterr().out
 
 
+# -- many photos
+
+
+@pytest.fixture
+def photos(photo):
+    """Two photos of the same name and one that is torn, by a pattern and a folder."""
+    for name in ("a", "b"):
+        Path(name).mkdir()
+        shutil.copy(photo, name)
+    Path("b/torn.jpg").write_bytes(b"\xff\xd8\xff")
+    return ["a/*.png", "b"]
+
+
+def test_many_photos_have_an_index_and_what_fails_is_said(photos, capsys):
+    for _ in range(2):
+        assert explain(*photos, "--out", "out", "--method", "regression") == 1
+        printed = capsys.readouterr().out
+        assert "3 photos: 2 explained, 1 failed\n    b/torn.jpg: 'b/torn.jpg' is not an image" in printed
+        assert "\nout/  index.html, detections.csv" in printed
+    assert len(list(Path("out").glob("home_*/report.html"))) == 2
+    assert not list(Path("out").rglob("overlay*"))
+    rows = Path("out/detections.csv").read_text().splitlines()
+    assert [row.split(",")[2] for row in rows] == ["label", *["house", "person"] * 2]
+
+
+def test_a_condition_fails_the_command(photo, capsys):
+    named = r"1 of 2 detections have score > 0\.\d+:\n    home\.png: house 0\.\d\d, score 0\.\d+\n"
+    found = dc.load_detector("planted").detect(dc.load_photo(photo))
+    condition = f"score > {found.scores.mean():.4f}"
+    for out, names in (("one", [photo]), ("many", ["*.png"])):
+        arguments = [*names, "--no-html"] if out == "one" else names
+        assert explain(*arguments, "--out", out, "--fail-if", condition) == 1
+        assert re.search(named, capsys.readouterr().out)
+        assert explain(*arguments, "--out", out, "--fail-if", "score > 1") == 0
+        assert "detections have" not in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "word"),
+    [
+        (["home.png", "home.png/../home.png", "other.png"], "many photos need --out DIR"),
+        (["*.png", "--out", "out", "--no-html"], "each has its report.html"),
+        (["nothing/*.png"], "no file matches 'nothing/*.png'"),
+        (["empty"], "the folder 'empty' holds no image file"),
+        (["home.png", "--fail-if", "beauty > 1"], "one of 'score', 'x1', "),
+        (["home.png", "--fail-if", "import os"], "got 'import os'"),
+        (["home.png", "--fail-if", "error > 0.1"], "dclose gives no error: take --method regression or"),
+        (["home.png", "--method", "gradcam", "--fail-if", "error > 0.1"], "gradcam gives no error"),
+        (["*.png", "--out", "out", "--workers", "0"], "workers must be an integer of at least 1"),
+    ],
+)
+def test_many_photos_that_cannot_be_are_one_line(photo, tmp_path, capsys, arguments, word):
+    Path("empty").mkdir()
+    assert main(["explain", *arguments, "--detector", "planted"]) == 2
+    lines = capsys.readouterr().err.strip().splitlines()
+    assert len(lines) == 1 and word in lines[0]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["empty", "home.png"]
+
+
+# -- detectors of one's own
+
+MAKER = """
+import dclose_nb as dc
+def detector():
+    return dc.load_detector("planted", device="cpu")
+def path():
+    return "planted"
+def function():
+    def whole(image):
+        return {"boxes": [[0, 0, *image.shape[1::-1]]], "class_probs": [[0.9, 0.1]]}
+    return whole
+def nothing():
+    pass
+def raises():
+    raise OSError("no camera")
+def wants(more):
+    pass
+"""
+
+
+@pytest.fixture
+def maker(photo, tmp_path, monkeypatch):
+    """A module in the folder that a person works in."""
+    monkeypatch.setattr(sys, "path", [path for path in sys.path if path not in ("", str(tmp_path))])
+    monkeypatch.delitem(sys.modules, "maker", raising=False)
+    Path("maker.py").write_text(MAKER)
+
+
+def test_a_function_of_a_module_makes_the_detector(photo, maker, capsys):
+    for name in ("detector", "path"):
+        arguments = ["explain", photo, "--detector", f"maker:{name}", "--n-masks", "10", "--top", "1"]
+        assert main([*arguments, "--no-html", "--out", name]) == 0
+        assert json.loads(Path(name, "manifest.json").read_text())["detector"]["name"] == "planted"
+
+
+@pytest.mark.parametrize(
+    "content", ["cup\ndining table\n", '["cup", "dining table"]', "\ufeffcup\r\ndining table"]
+)
+def test_classes_come_from_a_file(photo, maker, content):
+    Path("names.txt").write_text(content, encoding="utf-8")
+    arguments = ["explain", photo, "--detector", "maker:function", "--classes", "names.txt"]
+    assert main([*arguments, "--n-masks", "10", "--no-html", "--out", "out"]) == 0
+    assert [one["label"] for one in json.loads(Path("out/manifest.json").read_text())["objects"]] == ["cup"]
+    assert dc.Explanation.load("out").detections.class_names == ("cup", "dining table")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "word"),
+    [
+        (
+            ["nosuch.module:f"],
+            "nosuch.module:f gives no detector: ModuleNotFoundError: No module named 'nosuch'",
+        ),
+        (["maker:nosuch"], "maker:nosuch gives no detector: AttributeError: module 'maker' has no attribute"),
+        (["maker:raises"], "maker:raises gives no detector: OSError: no camera"),
+        (["maker:wants"], "maker:wants gives no detector: TypeError: wants() missing 1 required"),
+        (["maker:nothing"], "maker:nothing returns None: it must return what dc.load_detector takes"),
+        (["maker:detector", "--device", "cpu"], "maker:detector returns a detector that is on a device"),
+        (["maker:function"], "needs class_names="),
+        (["planted", "--classes", "two.txt"], "'planted' takes no class_names"),
+        (["planted", "--decode", "yolox"], "'planted' takes no decode"),
+        (["maker:function", "--classes", "three.txt"], "class_probs must be"),
+        (["maker:function", "--classes", "none.txt"], "'none.txt' cannot be read: No such file"),
+        (["maker:function", "--classes", "empty.txt"], "'empty.txt' holds no class names: it is empty"),
+        (["maker:function", "--classes", "broken.txt"], "'broken.txt' holds no class names: "),
+        (["maker:function", "--classes", "latin.txt"], "'latin.txt' holds no class names: "),
+        (["maker:function", "--classes", "numbers.txt"], "class_names must be a list of names, got [1, 2]"),
+    ],
+)
+def test_a_detector_that_is_none_is_one_line(photo, maker, capsys, arguments, word):
+    for name, content in (
+        ("two", b"a\nb"),
+        ("three", b"a\nb\nc"),
+        ("empty", b" \n"),
+        ("broken", b"[1,"),
+        ("latin", b"caf\xe9"),
+        ("numbers", b"[1, 2]"),
+    ):
+        Path(f"{name}.txt").write_bytes(content)
+    assert main(["explain", photo, "--out", "out", "--detector", *arguments]) == 2
+    lines = capsys.readouterr().err.strip().splitlines()
+    assert len(lines) == 1 and word in lines[0]
+    assert not Path("out").exists()
+
+
+@pytest.mark.slow
+def test_workers_load_such_detectors_for_themselves(photo, maker, tmp_path):
+    """In processes of their own, for photos and for an evaluation."""
+    write_coco("coco", range(3), progress=False)
+    annotations = "coco/annotations/instances_val2017.json"
+    detector = ["--detector", "maker:detector", "--n-masks", "10", "--workers", "2", "--out"]
+    assert run("explain", annotations, *detector, "maps", check=True).stdout.startswith(
+        "3 photos: 3 explained"
+    )
+    methods = ["--methods", "dclose", "--steps", "2", "--confidence", "0.5"]
+    run("evaluate", "--coco", "coco", *methods, *detector, "scores", check=True)
+    settings, *records = map(json.loads, Path("scores/records.jsonl").read_text().splitlines())
+    assert settings["settings"]["confidence"] == 0.5 and len(records) == 3
+    assert settings["settings"]["detector"]["name"] == "planted"
+
+
 def test_many_objects_are_warned_of(photo, capsys, monkeypatch):
-    monkeypatch.setattr(cli, "MANY", 1)
+    monkeypatch.setattr(folder, "MANY", 1)
     assert explain(photo, "--out", "out", "--no-html") == 0
     assert "note: 2 objects take long and much memory: choose with --top" in capsys.readouterr().err
 
@@ -142,10 +305,10 @@ def test_a_photo_without_objects_is_no_error(tmp_path, capsys):
         (["home.png", "--method", "gradcam", "--n-masks", "30"], "'gradcam' has no option 'n_masks'"),
         (["home.png", "--seed", "-1"], "seed"),
         (["home.png", "--top", "0"], "--top"),
-        (["home.png", "--score", "1.1"], "--score must be a number in [0, 1]"),
-        (["home.png", "--score", "nan"], "--score must be a number in [0, 1]"),
-        (["home.png", "--classes", "person,unicorn"], "has no class 'unicorn'; it has: "),
-        (["home.png", "--classes", ""], "has no class ''"),
+        (["home.png", "--confidence", "1.1"], "--confidence must be a number in [0, 1]"),
+        (["home.png", "--confidence", "nan"], "--confidence must be a number in [0, 1]"),
+        (["home.png", "--labels", "person,unicorn"], "has no class 'unicorn'; it has: "),
+        (["home.png", "--labels", ""], "has no class ''"),
         (["home.png", "--device", "toaster"], "device 'toaster' cannot be used"),
         (["home.png", "--detector", "yolo_v99"], "detector must be one of"),
         (["home.png", "--out", "home.png"], "cannot write"),
@@ -174,7 +337,7 @@ def test_a_stop_leaves_nothing_behind(tmp_path, name):
         process.send_signal(number)
         rest = process.stderr.read()
         assert process.wait(30) == 130
-    assert "dclose-nb: stopped; nothing was written" in rest and "Traceback" not in rest
+    assert "dclose-nb: stopped; nothing is half-written" in rest and "Traceback" not in rest
     assert not list(tmp_path.iterdir())
 
 
@@ -261,12 +424,13 @@ def run(*arguments, **options):
 
 
 OPTIONS = {
-    "explain": "--detector --device --n-masks --seed --method --score --classes --top --no-html --out",
+    "explain": "--detector --classes --decode --device --seed --confidence --workers --n-masks --method "
+    "--labels --top --fail-if --no-html --out",
     "demo": "--out",
-    "evaluate": "--detector --device --n-masks --seed --coco --methods --steps --within-classes --untimed "
-    "--limit --workers --skip-missing --out",
+    "evaluate": "--detector --classes --decode --device --seed --confidence --workers --n-masks --coco "
+    "--methods --steps --within-classes --untimed --limit --skip-missing --out",
     "tables": "--without",
-    "figures": "--detector --device --n-masks --seed --coco --photo --only --out",
+    "figures": "--detector --classes --decode --device --n-masks --seed --coco --photo --only --out",
     "fetch": "",
 }
 

@@ -24,7 +24,7 @@ FLOORS = [  # the lowest first; a file without a floor of its own is on that of 
     "studies.coco studies.runner",
     "studies explorer_steps",
     "studies.tables",
-    "paper explorer",
+    "paper explorer folder",
     "dclose_nb",  # the public names
     "cli",
     "__main__",
@@ -41,7 +41,7 @@ CORE = {
     "methods",
     "explanation",
 }
-WINGS = {"studies", "paper", "reports", "explorer_steps", "explorer"}
+WINGS = {"studies", "paper", "reports", "explorer_steps", "explorer", "folder"}
 
 
 def imported(path, package):

@@ -23,6 +23,7 @@ from ..explanation import versions
 from ..files import atomic_write, read_json, refuse_foreign, write_errors
 from ..reports import document, table
 from ..studies.records import Record
+from ..studies.runner import DetectorSource, detector_of
 from . import cases
 from .cases import FigureInputs, MissingCase, PictureSource
 from .figures import FIGURES, photographs
@@ -33,7 +34,7 @@ RECORDS, GALLERY = "figures.json", "index.html"
 def make(
     out: str | Path,
     *,
-    detector: str | Detector = "yolox_nano",
+    detector: str | DetectorSource | Detector = "yolox_nano",
     coco: str | Path | None = None,
     photos: Sequence[str] = (),
     n_masks: int | None = None,
@@ -49,7 +50,7 @@ def make(
         ``figure_NN.png`` and ``.pdf``, ``index.html`` with all that are made, ``figures.json`` with
         how they were, ``maps/`` with the maps behind them. A figure that was made with these
         settings is left as it is.
-    detector : str or Detector
+    detector : str, DetectorSource or Detector
         Where its weights are missing, the planted detector and its scenes stand in.
     coco : path, optional
         A folder of COCO in which the paper's kinds of cases are looked for.
@@ -104,12 +105,12 @@ def make(
 
 
 def _sources(
-    detector: str | Detector, coco: str | Path | None, photos: Sequence[str]
+    detector: str | DetectorSource | Detector, coco: str | Path | None, photos: Sequence[str]
 ) -> tuple[list[PictureSource], list[str]]:
     """Where cases are looked for, in order, and what to say of weights that are missing."""
     planted = cases.planted_scenes(load_detector("planted"))
     try:
-        loaded = load_detector(detector)
+        loaded = detector_of(detector)
     except MissingWeights as error:
         warnings.warn(str(error), stacklevel=3)
         why = f"The weights of {detector} are missing: drawn scenes and the planted detector stand in."

@@ -22,7 +22,7 @@ from ..files import from_json
 from ..images import load_photo
 from ..planted.dataset import write_coco
 from .records import Record, Records
-from .runner import Task, detector_of, run_study
+from .runner import DetectorSource, Task, detector_of, run_study
 
 
 class Truth(NamedTuple):
@@ -225,7 +225,7 @@ def drawn(folder: str | Path, n_scenes: int) -> DataSet:
 
 
 def study_photos(
-    detector: str | Detector,
+    detector: str | DetectorSource | Detector,
     data: DataSet,
     out: str | Path,
     study_image: Callable[[Detector, np.ndarray, Truth], Record],
@@ -241,9 +241,9 @@ def study_photos(
 
     Parameters
     ----------
-    detector : str or Detector
-        A name lets every worker load its own; a `Detector` is sent to them. One that shares no class
-        with the data set raises `InputError`.
+    detector : str, DetectorSource or Detector
+        A name or source lets every worker load its own; a `Detector` is sent to them. One that shares no
+        class with the data set raises `InputError`.
     data : DataSet
         See `read_coco` and `drawn`.
     study_image : callable
@@ -275,7 +275,9 @@ def study_photos(
 
 
 def _study_photo(
-    detector: str | Detector, study_image: Callable[[Detector, np.ndarray, Truth], Record], truth: Truth
+    detector: str | DetectorSource | Detector,
+    study_image: Callable[[Detector, np.ndarray, Truth], Record],
+    truth: Truth,
 ) -> Record:
     return record_of(truth.photo, lambda image: study_image(detector_of(detector), image, truth))
 

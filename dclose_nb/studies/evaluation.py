@@ -18,6 +18,7 @@ from ..fusion import min_max
 from ..methods import METHODS, make, options_of
 from .coco import DataSet, Truth, matched, study_photos
 from .records import Record, Records
+from .runner import DetectorSource
 
 # Table 1: D-CLOSE without one or two of its parts, computed from the same forward passes
 ABLATION: dict[str, dict[str, Any]] = {
@@ -36,6 +37,7 @@ def study_image(
     *,
     methods: dict[str, Record],
     steps: int,
+    confidence: float,
     class_agnostic: bool,
     timed: bool,
     seed: int,
@@ -44,13 +46,13 @@ def study_image(
 
     `methods` has names from `KNOWN` and the options of each. Those of `ABLATION` have D-CLOSE's options.
     They use the levels of ``methods["dclose"]`` and need no forward pass of their own. `steps` are
-    those of deletion and insertion, `seed` is that of the masks. See `evaluate` for the other two.
+    those of deletion and insertion, `seed` is that of the masks. See `evaluate` for the others.
 
     Returns ``found`` and ``truths`` (how many), ``seconds`` (if `timed`) and ``n_forward`` by method, and
     ``objects`` as `coco.matched` does, each with its ``score`` and ``box`` and the scores of each method.
     """
     canvas = detector.prepare(image)
-    found = detector.detect_on(canvas, class_agnostic=class_agnostic)
+    found = detector.detect_on(canvas, confidence=confidence, class_agnostic=class_agnostic)
     targets, truths, objects = matched(found, truth, image.shape)
     for record, score, box in zip(objects, targets.scores.tolist(), targets.boxes.tolist()):
         record |= {"score": round(score, 4), "box": [round(edge, 1) for edge in box]}
@@ -101,13 +103,14 @@ def map_scores(
 
 
 def evaluate(
-    detector: str | Detector,
+    detector: str | DetectorSource | Detector,
     data: DataSet,
     out: str | Path,
     *,
     methods: Sequence[str] = ("dclose", "drise", "gradcam"),
     n_masks: int | None = None,
     steps: int = metrics.STEPS,
+    confidence: float = 0.25,
     class_agnostic: bool = True,
     timed: bool = True,
     seed: int = 0,
@@ -125,6 +128,9 @@ def evaluate(
         Number of masks of each sampling method; by default its own.
     steps : int
         Of deletion and insertion.
+    confidence : float
+        Lowest score of a target. Deletion and insertion count scores from 0.25 on, so that a target below
+        scores 0 in the unchanged image; `tables.summary` counts such targets.
     class_agnostic : bool
         Whether boxes of different classes suppress each other when targets are detected, as they do when
         deletion and insertion score them. Without it, a target can score 0 in the unchanged image;
@@ -139,6 +145,7 @@ def evaluate(
     """
     steps = checks.at_least("steps", steps, 1, largest=metrics.MOST_STEPS)
     settings: Record = {"methods": {}, "steps": steps}
+    settings["confidence"] = checks.fraction("confidence", confidence)
     settings["class_agnostic"] = checks.flag("class_agnostic", class_agnostic)
     settings["timed"] = checks.flag("timed", timed)
     if not methods:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -64,9 +64,9 @@ class Records:
         self._write(json.dumps(line), "a")
         self.lines.append(line)
 
-    def forget_errors(self) -> None:
-        """Remove lines with an ``error`` from the file, so that their work is tried again."""
-        kept = [line for line in self.lines if "error" not in line]
+    def forget(self, stale: Callable[[Record], bool]) -> None:
+        """Remove lines that are `stale` from the file, so that their work is done again."""
+        kept = [line for line in self.lines if not stale(line)]
         if len(kept) < len(self.lines):
             text = "\n".join(map(json.dumps, [{"settings": self.settings}, *kept]))
             with self._write_errors(), atomic_write(self.path) as unfinished:

@@ -6,7 +6,9 @@ import argparse
 import json
 import os
 import platform
+import re
 import signal
+import sys
 import warnings
 from collections import Counter
 from collections.abc import Callable, Generator, Iterable, Iterator
@@ -14,6 +16,7 @@ from concurrent.futures import BrokenExecutor, Executor, ProcessPoolExecutor, as
 from contextlib import closing, contextmanager, suppress
 from datetime import UTC, datetime
 from functools import lru_cache
+from importlib import import_module
 from multiprocessing import active_children, get_context
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -56,10 +59,10 @@ def run_study(
     workers: int = 1,
     executor: Executor | None = None,
     progress: bool = True,
+    stale: Callable[[Record], bool] = lambda line: "error" in line,
 ) -> Records:
     """Do the tasks of a study that its folder has no record of yet, and give all its records.
 
-    Tasks whose record is an ``error`` are tried again.
     Records are the same whoever does the work, but for their order, and for rounding where workers
     have other numbers of threads.
 
@@ -80,6 +83,8 @@ def run_study(
     executor : concurrent.futures.Executor, optional
         Does the work in place of own processes; Dask's is ``client.get_executor()``.
     progress : bool
+    stale : callable
+        Whether a record is forgotten, so that its task is done again; by default an ``error`` is.
     """
     checks.at_least("workers", workers, 1)
     out, tasks = checks.path(out), list(tasks)
@@ -91,7 +96,7 @@ def run_study(
     with owned(out):
         runs = _runs_before(out)
         records = Records(out / "records.jsonl", settings)
-        records.forget_errors()
+        records.forget(stale)
         records.count_once(names)
         done = {tuple(line[name] for name in names) for line in records.lines}
         todo = [task for task in tasks if tuple(task.key.values()) not in done]
@@ -113,12 +118,51 @@ def run_study(
     return records
 
 
-def detector_of(detector: str | Detector) -> Detector:
-    """A detector by its name, loaded once in a process; a `Detector` is given back as it is."""
+FUNCTION = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)*:[^\W\d]\w*")  # package.module:function
+
+
+class DetectorSource(NamedTuple):
+    """A detector by what `load_detector` needs to load it, so that each process can load its own."""
+
+    detector: str  # what `load_detector` takes, or FUNCTION
+    class_names: tuple[str, ...] | None = None
+    device: str | None = None
+    decode: str | None = None
+
+    def __str__(self) -> str:
+        return self.detector
+
+    def load(self) -> Detector:
+        """The detector; whatever is wrong with it raises `InputError`, as of `load_detector`."""
+        made = _made_by(self.detector) if FUNCTION.fullmatch(self.detector) else self.detector
+        if isinstance(made, Detector) and self.device is not None:
+            raise InputError(f"{self.detector} returns a detector that is on a device: leave out the device")
+        facts = {} if self.decode is None else {"decode": self.decode}
+        return load_detector(made, class_names=self.class_names, device=self.device, **facts)
+
+
+def _made_by(name: str) -> Any:
+    """What a `FUNCTION` returns; modules in the current folder are found, as by ``python -m``."""
+    module, _, function = name.partition(":")
+    if os.getcwd() not in sys.path:
+        sys.path.insert(0, os.getcwd())
+    try:
+        made = getattr(import_module(module), function)()
+    except Exception as error:  # somebody else's code raises whatever it likes
+        raise InputError(f"{name} gives no detector: {type(error).__name__}: {error}") from error
+    if made is None:
+        raise InputError(f"{name} returns None: it must return what dc.load_detector takes")
+    return made
+
+
+def detector_of(detector: str | DetectorSource | Detector) -> Detector:
+    """A detector by its name or source, loaded once in a process; a `Detector` is given back as it is."""
     return detector if isinstance(detector, Detector) else _loaded(detector)
 
 
-_loaded = lru_cache(maxsize=4)(load_detector)
+@lru_cache(maxsize=4)
+def _loaded(detector: str | DetectorSource) -> Detector:
+    return load_detector(detector) if isinstance(detector, str) else detector.load()
 
 
 def _by_executor(executor: Executor, work: Callable[..., Record], tasks: Iterable[Task]) -> Results:

@@ -24,7 +24,7 @@ from dclose_nb.studies.coco import DataSet, Truth, read_coco
 from dclose_nb.studies.evaluation import ABLATION, KNOWN, evaluate, study_image
 from dclose_nb.studies.records import Records
 
-SCORING = {"class_agnostic": True, "timed": True}
+SCORING = {"confidence": 0.25, "class_agnostic": True, "timed": True}
 QUICK = {"methods": ["dclose", "drise", *ABLATION], "n_masks": 20, "steps": 5, "progress": False}
 
 
@@ -206,6 +206,7 @@ def test_records_of_other_parameters_are_refused(street, data, serial):
         ({"steps": 6}, "steps 5, not 6"),
         ({"seed": 1}, "seed 0, not 1"),
         ({"class_agnostic": False}, "class_agnostic True, not False"),
+        ({"confidence": 0.5}, "confidence 0.25, not 0.5"),
     ):
         with pytest.raises(dc.InputError, match=f"was made with .*{word}"):
             evaluate(street, data, serial.path.parent, **(QUICK | change))
@@ -221,6 +222,7 @@ def test_bad_input(street, data, lamps, tmp_path):
         ({"methods": []}, "methods must name at least one"),
         ({"class_agnostic": "no"}, "class_agnostic must be True or False, got 'no'"),
         ({"timed": 0}, "timed must be True or False"),
+        ({"confidence": 2}, "confidence must be a number in"),
         ({"steps": 0}, "steps"),
         ({"steps": 10**9}, "steps must be .* 1000000"),
         ({"workers": 0}, "workers"),
