@@ -45,9 +45,9 @@ def _parser() -> argparse.ArgumentParser:
     add = shared.add_argument
     add(
         "--detector",
-        default="yolox_nano",
-        help="yolox_nano (default) to yolox_x, picodet_s; planted or planted_two_stage for scenes; a file or "
-        "folder of a network; or package.module:function, called without arguments for a detector",
+        help="yolox_nano to yolox_x, picodet_s; planted or planted_two_stage for scenes; a file or folder of "
+        "a network; or package.module:function, called without arguments for a detector; default: "
+        "yolox_nano, and to explain photos picodet_s where its weights cannot be had",
     )
     add("--classes", metavar="FILE", help="names of the detector's classes: one a line, or a list in JSON")
     add(
@@ -237,7 +237,7 @@ def _explain(args: argparse.Namespace) -> int:
         raise checks.InputError(f"{args.method} gives no error: take --method regression or --n-masks auto")
     options = {"method": args.method, "n_masks": args.n_masks, "seed": args.seed}
     labels = None if args.labels is None else args.labels.split(",")
-    source, choice = _source(args), folder.Choice(args.confidence, labels, args.top)
+    source, choice = _source(args, default=None), folder.Choice(args.confidence, labels, args.top)
     photos = folder.find_photos(args.photos)
     if photos != args.photos or len(photos) > 1:
         return _explain_many(args, photos, source, choice, condition, options)
@@ -371,12 +371,12 @@ def _figures(args: argparse.Namespace) -> int:
     return 0
 
 
-def _source(args: argparse.Namespace) -> DetectorSource:
+def _source(args: argparse.Namespace, *, default: str | None = "yolox_nano") -> DetectorSource:
     """The detector that is asked for, which each process loads for itself."""
     from .studies.runner import DetectorSource
 
     names = None if args.classes is None else _class_names(args.classes)
-    return DetectorSource(args.detector, names, args.device, args.decode)
+    return DetectorSource(args.detector or default, names, args.device, args.decode)
 
 
 def _class_names(file: str) -> tuple[str, ...]:

@@ -124,17 +124,18 @@ FUNCTION = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)*:[^\W\d]\w*")  # package.module
 class DetectorSource(NamedTuple):
     """A detector by what `load_detector` needs to load it, so that each process can load its own."""
 
-    detector: str  # what `load_detector` takes, or FUNCTION
+    detector: str | None  # what `load_detector` takes, or FUNCTION
     class_names: tuple[str, ...] | None = None
     device: str | None = None
     decode: str | None = None
 
     def __str__(self) -> str:
-        return self.detector
+        return self.detector or "the default detector"
 
     def load(self) -> Detector:
         """The detector; whatever is wrong with it raises `InputError`, as of `load_detector`."""
-        made = _made_by(self.detector) if FUNCTION.fullmatch(self.detector) else self.detector
+        called = self.detector is not None and FUNCTION.fullmatch(self.detector)
+        made = _made_by(called[0]) if called else self.detector
         if isinstance(made, Detector) and self.device is not None:
             raise InputError(f"{self.detector} returns a detector that is on a device: leave out the device")
         facts = {} if self.decode is None else {"decode": self.decode}
