@@ -192,7 +192,9 @@ def explain_photos(
         refuse_foreign(out, (INDEX, CSV, JSONL), "not of explained photos")
     options = {"method": method, "n_masks": n_masks, "seed": seed}
     known = {"name": loaded.name, **loaded.provenance}
-    settings = json.loads(json.dumps({"detector": known, **options, **choice._asdict()}, default=str))
+    names = ", ".join(loaded.class_names)
+    settings = {"detector": known, "class_names": names, **options, **choice._asdict()}
+    settings = json.loads(json.dumps(settings, default=str))
     folders = _folders(photos)
     tasks = [
         Task({"photo": photo}, (detector, photo, out / folder, choice, options))

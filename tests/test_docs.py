@@ -13,6 +13,7 @@ import matplotlib.pyplot as plt
 import pytest
 
 import dclose_nb as dc
+from dclose_nb.folder import COLUMNS
 from dclose_nb.methods import METHODS
 
 ROOT = Path(__file__).parent.parent
@@ -122,8 +123,10 @@ def test_what_an_explanation_holds_runs(tmp_path, monkeypatch):
         exec(compile(block, "explanations.md", "exec"), reader)
     assert reader["explanation"].detections.names == ["house"]
     written = {path.name for path in (tmp_path / "explanations" / "scene").iterdir()}
-    named = set(re.findall(r"^\| .*?`([\w.]+)`", page, re.M)) - {"overlay_01_cup.png"}
+    _, one, many = re.split(r"^## (?:In a folder|Many photos)$", page, flags=re.M)
+    named = set(re.findall(r"^\| .*?`([\w.]+)`", one, re.M)) - {"overlay_01_cup.png"}
     assert named <= written
+    assert set(COLUMNS) <= set(re.findall(r"`(\w+)`", many))
 
 
 def test_the_book_asks_no_network_for_scripts():

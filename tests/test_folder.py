@@ -207,6 +207,10 @@ def test_other_settings_and_other_s_files_are_refused(photos, lamps):
     ):
         with pytest.raises(dc.InputError, match=f"was made with {word}: choose another folder"):
             explained(photos[:1], lamps, **options)
+    lamps.class_names = "a", "c"
+    with pytest.raises(dc.InputError, match="was made with class_names 'a, b', not 'a, c': choose"):
+        explained(photos[:1], lamps)
+    lamps.class_names = "a", "b"
     assert Path("out/detections.csv").read_bytes() == before
     Path("mine").mkdir()
     Path("mine/index.html").write_text("precious")
