@@ -388,7 +388,9 @@ def test_output_that_nobody_takes(tmp_path):
 def test_the_demo_needs_no_weights(tmp_path, monkeypatch, capsys):
     """Where they cannot be fetched it says so in one line and explains a scene, as it would a photo."""
     monkeypatch.setenv("YOLOX_HOME", str(tmp_path / "none"))
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "none"))
     monkeypatch.setenv("HTTPS_PROXY", NOBODY)
+    monkeypatch.setenv("PIP_NO_INDEX", "1")
     assert main(["demo", "--out", str(tmp_path / "out")]) == 0
     printed = capsys.readouterr()
     notes = [line for line in printed.err.splitlines() if "planted" in line]

@@ -135,8 +135,11 @@ def _is_at_hand(kept: Path) -> bool:
 
 def folder() -> Path:
     """Where the two files are kept: in the user's cache. An account without any raises `MissingWeights`."""
-    cache = Path(pooch.os_cache("dclose_nb"))
-    if not cache.is_absolute():  # a "~" that stands for no folder
+    try:
+        cache = Path(pooch.os_cache("dclose_nb"))
+    except RuntimeError:  # its "~" stands for no folder
+        cache = Path()
+    if not cache.is_absolute():  # as it is with older packages
         raise MissingWeights(f"there is no home folder to keep {NAME} in: set HOME or XDG_CACHE_HOME")
     return cache / NAME
 

@@ -6,6 +6,7 @@ import subprocess
 import types
 import zipfile
 from concurrent.futures import ThreadPoolExecutor
+from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
@@ -42,12 +43,17 @@ def test_it_keeps_the_contract(network):
     assert network.provenance["weights_sha256"] == picodet.SHA256["model.pdiparams"]
 
 
+@lru_cache
+def whole_network(folder):
+    core = load_openvino().Core()
+    return core.compile_model(
+        core.read_model(str(folder / "model.pdmodel")), "CPU", {"INFERENCE_PRECISION_HINT": "f32"}
+    )
+
+
 def own_detections(network, image):
     """What the whole file gives with its own suppression: rows of class, score and box in canvas pixels."""
-    core = load_openvino().Core()
-    whole = core.compile_model(
-        core.read_model(str(network.folder / "model.pdmodel")), "CPU", {"INFERENCE_PRECISION_HINT": "f32"}
-    )
+    whole = whole_network(network.folder)
     pixels = network.prepare(image).pixels[None]
     mean, std = (torch.tensor(values).reshape(3, 1, 1) for values in (picodet.MEAN, picodet.STD))
     images = ((pixels - mean) / std).numpy()
