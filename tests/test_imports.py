@@ -19,7 +19,7 @@ FLOORS = [  # the lowest first; a file without a floor of its own is on that of 
     "planted.training",
     "images",
     "plot",
-    "reports testing",
+    "reports testing exercises",
     "studies.records studies.inference",
     "studies.coco studies.runner",
     "studies explorer_steps",

@@ -1,0 +1,72 @@
+"""An exercise's check fails on the cell as it stands, and passes with the folded answer."""
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+
+import dclose_nb as dc
+from dclose_nb import exercises
+
+NOTEBOOKS = Path(__file__).parent.parent / "notebooks"
+
+
+def cells_of(name):
+    """The cell of an exercise, its folded answer, and the notebook's code before."""
+    (path,) = NOTEBOOKS.glob(f"{name[:2]}_*.ipynb")
+    before = []
+    for cell in json.loads(path.read_text(encoding="utf-8"))["cells"]:
+        source = "".join(cell["source"])
+        if cell["id"] == f"{name[:2]}-x{name[3:]}c":
+            asked = source
+        elif cell["id"] == f"{name[:2]}-x{name[3:]}a":
+            (answer,) = re.findall(r"```python\n(.*?)```", source, re.S)
+            return asked, answer, before
+        elif cell["cell_type"] == "code":
+            before.append(source)
+    raise AssertionError(f"{path.name} has no exercise {name}")
+
+
+@pytest.mark.parametrize("name", exercises.EXERCISES)
+def test_the_unsolved_cell_gets_a_hint_and_the_answer_passes(name, capsys):
+    asked, answer, before = cells_of(name)
+    reader = {}
+    exec(before[0], reader)  # its imports
+    for source in before[1:]:
+        if re.search(r"^def scaled", source, re.M):
+            exec(source.split("\n\n")[0], reader)
+    exec("from dclose_nb.exercises import check", reader)
+    exec(asked, reader)
+    assert capsys.readouterr().out == f"{name}: not yet. {exercises.EXERCISES[name].hint}\n"
+    (question,) = re.findall(r"^check\(.*\)$", asked, re.M)
+    exec(f"{answer}\n{question}", reader)
+    assert capsys.readouterr().out == f"{name}: right.\n"
+
+
+WRONG = {
+    "01-1": [0.2, 80, "half", [0.8]],
+    "01-2": [[[1, 1, 1, 0, 0, 0]] * 4, 1],
+    "01-3": [
+        lambda labels, p, rng: (rng.random(labels.shape) < p).astype(int),  # each pixel by itself
+        lambda labels, p, rng: (rng.random(3) > p)[labels],  # hidden with p
+        lambda labels, p, rng: labels * 0 + (rng.random() < p),  # all together
+    ],
+    "02-3": [lambda boxes, objectness, *_: objectness.max(), lambda *_: 1 / 0],
+    "03-2": [(0.5, 1.0), (1.0, 0.0)],
+    "03-3": [lambda masks, weights: masks.mean(0), lambda masks, weights: weights @ masks.reshape(6, -1)],
+    "04-3": [lambda levels: levels.mean(0), lambda levels: dc.fusion.cascade(levels[::-1])],
+}
+
+
+@pytest.mark.parametrize(
+    ("name", "answer"), [(name, wrong) for name, all_ in WRONG.items() for wrong in all_]
+)
+def test_a_wrong_answer_gets_a_hint_and_no_traceback(name, answer, capsys):
+    exercises.check(name, answer)
+    assert capsys.readouterr().out.startswith(f"{name}: not yet.")
+
+
+def test_an_unknown_exercise_is_named():
+    with pytest.raises(dc.InputError, match="name must be one of '01-1'"):
+        exercises.check("99-1", 1)
