@@ -21,29 +21,30 @@ class Exercise(NamedTuple):
 
 
 def check(name: str, answer: Any) -> None:
-    """Print whether an answer to an exercise is right; where it is not, print a hint.
+    """Print whether an answer to an exercise is right; for a wrong one print a hint.
 
     Parameters
     ----------
     name : str
         Of the exercise, "01-1" for the first of notebook 01.
     answer : object
-        A number, an array or a function, as the exercise says.
+        A number, an array or a function, as the exercise says; None for no answer yet.
 
     Examples
     --------
-    >>> check("03-1", None)
+    >>> check("03-1", 40)
     03-1: not yet. Each mask keeps a pixel with probability p. How many of 40 are that on average?
     >>> check("03-1", 20)
     03-1: right.
     """
     exercise = EXERCISES[checks.choice("name", name, EXERCISES)]
-    print(f"{name}: {'right.' if _passes(exercise, answer) else f'not yet. {exercise.hint}'}")
+    if answer is None:
+        print(f"{name}: not answered yet.")
+    else:
+        print(f"{name}: {'right.' if _passes(exercise, answer) else f'not yet. {exercise.hint}'}")
 
 
 def _passes(exercise: Exercise, answer: Any) -> bool:
-    if answer is None:
-        return False
     try:
         return bool(exercise.is_right(answer))
     except Exception:  # a student's function raises whatever it likes

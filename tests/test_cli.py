@@ -245,12 +245,11 @@ def test_workers_load_such_detectors_for_themselves(photo, maker, tmp_path):
     """In processes of their own, for photos and for an evaluation."""
     write_coco("coco", range(3), progress=False)
     annotations = "coco/annotations/instances_val2017.json"
-    detector = ["--detector", "maker:detector", "--n-masks", "10", "--workers", "2", "--out"]
-    assert run("explain", annotations, *detector, "maps", check=True).stdout.startswith(
-        "3 photos: 3 explained"
-    )
+    detector = ["--detector", "maker:detector", "--n-masks", "10"]
+    explained = run("explain", annotations, *detector, "--workers", "2", "--out", "maps", check=True)
+    assert explained.stdout.startswith("3 photos: 3 explained")
     methods = ["--methods", "dclose", "--steps", "2", "--confidence", "0.5"]
-    run("evaluate", "--coco", "coco", *methods, *detector, "scores", check=True)
+    run("evaluate", "--coco", "coco", *methods, *detector, "--out", "scores", check=True)
     settings, *records = map(json.loads, Path("scores/records.jsonl").read_text().splitlines())
     assert settings["settings"]["confidence"] == 0.5 and len(records) == 3
     assert settings["settings"]["detector"]["name"] == "planted"

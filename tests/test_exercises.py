@@ -1,4 +1,4 @@
-"""An exercise's check fails on the cell as it stands, and passes with the folded answer."""
+"""An exercise's check does not pass the cell as it stands, and passes the folded answer."""
 
 import json
 import re
@@ -29,7 +29,7 @@ def cells_of(name):
 
 
 @pytest.mark.parametrize("name", exercises.EXERCISES)
-def test_the_unsolved_cell_gets_a_hint_and_the_answer_passes(name, capsys):
+def test_the_unsolved_cell_does_not_pass_and_the_answer_does(name, capsys):
     asked, answer, before = cells_of(name)
     reader = {}
     exec(before[0], reader)  # its imports
@@ -38,7 +38,7 @@ def test_the_unsolved_cell_gets_a_hint_and_the_answer_passes(name, capsys):
             exec(source.split("\n\n")[0], reader)
     exec("from dclose_nb.exercises import check", reader)
     exec(asked, reader)
-    assert capsys.readouterr().out == f"{name}: not yet. {exercises.EXERCISES[name].hint}\n"
+    assert capsys.readouterr().out == f"{name}: not answered yet.\n"
     (question,) = re.findall(r"^check\(.*\)$", asked, re.M)
     exec(f"{answer}\n{question}", reader)
     assert capsys.readouterr().out == f"{name}: right.\n"
@@ -64,7 +64,7 @@ WRONG = {
 )
 def test_a_wrong_answer_gets_a_hint_and_no_traceback(name, answer, capsys):
     exercises.check(name, answer)
-    assert capsys.readouterr().out.startswith(f"{name}: not yet.")
+    assert capsys.readouterr().out == f"{name}: not yet. {exercises.EXERCISES[name].hint}\n"
 
 
 def test_an_unknown_exercise_is_named():
