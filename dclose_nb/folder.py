@@ -137,9 +137,11 @@ def _photos_of(name: str) -> list[str]:
 
 def _coco_photos(path: Path) -> list[str]:
     """Images that an annotation file names."""
+    from .studies.coco import image_file  # which brings scikit-learn and pycocotools
+
     folder = path.parent.parent / path.stem.removeprefix("instances_")
     try:
-        return [str(folder / Path(entry["file_name"]).name) for entry in read_json(path)["images"]]
+        return [str(image_file(folder, entry)) for entry in read_json(path)["images"]]
     except OSError as error:
         raise InputError(f"{str(path)!r} cannot be read: {error.strerror or error}") from error
     except (ValueError, KeyError, TypeError) as error:

@@ -242,7 +242,7 @@ class FileDetector(Detector):
     def detect_on(self, canvas: Canvas, **thresholds: Any) -> Detections:
         """As `Detector.detect_on`; warns once where the facts may be wrong.
 
-        That is where no image before had detections, and this one has no score of 0.05 either.
+        It warns if no image so far had a detection, and no score in this one reaches 0.05.
         """
         found = super().detect_on(canvas, **thresholds)
         if self._doubts_facts and not len(found):

@@ -24,7 +24,7 @@ from ..files import atomic_write
 from .canvases import stretch
 from .families import IMAGENET
 from .sessions import OpenVinoSession, load_openvino
-from .weights import MissingWeights, WeightsError, refusal
+from .weights import MissingWeights, WeightsError, why_missing
 
 NAME = "picodet_s"
 SIZE = 416
@@ -122,11 +122,7 @@ def load() -> PicoDetDetector:
 
 def missing() -> str:
     """Why the two files cannot be had; empty where they are at hand or were fetched now."""
-    try:
-        kept = folder()
-    except MissingWeights as error:
-        return str(error)
-    return "" if _is_at_hand(kept) else refusal(fetch, kept)
+    return why_missing(folder, _is_at_hand, fetch)
 
 
 def _is_at_hand(kept: Path) -> bool:

@@ -6,7 +6,7 @@ import hashlib
 import os
 import sys
 from collections.abc import Callable, Mapping
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -97,15 +97,22 @@ def load(name: str) -> Weights:
 
 def missing(name: str) -> str:
     """Why a YOLOX network's weights cannot be had; empty where they are at hand or were fetched now."""
+    return why_missing(partial(path_of, name), Path.exists, _download)
+
+
+def why_missing(
+    place_of: Callable[[], Path], at_hand: Callable[[Path], bool], fetch: Callable[[Path], None]
+) -> str:
+    """Why files cannot be had; empty where they are at hand in their place or were fetched now."""
     try:
-        path = path_of(name)
+        place = place_of()
     except MissingWeights as error:  # they have no place
         return str(error)
-    return "" if path.exists() else refusal(_download, path)
+    return "" if at_hand(place) else _refusal(fetch, place)
 
 
 @lru_cache
-def refusal(fetch: Callable[[Path], None], place: Path) -> str:
+def _refusal(fetch: Callable[[Path], None], place: Path) -> str:
     """Why nothing could be fetched to a place, asked of the network once; empty where it was fetched."""
     try:
         fetch(place)

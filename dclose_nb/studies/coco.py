@@ -68,6 +68,11 @@ class DataSet(NamedTuple):
     sha256: str  # of the annotation file
 
 
+def image_file(folder: Path, entry: dict[str, Any]) -> Path:
+    """The file of an image of an annotation file; a name from outside stays in the folder."""
+    return folder / Path(entry["file_name"]).name
+
+
 def read_coco(folder: str | Path, *, split: str = "val2017", missing: str = "stop") -> DataSet:
     """Read a data set in COCO format; crowds are kept apart from the objects.
 
@@ -104,7 +109,7 @@ def read_coco(folder: str | Path, *, split: str = "val2017", missing: str = "sto
         names = {category["id"]: str(category["name"]) for category in coco.loadCats(coco.getCatIds())}
         truths, absent, ratios = [], [], []
         for entry in sorted(coco.loadImgs(coco.getImgIds()), key=lambda entry: entry["id"]):
-            file = folder / split / Path(entry["file_name"]).name  # a name from outside stays in the folder
+            file = image_file(folder / split, entry)
             if not file.is_file():
                 absent.append(file.name)
                 continue
