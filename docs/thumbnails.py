@@ -15,8 +15,8 @@ def figures(path: Path) -> list[Image.Image]:
     """The pictures among a notebook's outputs."""
     cells = nbformat.read(path, as_version=4).cells
     outputs = [output for cell in cells for output in cell.get("outputs", [])]
-    found = [output["data"]["image/png"] for output in outputs if "image/png" in output.get("data", {})]
-    return [Image.open(io.BytesIO(base64.b64decode(png))).convert("RGB") for png in found]
+    found = [output["data"]["image/jpeg"] for output in outputs if "image/jpeg" in output.get("data", {})]
+    return [Image.open(io.BytesIO(base64.b64decode(jpeg))).convert("RGB") for jpeg in found]
 
 
 def thumbnail(path: Path) -> Image.Image:

@@ -32,9 +32,9 @@ def test_it_is_committed_with_its_outputs(notebook):
     cells = code_cells(notebook)
     assert [cell.execution_count for cell in cells] == list(range(1, len(cells) + 1))
     outputs = [output for cell in cells for output in cell.outputs]
-    assert any("image/png" in output.get("data", {}) for output in outputs)
+    assert any("image/jpeg" in output.get("data", {}) for output in outputs)
     assert not any(output.output_type == "error" for output in outputs)
-    assert notebook.stat().st_size < 2_500_000
+    assert notebook.stat().st_size < 1_500_000
 
 
 def test_its_cells_are_short(notebook):

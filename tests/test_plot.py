@@ -382,3 +382,10 @@ def test_a_very_long_name_is_cut_before_it_is_measured():
     (panel,) = plot.detections(image, found)
     panel.figure.canvas.draw()
     assert time.monotonic() - start < 10 and panel.texts[0].get_text().endswith("x…")
+
+
+def test_the_style_of_notebooks_is_large_enough_for_a_projector():
+    with plt.rc_context():
+        plot.set_style()
+        (panel,) = plot.curves({"a curve": [0, 1]})
+        assert panel.figure.dpi >= 110 and panel.title.get_fontsize() >= 11
