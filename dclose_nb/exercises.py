@@ -1,4 +1,4 @@
-"""The exercises of notebooks 01 to 04: whether an answer is right, and a hint where it is not."""
+"""The exercises of the notebooks: whether an answer is right, and a hint where it is not."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ import torch
 from . import checks, fusion, similarity
 from .density import normalise
 from .detection import Proposals
+from .planted.scene import scene
 
 
 class Exercise(NamedTuple):
@@ -61,6 +62,20 @@ def _near(right: Any) -> Callable[[Any], bool]:
     return is_near
 
 
+def _points_at_the_object(saliency: Any) -> bool:
+    own = scene(4, n_objects=1).causal_masks[0]
+    return np.shape(saliency) == own.shape and bool(own.flat[np.argmax(saliency)])
+
+
+def _finds_the_brightest(brightest: Callable[..., Any]) -> bool:
+    for seed in range(5):
+        saliency = np.random.default_rng(seed).random((4, 7)) - 2
+        x, y = brightest(saliency)
+        if saliency[y, x] != saliency.max():
+            return False
+    return True
+
+
 def _keeps_superpixels(superpixel_mask: Callable[..., Any]) -> bool:
     labels = np.array([[0, 0, 1], [2, 2, 1]])
     masks = np.array([superpixel_mask(labels, 0.7, np.random.default_rng(k)) for k in range(1000)], float)
@@ -101,6 +116,15 @@ def _cascades(cascade: Callable[..., Any]) -> bool:
 
 
 EXERCISES = {
+    "00-1": Exercise(_near(60), "All objects are measured in the same masked images."),
+    "00-2": Exercise(
+        _points_at_the_object,
+        "Call explain(detector, image, ...) with the scene's image, and take the first map of its .saliency.",
+    ),
+    "00-3": Exercise(
+        _finds_the_brightest,
+        "np.unravel_index(saliency.argmax(), saliency.shape) gives the row, y, and then the column, x.",
+    ),
     "01-1": Exercise(
         _near(0.8), "Over many masks a superpixel is kept in a share p of them, whatever its size."
     ),

@@ -4,6 +4,7 @@ import json
 import re
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 import dclose_nb as dc
@@ -45,6 +46,9 @@ def test_the_unsolved_cell_does_not_pass_and_the_answer_does(name, capsys):
 
 
 WRONG = {
+    "00-1": [480, 61, "sixty"],
+    "00-2": [np.ones((320, 320)), np.ones((1, 320, 320)), ~dc.planted.scene(4, n_objects=1).causal_masks[0]],
+    "00-3": [lambda saliency: np.unravel_index(saliency.argmax(), saliency.shape), lambda saliency: (0, 0)],
     "01-1": [0.2, 80, "half", [0.8]],
     "01-2": [[[1, 1, 1, 0, 0, 0]] * 4, 1],
     "01-3": [
@@ -68,5 +72,5 @@ def test_a_wrong_answer_gets_a_hint_and_no_traceback(name, answer, capsys):
 
 
 def test_an_unknown_exercise_is_named():
-    with pytest.raises(dc.InputError, match="name must be one of '01-1'"):
+    with pytest.raises(dc.InputError, match="name must be one of '00-1'"):
         exercises.check("99-1", 1)
