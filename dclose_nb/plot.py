@@ -166,6 +166,9 @@ def masks(masks: Any, *, titles: Sequence[str] | None = None, ax: Any = None) ->
     axes = _panels(ax, len(masks), masks.shape[1:])
     for k, (panel, mask) in enumerate(zip(axes, masks)):
         panel.imshow(fit(mask.astype(np.float32)), cmap="gray", vmin=0, vmax=1)
+        panel.set_axis_on()  # a frame: a mask's white is not the page's
+        panel.set(xticks=[], yticks=[])
+        panel.spines[:].set(visible=True, color="gray")
         if titles is not None:
             panel.set_title(titles[k])
     return axes
