@@ -33,9 +33,9 @@ def check(name: str, answer: Any) -> None:
 
     Examples
     --------
-    >>> check("03-1", 40)
-    03-1: not yet. Each mask keeps a pixel with probability p. How many of 40 are that on average?
-    >>> check("03-1", 20)
+    >>> check("03-1", 80)
+    03-1: not yet. N masks keep a pixel N p times on average. For which N is that 20?
+    >>> check("03-1", 100)
     03-1: right.
     """
     exercise = EXERCISES[checks.choice("name", name, EXERCISES)]
@@ -147,9 +147,7 @@ EXERCISES = {
         _weighs_masks,
         "Compute IoU, objectness and cosine of each proposal, multiply the three, and take the largest.",
     ),
-    "03-1": Exercise(
-        _near(20), "Each mask keeps a pixel with probability p. How many of 40 are that on average?"
-    ),
+    "03-1": Exercise(_near(100), "N masks keep a pixel N p times on average. For which N is that 20?"),
     "03-2": Exercise(
         _near([1.0, 0.5]),
         "At A all masks that count have weight 1. Of the masks that keep another pixel, half keep A too.",

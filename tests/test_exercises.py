@@ -56,7 +56,10 @@ WRONG = {
         lambda labels, p, rng: (rng.random(3) > p)[labels],  # hidden with p
         lambda labels, p, rng: labels * 0 + (rng.random() < p),  # all together
     ],
+    "02-1": [0.8, 0.4],  # without an IoU; the half that is shared for the IoU
+    "02-2": [0.9, 0.6],
     "02-3": [lambda boxes, objectness, *_: objectness.max(), lambda *_: 1 / 0],
+    "03-1": [20, 80, 4],
     "03-2": [(0.5, 1.0), (1.0, 0.0)],
     "03-3": [lambda masks, weights: masks.mean(0), lambda masks, weights: weights @ masks.reshape(6, -1)],
     "04-3": [lambda levels: levels.mean(0), lambda levels: dc.fusion.cascade(levels[::-1])],
