@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 
-from . import checks, fusion, similarity
+from . import checks, fusion, planted, similarity
 from .density import normalise
 from .detection import Proposals
 from .planted.scene import scene
@@ -115,6 +115,29 @@ def _cascades(cascade: Callable[..., Any]) -> bool:
     return np.allclose(cascade(levels.copy()), fusion.cascade(levels))
 
 
+def _is_on_the_landmark(place: Any) -> bool:
+    detector = planted.RuleDetector(planted.scene(27), "landmark")
+    x, y = (int(side) for side in place)
+    (stone,) = detector.landmark(0)
+    return min(x, y) >= 0 and bool(detector.players[stone].mask[y, x])
+
+
+def _leaves_out_groups(jackknife: Callable[..., Any]) -> bool:
+    rng = np.random.default_rng(0)
+    kept, weights = rng.integers(0, 2, (24, 5)), rng.random(24)
+
+    def estimate(kept: np.ndarray, weights: np.ndarray) -> np.ndarray:
+        return weights @ kept / len(weights)
+
+    for groups in (4, 6):
+        parts = [np.arange(24) % groups != group for group in range(groups)]
+        without = np.array([estimate(kept[part], weights[part]) for part in parts])
+        error = np.sqrt((groups - 1) / groups * ((without - without.mean(axis=0)) ** 2).sum(axis=0))
+        if not np.allclose(jackknife(estimate, kept, weights, groups), error):
+            return False
+    return True
+
+
 EXERCISES = {
     "00-1": Exercise(_near(60), "All objects are measured in the same masked images."),
     "00-2": Exercise(
@@ -161,5 +184,15 @@ EXERCISES = {
     "04-3": Exercise(
         _cascades,
         "Scale each level to [0, 1]. Begin with the first. For each next one add it, then multiply by it.",
+    ),
+    "12-1": Exercise(_near(240), "Four times the masks halve the error."),
+    "12-2": Exercise(
+        _is_on_the_landmark,
+        "x counts from the left and y from the top. Of the three stones, on which is the map not near 0?",
+    ),
+    "12-3": Exercise(
+        _leaves_out_groups,
+        "Make the estimate without each group. Square how far each lies from their mean, add up, and "
+        "multiply by (G - 1) / G before the root.",
     ),
 }

@@ -56,6 +56,7 @@ NOTHING = (
     "what is less certain in a cell: dc.explain(detector, image, detector.detect(image, confidence=0.1))."
 )
 UNSTARTED = "Run this cell to start the explorer."  # in its place, where it cannot be shown
+STILL = Path(__file__).parent / "assets" / "explorer.jpg"  # what an explorer looks like, by docs/film.py
 KEPT = 32  # explanations that need not be made again
 
 

@@ -8,7 +8,7 @@ pixels of the image.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from textwrap import fill
 from typing import Any
@@ -38,6 +38,7 @@ DIVERGING = "PiYG_r"  # white in the middle; green and pink are told apart by al
 OPACITY = 0.75  # of an overlay's highest value
 TRUTH, PREDICTION = "#00b400", "red"  # boxes in the paper's Fig. 5
 ROLE_COLOURS = {"class": "tab:red", "body": "tab:blue", "edge": "gold", "inert": "tab:gray"}
+WIDEST = 10  # inches of a figure that is made here, so that it can be projected
 LARGEST = 1600  # pixels of a drawn image's longer side; more cannot be seen
 PADDING = 0.2  # around the text of a box's label, as a share of the font's size
 JPEG = {"quality": 80, "optimize": True, "progressive": True}  # a fifth of a PNG's size for photographs
@@ -124,9 +125,24 @@ def boxes(image: np.ndarray, truth: Targets, *, ax: Any = None) -> np.ndarray:
     return _draw_image(image, truth.boxes, names, [TRUTH] * len(names), ax)
 
 
+def error(explanation: Explanation, *, ax: Any = None) -> np.ndarray:
+    """The standard error of each detection's map, in units of the map scaled to [0, 1], on its own scale."""
+    _refuse_others(explanation)
+    if explanation.error is None:
+        raise InputError(f"method {explanation.method!r} ran without a tolerance, so its maps have no error")
+    axes = _panels(ax, len(explanation), explanation.image.shape, bars=len(explanation))
+    for panel, part, values in zip(axes, explanation, explanation.error):
+        title = f"error of the map of {caption(part.detections)}"
+        _draw_map(panel, values, "", "standard error", low=0)
+        _title(panel, title)
+        _draw_box(panel, part.detections.boxes[0], "cyan")
+    return axes
+
+
 def levels(explanation: Explanation, *, ax: Any = None) -> np.ndarray:
     """The levels S_k (Eq. 7) of one detection side by side, finest first, as computed."""
-    return _draw_levels(_levels_of_one(explanation), explanation.segments, "saliency of the level", ax)
+    maps, box = _levels_of_one(explanation), _box_on_levels(explanation)
+    return _draw_levels(maps, explanation.segments, "saliency of the level", ax, box)
 
 
 def density(explanation: Explanation, *, ax: Any = None) -> np.ndarray:
@@ -148,12 +164,14 @@ def cascade(explanation: Explanation, *, ax: Any = None) -> np.ndarray:
         raise InputError(
             f"method {explanation.method!r} ran without a cascade: draw its levels with plot.levels"
         )
-    maps, segments = maps[order], explanation.segments[order]
+    maps, segments, box = maps[order], explanation.segments[order], _box_on_levels(explanation)
     axes = _panels(ax, 2 * len(maps), maps.shape[1:], columns=len(maps), bars=len(maps))
     for k, (level, fused, n_segments) in enumerate(zip(min_max(maps), cascade_steps(maps), segments)):
-        _draw_map(axes[k], level, f"$S_{k + 1}$: about {n_segments} superpixels")
+        _draw_map(axes[k], level, f"$S_{k + 1}$, about {n_segments}\nsuperpixels")
         title = "$A_0 = S_1$" if k == 0 else f"$A_{k} = (A_{k - 1} + S_{k + 1})\\, S_{k + 1}$"
         _draw_map(axes[len(maps) + k], fused, title)
+    for panel in axes:
+        _draw_box(panel, box, "cyan")
     return axes
 
 
@@ -302,6 +320,45 @@ def curves(
     return axes
 
 
+def intervals(
+    rows: Mapping[str, Any], *, hollow: Collection[str] = (), label: str | None = None, ax: Any = None
+) -> np.ndarray:
+    """Means and their intervals, a row each, the first on top.
+
+    Parameters
+    ----------
+    rows : mapping
+        A name to (mean, low, high).
+    hollow : collection of str
+        Names whose points are hollow.
+    label : str, optional
+        Of these points in a legend.
+    ax : axes, optional
+        One that has rows already must have them under the same names.
+
+    Returns
+    -------
+    (1,) array of Axes
+    """
+    checks.instance("rows", rows, Mapping, "give each row a name, {'a name': (mean, low, high)}")
+    drawn = {str(name): checks.numbers(f"row {name!r}", row, (3,)) for name, row in rows.items()}
+    if ax is None:
+        _, ax = plt.subplots(figsize=(6, 0.8 + 0.3 * len(drawn)), layout="constrained")
+    (panel,) = axes = _given(ax, 1)
+    ends = np.reshape(list(drawn.values()), (-1, 3)).T  # mean, low, high
+    places = np.arange(len(drawn)) + 0.25 * len(panel.containers)  # below what the rows have already
+    reach = np.abs(ends[1:] - ends[0])
+    bars = panel.errorbar(ends[0], places, xerr=reach, fmt="o", markersize=5, label=label)
+    empty = np.isin(list(drawn), list(hollow))
+    colour = bars[0].get_color()
+    panel.plot(
+        ends[0][empty], places[empty], "o", markersize=5, color=colour, markerfacecolor="white", zorder=3
+    )
+    panel.set_yticks(range(len(drawn)), drawn, parse_math=False)
+    panel.set_ylim(len(drawn) - 0.4, -0.6)
+    return axes
+
+
 def parts(scene: Scene, *, ax: Any = None) -> np.ndarray:
     """A planted scene, greyed, with each part in the colour of its role."""
     checks.instance("scene", scene, Scene, "use dc.planted.scene(seed)")
@@ -432,6 +489,7 @@ def _panels(
         rows = -(-n // columns)
         aspect = min(max(shape[0] / shape[1], 0.3), 2.5)  # height over width
         width = {1: 5.6, 2: 4.4, 3: 3.6}.get(columns, 2.4) / max(aspect, 1)
+        width = min(width, (WIDEST - 0.5 * bars) / columns)
         size = columns * width + 0.5 * bars, rows * (width * aspect + 0.35)
         _, grid = plt.subplots(rows, columns, figsize=size, layout="compressed", squeeze=False)
         for spare in grid.ravel()[n:]:
@@ -472,17 +530,29 @@ def _levels_of_one(explanation: Explanation) -> np.ndarray:
     return explanation.levels[:, 0]
 
 
-def _draw_levels(maps: np.ndarray, segments: Sequence[int], label: str, ax: Any) -> np.ndarray:
+def _box_on_levels(explanation: Explanation) -> np.ndarray:
+    """The box of one detection in the frame of its levels, which is the photo at another size."""
+    assert explanation.levels is not None
+    scale = np.divide(explanation.levels.shape[:1:-1], explanation.image.shape[1::-1])  # across, down
+    return explanation.detections.boxes[0] * np.tile(scale, 2)
+
+
+def _draw_levels(
+    maps: np.ndarray, segments: Sequence[int], label: str, ax: Any, box: np.ndarray | None = None
+) -> np.ndarray:
+    """Draw the maps of levels, each on its own scale; the last bar has the label of all."""
     axes = _panels(ax, len(maps), maps.shape[1:], bars=len(maps))
     for panel, values, n_segments in zip(axes, maps, segments):
-        _draw_map(panel, values, f"about {n_segments} superpixels", label)
+        _draw_map(panel, values, f"about {n_segments}\nsuperpixels", label if panel is axes[-1] else "")
+        if box is not None:
+            _draw_box(panel, box, "cyan")
     return axes
 
 
-def _draw_map(panel: Axes, values: np.ndarray, title: str, label: str = "") -> None:
-    """Draw a map alone, between its own lowest and highest value."""
-    low, high = float(values.min()), float(values.max())
-    panel.imshow(fit(values), cmap=CMAP, vmin=low, vmax=high)
+def _draw_map(panel: Axes, values: np.ndarray, title: str, label: str = "", low: float | None = None) -> None:
+    """Draw a map alone, between its own lowest value, or `low`, and its highest."""
+    low, high = float(values.min()) if low is None else low, float(values.max())
+    panel.imshow(fit(values), cmap=CMAP, vmin=low, vmax=high, extent=_frame(values))
     panel.set_title(title)
     _colour_bar(panel, low, high, label)
 

@@ -1,4 +1,4 @@
-"""A moving picture of the explorer, for the README and page 12 of the book: run by `make film`.
+"""A film of the explorer for the README and the book, and a picture for notebook 12: run by `make film`.
 
 It opens JupyterLab in headless Chromium, clicks two boxes, and keeps what the explorer shows.
 """
@@ -21,6 +21,7 @@ from PIL import Image
 from playwright.sync_api import Error, Page, sync_playwright
 
 FILM = Path(__file__).parent / "explorer.gif"
+STILL = FILM.parents[1] / "dclose_nb" / "assets" / "explorer.jpg"
 CELL = 'import dclose_nb as dc\n\ndc.explore("yolox_nano", "motorcycle")'
 WINDOW = {"width": 1280, "height": 720}
 WIDTH = 860  # pixels of the film, about those of a README's column
@@ -156,7 +157,9 @@ def main() -> None:
             page.evaluate("window.jupyterapp.shell.currentWidget.sessionContext.ready")
             page.evaluate("void window.jupyterapp.commands.execute('application:toggle-left-area')")
             page.evaluate("void window.jupyterapp.commands.execute('notebook:run-all-cells')")
-            film(page).save(FILM)
+            shown = film(page)
+            shown.save(FILM)
+            shown.pictures[-1].save(STILL, quality=85, optimize=True)
         finally:
             server.terminate()
             server.wait(20)

@@ -63,6 +63,14 @@ WRONG = {
     "03-2": [(0.5, 1.0), (1.0, 0.0)],
     "03-3": [lambda masks, weights: masks.mean(0), lambda masks, weights: weights @ masks.reshape(6, -1)],
     "04-3": [lambda levels: levels.mean(0), lambda levels: dc.fusion.cascade(levels[::-1])],
+    "12-1": [120, 0.043, "240 masks"],
+    "12-2": [(45, 50), (105, 263), (-130, 128), (128, 190), "stone", (1000, 1000)],  # plane, other stone, ...
+    "12-3": [
+        lambda estimate, kept, weights, groups: np.std(  # without the factor
+            [estimate(kept[k::groups], weights[k::groups]) for k in range(groups)], axis=0
+        ),
+        lambda estimate, kept, weights, groups: estimate(kept, weights),
+    ],
 }
 
 

@@ -174,8 +174,35 @@ def test_the_cascade_is_that_of_the_method(lamps, lit):
 
 
 def test_levels_are_named_finest_first(found):
-    named = [panel.get_title() for panel in plot.levels(found[0])]
-    assert named == [f"about {n} superpixels" for n in (16, 8, 4)]
+    axes = plot.levels(found[1])
+    assert [panel.get_title() for panel in axes] == [f"about {n}\nsuperpixels" for n in (16, 8, 4)]
+    assert axes[0].figure.get_figwidth() <= 10
+    box, size = found.detections.boxes[1], axes[0].images[0].get_array().shape
+    assert axes[0].patches[-1].get_width() == pytest.approx(
+        (box[2] - box[0]) * size[1] / found.image.shape[1]
+    )
+
+
+def test_an_error_has_its_own_scale_and_a_map_without_one_is_refused(found, lamps, lit):
+    made = dc.explain(lamps, lit, method="regression", n_masks=20, progress=False)
+    first, second = plot.error(made)
+    assert first.get_title().endswith(plot.caption(made.detections[0]))
+    assert second.images[0].get_clim() == (0, made.error[1].max())
+    with pytest.raises(dc.InputError, match="without a tolerance"):
+        plot.error(found)
+
+
+def test_intervals_stand_in_rows_and_some_are_hollow():
+    rows = {"one": (0.5, 0.4, 0.7), "two": (0.1, 0.0, 0.2)}
+    (panel,) = plot.intervals(rows, hollow=["two"], label="first")
+    plot.intervals(rows, ax=panel)
+    assert [label.get_text() for label in panel.get_yticklabels()] == ["one", "two"]
+    assert panel.lines[0].get_ydata().tolist() == [0, 1] and panel.lines[1].get_xdata().tolist() == [0.1]
+    assert panel.containers[1].lines[0].get_ydata().tolist() == [0.25, 1.25]
+    ends = panel.containers[0].lines[2][0].get_segments()
+    assert np.allclose(ends[0][:, 0], (0.4, 0.7))
+    with pytest.raises(dc.InputError, match="row 'one'"):
+        plot.intervals({"one": (1, 2)})
 
 
 def test_large_photos_are_shrunk_with_their_boxes(lamps):

@@ -9,6 +9,7 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
         "conditions",
         "error_analysis",
         "evaluation",
+        "few_masks",
         "inference",
         "planted_truth",
         "records",
