@@ -8,7 +8,7 @@ pixels of the image.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from textwrap import fill
 from typing import Any
@@ -321,41 +321,55 @@ def curves(
 
 
 def intervals(
-    rows: Mapping[str, Any], *, hollow: Collection[str] = (), label: str | None = None, ax: Any = None
+    series: Mapping[str, Mapping[str, Sequence[float]]],
+    *,
+    label: str = "",
+    reference: float | None = None,
+    ax: Any = None,
 ) -> np.ndarray:
-    """Means and their intervals, a row each, the first on top.
+    """Means and their intervals: a row for each name, a colour for each series.
 
     Parameters
     ----------
-    rows : mapping
-        A name to (mean, low, high).
-    hollow : collection of str
-        Names whose points are hollow.
-    label : str, optional
-        Of these points in a legend.
+    series : mapping
+        From the name of a series to its rows: a name, and (mean, low, high), whose ends may be NaN. What
+        comes after these three is left out, so an `inference.Estimate` fits.
+    label : str
+        Of the axis; it says which direction is better.
+    reference : float, optional
+        Drawn as a line. A mean is a hollow dot if its interval holds this value.
     ax : axes, optional
-        One that has rows already must have them under the same names.
+        One.
 
     Returns
     -------
     (1,) array of Axes
     """
-    checks.instance("rows", rows, Mapping, "give each row a name, {'a name': (mean, low, high)}")
-    drawn = {str(name): checks.numbers(f"row {name!r}", row, (3,)) for name, row in rows.items()}
+    checks.instance("series", series, Mapping, "give each series a name, {'a name': {'a row': estimate}}")
+    rows = list(dict.fromkeys(row for values in series.values() for row in values))
+    if not rows:
+        raise InputError("there is nothing to draw")
     if ax is None:
-        _, ax = plt.subplots(figsize=(6, 0.8 + 0.3 * len(drawn)), layout="constrained")
+        _, ax = plt.subplots(figsize=(6, 1 + 0.3 * len(rows)), layout="constrained")
     (panel,) = axes = _given(ax, 1)
-    ends = np.reshape(list(drawn.values()), (-1, 3)).T  # mean, low, high
-    places = np.arange(len(drawn)) + 0.25 * len(panel.containers)  # below what the rows have already
-    reach = np.abs(ends[1:] - ends[0])
-    bars = panel.errorbar(ends[0], places, xerr=reach, fmt="o", markersize=5, label=label)
-    empty = np.isin(list(drawn), list(hollow))
-    colour = bars[0].get_color()
-    panel.plot(
-        ends[0][empty], places[empty], "o", markersize=5, color=colour, markerfacecolor="white", zorder=3
-    )
-    panel.set_yticks(range(len(drawn)), drawn, parse_math=False)
-    panel.set_ylim(len(drawn) - 0.4, -0.6)
+    if reference is not None:
+        panel.axvline(reference, color="gray", linestyle="--", linewidth=1)
+    for k, (name, values) in enumerate(series.items()):
+        found = [checks.numbers(f"row {row!r}", tuple(value)[:3], (3,)) for row, value in values.items()]
+        mean, low, high = np.reshape(found, (-1, 3)).T
+        places = np.array([rows.index(row) + 0.5 * ((k + 0.5) / len(series) - 0.5) for row in values])
+        reach = mean - low, high - mean
+        panel.errorbar(mean, places, xerr=reach, fmt="o", markersize=5, color=f"C{k}", label=name)
+        if reference is not None:
+            held = (low <= reference) & (reference <= high)
+            panel.plot(
+                mean[held], places[held], "o", markersize=5, color=f"C{k}", markerfacecolor="white", zorder=3
+            )
+    panel.set_yticks(range(len(rows)), rows, parse_math=False)
+    panel.set(xlabel=label, ylim=(len(rows) - 0.5, -0.5))
+    if len(series) > 1:
+        for text in panel.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=len(series)).get_texts():
+            text.set_parse_math(False)
     return axes
 
 

@@ -192,17 +192,34 @@ def test_an_error_has_its_own_scale_and_a_map_without_one_is_refused(found, lamp
         plot.error(found)
 
 
-def test_intervals_stand_in_rows_and_some_are_hollow():
-    rows = {"one": (0.5, 0.4, 0.7), "two": (0.1, 0.0, 0.2)}
-    (panel,) = plot.intervals(rows, hollow=["two"], label="first")
-    plot.intervals(rows, ax=panel)
-    assert [label.get_text() for label in panel.get_yticklabels()] == ["one", "two"]
-    assert panel.lines[0].get_ydata().tolist() == [0, 1] and panel.lines[1].get_xdata().tolist() == [0.1]
-    assert panel.containers[1].lines[0].get_ydata().tolist() == [0.25, 1.25]
-    ends = panel.containers[0].lines[2][0].get_segments()
-    assert np.allclose(ends[0][:, 0], (0.4, 0.7))
-    with pytest.raises(dc.InputError, match="row 'one'"):
-        plot.intervals({"one": (1, 2)})
+def test_intervals_have_a_row_for_each_name_and_a_colour_for_each_series():
+    series = {
+        "$a$": {"one": (0.2, 0.1, 0.4, "more"), "two": (0.5, np.nan, np.nan)},
+        "b": {"two": (0.7, 0.6, 0.8)},
+    }
+    (panel,) = plot.intervals(series, label="share (higher is better)")
+    assert [tick.get_text() for tick in panel.get_yticklabels()] == ["one", "two"]
+    assert panel.get_xlabel() == "share (higher is better)" and panel.yaxis_inverted()
+    first, second = (container.lines[0] for container in panel.containers)
+    assert first.get_xdata().tolist() == [0.2, 0.5] and second.get_xdata().tolist() == [0.7]
+    assert first.get_ydata()[1] < second.get_ydata()[0]  # beside one another
+    (bars, _) = panel.containers[0].lines[2][0].get_segments()
+    assert bars[:, 0].tolist() == pytest.approx([0.1, 0.4])
+    assert not any(text.get_parse_math() for text in panel.get_legend().get_texts())
+    panel.figure.canvas.draw()
+    assert plot.intervals({"b": series["b"]}, ax=panel)[0] is panel
+    for nothing in ({}, {"a": {}}):
+        with pytest.raises(dc.InputError, match="nothing to draw"):
+            plot.intervals(nothing)
+    with pytest.raises(dc.InputError, match="row 'x' must"):
+        plot.intervals({"a": {"x": (1, 2)}})
+
+
+def test_a_mean_whose_interval_holds_the_reference_is_hollow():
+    rows = {"above": (0.5, 0.4, 0.6), "open": (0.1, -0.1, 0.3), "alone": (0.2, np.nan, np.nan)}
+    (panel,) = plot.intervals({"a": rows}, reference=0)
+    (hollow,) = (line for line in panel.lines if line.get_markerfacecolor() == "white")
+    assert hollow.get_xdata().tolist() == [0.1] and panel.get_legend() is None
 
 
 def test_large_photos_are_shrunk_with_their_boxes(lamps):
