@@ -1,4 +1,4 @@
-"""The exercises of notebooks 01 to 04: whether an answer is right, and a hint where it is not."""
+"""The exercises of the notebooks: whether an answer is right, and a hint where it is not."""
 
 from __future__ import annotations
 
@@ -100,6 +100,12 @@ def _cascades(cascade: Callable[..., Any]) -> bool:
     return np.allclose(cascade(levels.copy()), fusion.cascade(levels))
 
 
+def _exceeds(excess: Callable[..., float]) -> bool:
+    maps, again = np.random.default_rng(0).random((2, 2, 8, 9))
+    expected = np.abs(maps - again[::-1]).mean() - np.abs(maps - again).mean()
+    return bool(np.isclose(excess(maps, again), expected))
+
+
 EXERCISES = {
     "01-1": Exercise(
         _near(0.8), "Over many masks a superpixel is kept in a share p of them, whatever its size."
@@ -139,5 +145,17 @@ EXERCISES = {
     "04-3": Exercise(
         _cascades,
         "Scale each level to [0, 1]. Begin with the first. For each next one add it, then multiply by it.",
+    ),
+    "05-1": Exercise(
+        lambda kinds: list(kinds) == ["other", "right", "wrong place", "not there"],
+        "Find what is right first: same class, IoU above 0.5. What may the bowl still take then?",
+    ),
+    "05-2": Exercise(
+        _near(77),
+        "Car leads when more of the sign is hidden than is to be seen. With 76 pixels the two are equal.",
+    ),
+    "05-3": Exercise(
+        _exceeds,
+        "Other masks: prediction of one seed, truth of the other, both ways. Another seed: one map twice.",
     ),
 }

@@ -4,6 +4,7 @@ import json
 import re
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 import dclose_nb as dc
@@ -56,6 +57,12 @@ WRONG = {
     "03-2": [(0.5, 1.0), (1.0, 0.0)],
     "03-3": [lambda masks, weights: masks.mean(0), lambda masks, weights: weights @ masks.reshape(6, -1)],
     "04-3": [lambda levels: levels.mean(0), lambda levels: dc.fusion.cascade(levels[::-1])],
+    "05-1": [["wrong class", "right", "wrong place", "not there"], "other"],
+    "05-2": [76, 152],
+    "05-3": [
+        lambda maps, again: np.abs(maps[1] - maps[0]).mean() - np.abs(maps[1] - again[1]).mean(),
+        lambda maps, again: np.abs(maps - again[::-1]).mean(),
+    ],
 }
 
 

@@ -229,6 +229,22 @@ def test_a_comparison_has_both_boxes_and_a_difference_centred_at_zero(lamps, lit
         plot.comparison(both, truth, prediction, ax=mine[:2])
 
 
+def test_a_pair_has_the_boxes_that_there_are():
+    (panel,) = plot.pair(IMAGE, TRUTH, None, title="missed")
+    assert panel.get_title() == "missed" and len(panel.patches) == 2
+
+
+def test_intervals_have_a_row_for_each_name():
+    ours, theirs = {"a": (1, 0, 3), "b": (2, np.nan, np.nan)}, {"b": (5, 4, 6)}
+    (panel,) = plot.intervals({"ours": ours, "theirs": theirs}, label="a score")
+    assert [text.get_text() for text in panel.get_yticklabels()] == ["a", "b"]
+    assert panel.get_xlabel() == "a score" and len(panel.get_legend().get_texts()) == 2
+    (first, *_), (second, *_) = panel.containers
+    assert np.array_equal(first.get_xdata(), [1, 2]) and np.array_equal(second.get_xdata(), [5])
+    assert (first.get_ydata() < [0, 1]).all() and second.get_ydata() > 1  # beside each other
+    plt.close("all")
+
+
 def test_curves_have_their_bands():
     mean = np.array([0.9, 0.5, 0.1])
     (panel,) = plot.curves({"a": mean, "b": np.array([mean, mean - 0.1, mean + 0.1])})
@@ -328,6 +344,9 @@ WRONG = {
         "2 maps are compared, .* has 1",
     ),
     "two predictions": (lambda e: plot.comparison(e, TRUTH, e.detections), "boxes of the prediction must be"),
+    "a pair of others": (lambda e: plot.pair(IMAGE, e.detections, None), "truth must be Targets"),
+    "no intervals": (lambda e: plot.intervals({}), "nothing to draw"),
+    "one end": (lambda e: plot.intervals({"a": {"b": (1, 2)}}), "series 'a' must be a mean and two ends"),
     "no curves": (lambda e: plot.curves([[0, 1]]), "curves must be Mapping, got list"),
     "an empty curve": (lambda e: plot.curves({"a": []}), "curve 'a' must be"),
     "a curve with its score": (
