@@ -138,6 +138,12 @@ def _leaves_out_groups(jackknife: Callable[..., Any]) -> bool:
     return True
 
 
+def _exceeds(excess: Callable[..., float]) -> bool:
+    maps, again = np.random.default_rng(0).random((2, 2, 8, 9))
+    expected = np.abs(maps - again[::-1]).mean() - np.abs(maps - again).mean()
+    return bool(np.isclose(excess(maps, again), expected))
+
+
 EXERCISES = {
     "00-1": Exercise(_near(60), "All objects are measured in the same masked images."),
     "00-2": Exercise(
@@ -194,5 +200,17 @@ EXERCISES = {
         _leaves_out_groups,
         "Make the estimate without each group. Square how far each lies from their mean, add up, and "
         "multiply by (G - 1) / G before the root.",
+    ),
+    "05-1": Exercise(
+        lambda kinds: list(kinds) == ["other", "right", "wrong place", "not there"],
+        "Find what is right first: same class, IoU above 0.5. What may the bowl still take then?",
+    ),
+    "05-2": Exercise(
+        _near(77),
+        "Car leads when more of the sign is hidden than is to be seen. With 76 pixels the two are equal.",
+    ),
+    "05-3": Exercise(
+        _exceeds,
+        "Other masks: prediction of one seed, truth of the other, both ways. Another seed: one map twice.",
     ),
 }

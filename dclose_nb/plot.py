@@ -220,6 +220,23 @@ def maps(maps: Mapping[str, np.ndarray], *, box: np.ndarray | None = None, ax: A
     return axes
 
 
+def pair(
+    image: np.ndarray,
+    truth: Targets | None,
+    prediction: Detections | None,
+    *,
+    title: str = "",
+    ax: Any = None,
+) -> np.ndarray:
+    """The image with the true box, green, and the drawn one, red and dashed, or only one of them."""
+    image, drawn = checks.image(image), _pair_boxes(truth, prediction)
+    (panel,) = axes = _panels(ax, 1, image.shape)
+    panel.imshow(fit(image), extent=_frame(image))
+    _title(panel, str(title))
+    _draw_pair(panel, drawn)
+    return axes
+
+
 def comparison(
     explanation: Explanation,
     truth: Targets | None,
@@ -248,22 +265,14 @@ def comparison(
     (4,) or (2,) array of Axes
     """
     _refuse_others(explanation)
-    drawn = []  # box, colour and style
-    for what, given, kind, *look in (
-        ("truth", truth, Targets, TRUTH, "-"),
-        ("prediction", prediction, Detections, PREDICTION, "--"),
-    ):
-        if given is not None:
-            checks.instance(what, given, kind)
-            drawn.append((checks.numbers(f"boxes of the {what}", given.boxes, (1, 4))[0], *look))
+    drawn = _pair_boxes(truth, prediction)
     image, maps = explanation.image, min_max(explanation.saliency)
     names = [] if truth is None else ["map of the ground truth"]
     names += [] if prediction is None else ["map of the prediction"]
     if len(maps) != len(names):
         raise InputError(f"{len(names)} maps are compared, and the explanation has {len(maps)}")
     axes = _panels(ax, 2 * len(names), image.shape, columns=2, bars=2)
-    axes[0].imshow(fit(image), extent=_frame(image))
-    _title(axes[0], str(title))
+    pair(image, truth, prediction, title=title, ax=axes[0])
     for panel, name, saliency in zip(axes[1:], names, maps):
         scaled = min_max(fit(saliency))
         _draw_overlay(panel, image, scaled, _alpha(scaled), name)
@@ -273,9 +282,8 @@ def comparison(
         alpha = np.sqrt(np.abs(difference))
         _draw_overlay(axes[3], image, difference, alpha, title, -1, DIVERGING)
         _colour_bar(axes[3], -1, 1, "difference", DIVERGING)
-    for panel in axes:
-        for box, colour, style in drawn:
-            _draw_box(panel, box, colour, style=style)
+    for panel in axes[1:]:
+        _draw_pair(panel, drawn)
     return axes
 
 
@@ -628,6 +636,24 @@ def _draw_box(panel: Axes, box: Any, colour: Any, *, style: str = "-") -> None:
     width = plt.rcParams["lines.linewidth"]
     for edge, thickness, line in (("black", 2 * width, "-"), (colour, width, style)):
         panel.add_patch(Rectangle((x1, y1), x2 - x1, y2 - y1, fill=False, ec=edge, lw=thickness, ls=line))
+
+
+def _pair_boxes(truth: Targets | None, prediction: Detections | None) -> list[tuple[np.ndarray, str, str]]:
+    """Box, colour and style of a ground truth and a prediction, as far as they are there."""
+    drawn = []
+    for what, given, kind, *look in (
+        ("truth", truth, Targets, TRUTH, "-"),
+        ("prediction", prediction, Detections, PREDICTION, "--"),
+    ):
+        if given is not None:
+            checks.instance(what, given, kind)
+            drawn.append((checks.numbers(f"boxes of the {what}", given.boxes, (1, 4))[0], *look))
+    return drawn
+
+
+def _draw_pair(panel: Axes, drawn: list[tuple[np.ndarray, str, str]]) -> None:
+    for box, colour, style in drawn:
+        _draw_box(panel, box, colour, style=style)
 
 
 def _draw_image(

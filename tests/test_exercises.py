@@ -71,6 +71,12 @@ WRONG = {
         ),
         lambda estimate, kept, weights, groups: estimate(kept, weights),
     ],
+    "05-1": [["wrong class", "right", "wrong place", "not there"], "other"],
+    "05-2": [76, 152],
+    "05-3": [
+        lambda maps, again: np.abs(maps[1] - maps[0]).mean() - np.abs(maps[1] - again[1]).mean(),
+        lambda maps, again: np.abs(maps - again[::-1]).mean(),
+    ],
 }
 
 

@@ -24,6 +24,7 @@ FLOORS = [  # the lowest first; a file without a floor of its own is on that of 
     "studies.coco studies.runner",
     "studies explorer_steps",
     "studies.tables",
+    "studies.error_evidence",
     "paper explorer folder",
     "dclose_nb",  # the public names
     "cli",

@@ -273,6 +273,11 @@ def test_a_comparison_has_both_boxes_and_a_difference_centred_at_zero(lamps, lit
         plot.comparison(both, truth, prediction, ax=mine[:2])
 
 
+def test_a_pair_has_the_boxes_that_there_are():
+    (panel,) = plot.pair(IMAGE, TRUTH, None, title="missed")
+    assert panel.get_title() == "missed" and len(panel.patches) == 2
+
+
 def test_curves_have_their_bands():
     mean = np.array([0.9, 0.5, 0.1])
     (panel,) = plot.curves({"a": mean, "b": np.array([mean, mean - 0.1, mean + 0.1])})
@@ -372,6 +377,8 @@ WRONG = {
         "2 maps are compared, .* has 1",
     ),
     "two predictions": (lambda e: plot.comparison(e, TRUTH, e.detections), "boxes of the prediction must be"),
+    "a pair of others": (lambda e: plot.pair(IMAGE, e.detections, None), "truth must be Targets"),
+    "no intervals": (lambda e: plot.intervals({}), "nothing to draw"),
     "no curves": (lambda e: plot.curves([[0, 1]]), "curves must be Mapping, got list"),
     "an empty curve": (lambda e: plot.curves({"a": []}), "curve 'a' must be"),
     "a curve with its score": (

@@ -8,6 +8,7 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
         "coco",
         "conditions",
         "error_analysis",
+        "error_evidence",
         "evaluation",
         "few_masks",
         "inference",

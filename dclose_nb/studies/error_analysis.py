@@ -235,6 +235,19 @@ def _scores_at(detector: Detector, image: np.ndarray, places: np.ndarray) -> lis
     return torch.nn.functional.pad(scores, (0, 0, 0, 1)).amax(1).tolist()  # 0 where no proposal is near
 
 
+def rivals(case: Case, maps: np.ndarray, again: np.ndarray, *, seed: int = 0) -> dict[str, np.ndarray]:
+    """The maps (H, W) whose highest pixels `hidden_scores` hides, by name. The parameters are its own."""
+    if case.truth is None or case.prediction is None:
+        raise InputError(f"a case must have a prediction and a ground truth, got {case}")
+    (truth, prediction), (_, other) = min_max(maps), min_max(again)
+    return {
+        "difference": prediction - truth,
+        "prediction": prediction,
+        "chance": prediction - other,
+        "random": random_map(truth.shape, seed=seed) * filled_box(truth.shape, case.truth.boxes[0]),
+    }
+
+
 def hidden_scores(
     detector: Detector,
     image: np.ndarray,
@@ -269,17 +282,9 @@ def hidden_scores(
     dict of (shares, 2) arrays
         The `class_scores` for each of `SHARES`, by what was hidden.
     """
-    if case.truth is None or case.prediction is None:
-        raise InputError(f"a case must have a prediction and a ground truth, got {case}")
-    (truth, prediction), (_, other) = min_max(maps), min_max(again)
+    by_map = rivals(case, maps, again, seed=seed)
+    assert case.truth is not None  # else there are no rivals
     x1, y1, x2, y2 = case.truth.boxes[0]
-    random = random_map(truth.shape, seed=seed) * filled_box(truth.shape, np.array([x1, y1, x2, y2]))
-    by_map = {
-        "difference": prediction - truth,
-        "prediction": prediction,
-        "chance": prediction - other,
-        "random": random,
-    }
     counts = [round(share * (x2 - x1) * (y2 - y1)) for share in SHARES]
     return {
         name: np.array(
