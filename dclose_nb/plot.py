@@ -184,7 +184,10 @@ def superpixels(image: np.ndarray, labels: np.ndarray, *, ax: Any = None) -> np.
 
 
 def maps(maps: Mapping[str, np.ndarray], *, box: np.ndarray | None = None, ax: Any = None) -> np.ndarray:
-    """Named maps (H, W) side by side, each scaled to [0, 1], and a box (x1, y1, x2, y2) in each."""
+    """Named maps (H, W) side by side, each scaled to [0, 1], and a box (x1, y1, x2, y2) in each.
+
+    A map of which all pixels are equal is marked as empty.
+    """
     checks.instance("maps", maps, Mapping, "give each map a name, {'a name': saliency}")
     named = {name: checks.numbers(f"map {name!r}", value, ("H", "W")) for name, value in maps.items()}
     box = None if box is None else checks.numbers("box", box, (4,))
@@ -196,6 +199,8 @@ def maps(maps: Mapping[str, np.ndarray], *, box: np.ndarray | None = None, ax: A
         panel.set_title(name)
         if box is not None:
             _draw_box(panel, box, "cyan")
+        if np.ptp(saliency) == 0:
+            panel.text(0.5, 0.1, "empty map", color="white", ha="center", transform=panel.transAxes)
     return axes
 
 
@@ -296,6 +301,57 @@ def curves(
     panel.set(xlabel=labels[0], ylabel=labels[1], ylim=(0, 1))
     for text in panel.legend(frameon=False).get_texts():
         text.set_parse_math(False)
+    return axes
+
+
+def intervals(
+    estimates: Mapping[str, Any],
+    rows: Sequence[str],
+    *,
+    reference: float = 0.0,
+    label: str = "",
+    ax: Any = None,
+) -> np.ndarray:
+    """Named means with their intervals, one below the other in rows that they share.
+
+    Parameters
+    ----------
+    estimates : mapping of str to (rows, 3 or more) array
+        Mean, low and high of each row, as `studies.inference.Estimate` begins; a row whose low is NaN
+        is left empty.
+    rows : sequence of str
+        Names of the rows, from top to bottom.
+    reference : float
+        Is drawn as a line. A point is filled if its interval leaves out this value.
+    label : str
+        Of the axis.
+    ax : axes, optional
+
+    Returns
+    -------
+    (1,) array of Axes
+    """
+    checks.instance("estimates", estimates, Mapping, "give the estimates a name, {'a name': [...]}")
+    if ax is None:
+        _, ax = plt.subplots(figsize=(5.5, 0.9 + 0.4 * len(rows)), layout="constrained")
+    (panel,) = axes = _given(ax, 1)
+    panel.axvline(reference, color="gray", linewidth=0.8)
+    for k, (name, given) in enumerate(estimates.items()):
+        found = np.array([one[:3] for one in given], dtype=float)
+        if found.shape != (len(rows), 3):
+            raise InputError(f"{name!r} must have a mean and its ends for each of {len(rows)} rows")
+        colour, found = f"C{k}", np.where(np.isnan(found[:, 1:2]), np.nan, found)
+        places = np.arange(len(rows)) + 0.5 * ((k + 0.5) / len(estimates) - 0.5)
+        means, low, high = found.T
+        panel.hlines(places, low, high, color=colour)
+        out = (low > reference) | (high < reference)
+        panel.plot(means, places, "o", color=colour, markerfacecolor="white")
+        panel.plot(means[out], places[out], "o", color=colour)
+        panel.plot([], [], "o-", color=colour, label=name)
+    panel.set(xlabel=label, yticks=range(len(rows)), ylim=(len(rows) - 0.5, -0.5))
+    panel.set_yticklabels(rows, parse_math=False)
+    if len(estimates) > 1:
+        panel.legend()
     return axes
 
 

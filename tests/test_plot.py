@@ -229,6 +229,25 @@ def test_a_comparison_has_both_boxes_and_a_difference_centred_at_zero(lamps, lit
         plot.comparison(both, truth, prediction, ax=mine[:2])
 
 
+def test_a_map_of_equal_pixels_is_marked_as_empty():
+    first, second = plot.maps({"a": MAP, "b": np.full_like(MAP, 0.3)})
+    assert not first.texts and second.texts[0].get_text() == "empty map"
+
+
+def test_intervals_are_filled_where_they_leave_out_the_reference():
+    estimates = {"a": [(0.5, 0.4, 0.6, 9), (0.1, -0.1, 0.3, 9)], "b": [(-1, -2, -0.5), (3, np.nan, np.nan)]}
+    (panel,) = plot.intervals(estimates, ["first", "second"], label="gain")
+    points = [line.get_xdata().tolist() for line in panel.lines[1:] if line.get_marker() == "o"]
+    assert points[0] == [0.5, 0.1] and points[1] == [0.5]
+    assert points[3][0] == -1 and np.isnan(points[3][1])
+    assert [text.get_text() for text in panel.get_yticklabels()] == ["first", "second"]
+    assert panel.yaxis_inverted() and len(panel.get_legend().get_texts()) == 2
+    (panel,) = plot.intervals({"a": [(0.5, 0.4, 0.6)]}, ["first"], reference=0.5)
+    assert panel.get_legend() is None
+    with pytest.raises(dc.InputError, match="'a' must have a mean and its ends for each of 3 rows"):
+        plot.intervals(estimates, ["one", "two", "three"])
+
+
 def test_curves_have_their_bands():
     mean = np.array([0.9, 0.5, 0.1])
     (panel,) = plot.curves({"a": mean, "b": np.array([mean, mean - 0.1, mean + 0.1])})
