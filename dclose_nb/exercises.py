@@ -1,4 +1,4 @@
-"""The exercises of notebooks 01 to 04: whether an answer is right, and a hint where it is not."""
+"""The exercises of the notebooks: whether an answer is right, and a hint where it is not."""
 
 from __future__ import annotations
 
@@ -11,6 +11,10 @@ import torch
 from . import checks, fusion, similarity
 from .density import normalise
 from .detection import Proposals
+from .detectors import load_detector
+from .metrics import rank_correlation
+from .planted.scene import scene
+from .studies.sanity import randomise
 
 
 class Exercise(NamedTuple):
@@ -100,6 +104,30 @@ def _cascades(cascade: Callable[..., Any]) -> bool:
     return np.allclose(cascade(levels.copy()), fusion.cascade(levels))
 
 
+def _takes_the_change(change: Callable[..., float]) -> bool:
+    bad, clear = np.random.default_rng(0).random((2, 2, 5, 6))
+    bad = bad + 2 * clear  # the noise of each seed is shared
+    crossed = rank_correlation(bad[0], clear[1]) + rank_correlation(bad[1], clear[0])
+    return bool(np.isclose(change(bad, clear), crossed / 2 - rank_correlation(*clear)))
+
+
+def _keeps_detections(stage: str) -> bool:
+    planted, image = load_detector("planted"), scene(7).image
+    found, network = planted.detect(image), randomise(planted, [stage], seed=1)
+    left, before = (similarity.target_weights(one, image, found) for one in (network, planted))
+    return bool(np.mean(left / before) >= 0.9)
+
+
+def _is_focus(focus: Callable[..., float]) -> bool:
+    rng = np.random.default_rng(0)
+    for _ in range(3):
+        saliency, inside = rng.integers(0, 4, (5, 6)), rng.random((5, 6)) < 0.3
+        ahead = np.subtract.outer(saliency[inside], saliency[~inside])
+        if not np.isclose(focus(saliency, inside), (np.sign(ahead).mean() + 1) / 2):
+            return False
+    return True
+
+
 EXERCISES = {
     "01-1": Exercise(
         _near(0.8), "Over many masks a superpixel is kept in a share p of them, whatever its size."
@@ -139,5 +167,24 @@ EXERCISES = {
     "04-3": Exercise(
         _cascades,
         "Scale each level to [0, 1]. Begin with the first. For each next one add it, then multiply by it.",
+    ),
+    "06-1": Exercise(_near(20**-0.5), "Put severity 1 and d = 0.5 into the formula: a square root of 1/20."),
+    "06-2": Exercise(
+        lambda severity: abs(severity - 0.44) <= 0.05,
+        "Try severities in steps of 0.05, and divide the weight by that at severity 0.",
+    ),
+    "06-3": Exercise(
+        _takes_the_change,
+        "Correlate bad[0] with clear[1] and bad[1] with clear[0]. Take the mean less that of the clear pair.",
+    ),
+    "07-1": Exercise(
+        _near(0.5), "Without a move it is 1. Moved by one it is -0.2. Drop the signs, then average."
+    ),
+    "07-2": Exercise(
+        _keeps_detections, "Shuffle one stage at a time, and compare the weights with those before."
+    ),
+    "07-3": Exercise(
+        _is_focus,
+        "Compare each pixel inside with each outside. Count 1 if it is brighter, a half if they are equal.",
     ),
 }

@@ -4,10 +4,12 @@ import json
 import re
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 import dclose_nb as dc
 from dclose_nb import exercises
+from dclose_nb.metrics import rank_correlation
 
 NOTEBOOKS = Path(__file__).parent.parent / "notebooks"
 
@@ -56,6 +58,14 @@ WRONG = {
     "03-2": [(0.5, 1.0), (1.0, 0.0)],
     "03-3": [lambda masks, weights: masks.mean(0), lambda masks, weights: weights @ masks.reshape(6, -1)],
     "04-3": [lambda levels: levels.mean(0), lambda levels: dc.fusion.cascade(levels[::-1])],
+    "06-2": [0.5, 0.9, "dark"],
+    "06-3": [lambda bad, clear: 0, lambda bad, clear: rank_correlation(bad[0], clear[0])],
+    "07-1": [0, 0.25],
+    "07-2": ["predictions", "stem", "dark6", 5],
+    "07-3": [
+        lambda saliency, inside: saliency[inside].mean(),
+        lambda saliency, inside: np.mean(saliency[inside][:, None] > saliency[~inside]),
+    ],
 }
 
 
