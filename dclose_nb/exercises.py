@@ -11,7 +11,10 @@ import torch
 from . import checks, fusion, planted, similarity
 from .density import normalise
 from .detection import Proposals
+from .detectors import load_detector
+from .metrics import rank_correlation
 from .planted.scene import scene
+from .studies.sanity import randomise
 
 
 class Exercise(NamedTuple):
@@ -144,6 +147,30 @@ def _exceeds(excess: Callable[..., float]) -> bool:
     return bool(np.isclose(excess(maps, again), expected))
 
 
+def _takes_the_change(change: Callable[..., float]) -> bool:
+    bad, clear = np.random.default_rng(0).random((2, 2, 5, 6))
+    bad = bad + 2 * clear  # the noise of each seed is shared
+    crossed = rank_correlation(bad[0], clear[1]) + rank_correlation(bad[1], clear[0])
+    return bool(np.isclose(change(bad, clear), crossed / 2 - rank_correlation(*clear)))
+
+
+def _keeps_detections(stage: str) -> bool:
+    trained, image = load_detector("planted"), scene(7).image
+    found, shuffled = trained.detect(image), randomise(trained, [stage], seed=1)
+    left, before = (similarity.target_weights(one, image, found) for one in (shuffled, trained))
+    return bool(np.mean(left / before) >= 0.9)
+
+
+def _is_focus(focus: Callable[..., float]) -> bool:
+    rng = np.random.default_rng(0)
+    for _ in range(3):
+        saliency, inside = rng.integers(0, 4, (5, 6)), rng.random((5, 6)) < 0.3
+        ahead = np.subtract.outer(saliency[inside], saliency[~inside])
+        if not np.isclose(focus(saliency, inside), (np.sign(ahead).mean() + 1) / 2):
+            return False
+    return True
+
+
 EXERCISES = {
     "00-1": Exercise(_near(60), "All objects are measured in the same masked images."),
     "00-2": Exercise(
@@ -212,5 +239,24 @@ EXERCISES = {
     "05-3": Exercise(
         _exceeds,
         "Other masks: prediction of one seed, truth of the other, both ways. Another seed: one map twice.",
+    ),
+    "06-1": Exercise(_near(20**-0.5), "Put severity 1 and d = 0.5 into the formula: a square root of 1/20."),
+    "06-2": Exercise(
+        lambda severity: abs(severity - 0.44) <= 0.05,
+        "Try severities in steps of 0.05, and divide the weight by that at severity 0.",
+    ),
+    "06-3": Exercise(
+        _takes_the_change,
+        "Correlate bad[0] with clear[1] and bad[1] with clear[0]. Take the mean less that of the clear pair.",
+    ),
+    "07-1": Exercise(
+        _near(0.5), "Without a move it is 1. Moved by one it is -0.2. Drop the signs, then average."
+    ),
+    "07-2": Exercise(
+        _keeps_detections, "Shuffle one stage at a time, and compare the weights with those before."
+    ),
+    "07-3": Exercise(
+        _is_focus,
+        "Compare each pixel inside with each outside. Count 1 if it is brighter, a half if they are equal.",
     ),
 }

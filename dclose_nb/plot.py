@@ -205,7 +205,10 @@ def superpixels(image: np.ndarray, labels: np.ndarray, *, ax: Any = None) -> np.
 
 
 def maps(maps: Mapping[str, np.ndarray], *, box: np.ndarray | None = None, ax: Any = None) -> np.ndarray:
-    """Named maps (H, W) side by side, each scaled to [0, 1], and a box (x1, y1, x2, y2) in each."""
+    """Named maps (H, W) side by side, each scaled to [0, 1], and a box (x1, y1, x2, y2) in each.
+
+    A map of which all pixels are equal is marked as empty.
+    """
     checks.instance("maps", maps, Mapping, "give each map a name, {'a name': saliency}")
     named = {name: checks.numbers(f"map {name!r}", value, ("H", "W")) for name, value in maps.items()}
     box = None if box is None else checks.numbers("box", box, (4,))
@@ -217,6 +220,8 @@ def maps(maps: Mapping[str, np.ndarray], *, box: np.ndarray | None = None, ax: A
         panel.set_title(name)
         if box is not None:
             _draw_box(panel, box, "cyan")
+        if np.ptp(saliency) == 0:
+            panel.text(0.5, 0.1, "empty map", color="white", ha="center", transform=panel.transAxes)
     return axes
 
 

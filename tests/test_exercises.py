@@ -9,6 +9,7 @@ import pytest
 
 import dclose_nb as dc
 from dclose_nb import exercises
+from dclose_nb.metrics import rank_correlation
 
 NOTEBOOKS = Path(__file__).parent.parent / "notebooks"
 
@@ -76,6 +77,14 @@ WRONG = {
     "05-3": [
         lambda maps, again: np.abs(maps[1] - maps[0]).mean() - np.abs(maps[1] - again[1]).mean(),
         lambda maps, again: np.abs(maps - again[::-1]).mean(),
+    ],
+    "06-2": [0.5, 0.9, "dark"],
+    "06-3": [lambda bad, clear: 0, lambda bad, clear: rank_correlation(bad[0], clear[0])],
+    "07-1": [0, 0.25],
+    "07-2": ["predictions", "stem", "dark6", 5],
+    "07-3": [
+        lambda saliency, inside: saliency[inside].mean(),
+        lambda saliency, inside: np.mean(saliency[inside][:, None] > saliency[~inside]),
     ],
 }
 

@@ -11,7 +11,7 @@ from typing import Any
 
 from .. import checks
 from ..checks import InputError
-from ..files import atomic_write, from_json
+from ..files import atomic_write, from_json, shipped
 
 Record = dict[str, Any]
 
@@ -158,3 +158,8 @@ def _write(path: Path, text: str, mode: str) -> None:
         file.write(text + "\n")
         file.flush()
         os.fsync(file.fileno())
+
+
+def shipped_records(name: str) -> Records:
+    """The records of a study that ship, for instance "conditions"."""
+    return Records(shipped(f"results/{name}.jsonl"))

@@ -12,7 +12,7 @@ from copy import deepcopy
 from dataclasses import asdict, replace
 from functools import partial
 from itertools import product
-from operator import methodcaller
+from operator import itemgetter, methodcaller
 from pathlib import Path
 from typing import Any
 
@@ -31,13 +31,23 @@ from ..planted.scene import scene
 from ..planted.scores import filled_box
 from ..similarity import target_weights
 from .coco import Truth, matched, read_coco, record_of
-from .inference import mean
+from .inference import Claim, Estimate, difference, mean
 from .records import Record, Records
 from .runner import Task, detector_of, run_study, study_command, study_parser
+from .tables import Table, of_claims
 
 COLUMNS = "rank", "|rank|", "other rank", "other |rank|", "moved |rank|", "mirrored rank", "alike", "focus"
 KINDS = ("cascade", "alone", "ends", "class")
 OTHER_CLASS = "another class"  # name of the step
+SIGNED = {"rank": "rank", "other objects": "other rank", "mirrored": "mirrored rank"}  # columns of tables
+ABSOLUTE = {
+    "absolute rank": "|rank|",
+    "by chance": "moved |rank|",
+    "other objects": "other |rank|",
+    "focus": "focus",
+    "empty": "empty",
+}
+MARGINS = {"dclose": 0.1, "drise": 0.03}  # of "no sign is left", a fifth of what trained networks have
 DRAWS = 299  # random offsets of an image's maps, see `permutation_p`
 
 
@@ -154,6 +164,13 @@ def compare(
         [focus(*pair) for pair in zip(b, boxes)],
     ]
     return np.array(table), np.nansum(moved[:, *offsets.T], axis=0)
+
+
+def means(a: np.ndarray, b: np.ndarray, boxes: np.ndarray) -> dict[str, float]:
+    """Mean of each of `COLUMNS` of `compare` over objects without an empty map; ``empty`` counts others."""
+    table, _ = compare(a, b, boxes, np.zeros((1, 2), dtype=int))
+    known = ~np.isnan(table[0])
+    return dict(zip(COLUMNS, table[:, known].mean(axis=1))) | {"empty": float((~known).sum())}
 
 
 def _of_others(pairs: np.ndarray) -> np.ndarray:
@@ -299,6 +316,145 @@ def likeness(records: Records, kind: str, method: str, column: str) -> np.ndarra
     """Mean, low and high (95 %) over `objects` of a column at "trained" and each step, (3, 1 + steps)."""
     found, steps = objects(records, method), ["trained", *records.settings["kinds"][kind]]
     return np.array([mean(found, at(column, step))[:3] for step in steps]).T
+
+
+def over_steps(records: Records, steps: Sequence[str], column: str) -> list[Estimate]:
+    """Mean of a column over `objects`, for each method and at each of its `steps`."""
+    return [
+        mean(objects(records, method), at(column, step))
+        for method in records.settings["methods"]
+        for step in steps
+    ]
+
+
+def less(found: list[Record], column: str, step: str, other: str, reference: str) -> Estimate:
+    """Mean over `objects` of a column at a step, less another column at a step of reference."""
+    return difference(found, at(column, step), at(other, reference))
+
+
+def half_lost(found: list[Record], step: str) -> Estimate:
+    """Mean over `objects` of the rank at a step, less half of that of the trained network."""
+    return mean(found, lambda record: record["rank"][step] - record["rank"]["trained"] / 2)
+
+
+def place_left(ends: Records, asked: Records) -> dict[str, Estimate]:
+    """What is left of D-CLOSE's maps with all shuffled, by whether the box, the class or neither is its own.
+
+    `asked` are records of the kind "class", of the images, networks and masks of `ends`.
+    """
+    own, other = (objects(records, "dclose") for records in (ends, asked))
+    both = [one | {"other class": two["|rank|"][OTHER_CLASS]} for one, two in zip(own, other, strict=True)]
+    told, stem = {}, "to stem"
+    for words, found, step in (("own class", own, stem), ("another class", other, OTHER_CLASS)):
+        for than, null in (("chance", "moved |rank|"), ("other objects", "other |rank|")):
+            told[f"own box, {words}, less {than}"] = less(found, "|rank|", step, null, step)
+    told["another object's box and class, less chance"] = less(
+        own, "other |rank|", stem, "moved |rank|", stem
+    )
+    told["own class less another"] = difference(both, at("|rank|", stem), itemgetter("other class"))
+    return told
+
+
+def claims(ends: Records, photos: Records, asked: Records, stages: Records) -> list[Claim]:
+    """Section 4.3's sentence and our own, of records of the kinds "ends" (twice), "class" and "alone"."""
+    told, places, end = [], (("scenes", ends), ("photos", photos)), "to stem"
+    for place, records in places:
+        for method, margin in MARGINS.items():
+            found, of = objects(records, method), f"{method}, {place}: "
+            leaves = f"*4.3*, first half: {of}with altered weights the map leaves the object, focus falls"
+            sign = f"{of}all shuffled, no sign is left, rank within ±{margin}"
+            more = f"{of}all shuffled, more is left than"
+            told += [
+                Claim(leaves, less(found, "focus", "trained", "focus", end)),
+                Claim(sign, mean(found, at("rank", end)), "within", margin),
+                Claim(f"{more} by chance, absolute rank", less(found, "|rank|", end, "moved |rank|", end)),
+                Claim(
+                    f"{more} of other objects, absolute rank", less(found, "|rank|", end, "other |rank|", end)
+                ),
+            ]
+    for place, records in places:
+        most = f"dclose, {place}: shuffled predictions take most of the rank, less than half is left"
+        told.append(Claim(most, half_lost(objects(records, "dclose"), "predictions"), "below"))
+    still = (
+        "dclose, scenes: asked about another class, the map still resembles the first more than other "
+        "objects' maps do, absolute rank"
+    )
+    of_class = objects(asked, "dclose")
+    told.append(Claim(still, less(of_class, "|rank|", OTHER_CLASS, "other |rank|", OTHER_CLASS)))
+    stay = "dclose, scenes: with `dark5` alone shuffled the maps stay, rank within ±0.05"
+    kept = less(objects(stages, "dclose"), "rank", "dark5", "rank", "trained")
+    return [*told, Claim(stay, kept, "within", 0.05)]
+
+
+def table(title: str, records: Records, kind: str, columns: dict[str, str]) -> Table:
+    """Means of `SIGNED`, which come with `permutation_p`, or of `ABSOLUTE`, by method and step."""
+    signed, rows = columns is SIGNED, []
+    for method in records.settings["methods"]:
+        found = objects(records, method)
+        for step in ("trained", *records.settings["kinds"][kind]):
+            estimates = [mean(found, at(column, step)) for column in columns.values()]
+            cells = [one.text(sign="+" if signed else "") for one in estimates]
+            p = [f"{permutation_p(records, step, method):.3f}" if cells[0] else ""] if signed else []
+            rows.append([method, step, *cells, *p])
+    return Table(title, ["method", "shuffled", *columns, *(["p"] if signed else [])], rows)
+
+
+def evidence(ends: Records, photos: Records, stages: Records) -> list[Table]:
+    """Every mean that notebook 07 quotes from records; see `claims` for the parameters."""
+    scenes, coco, alone = (objects(records, "dclose") for records in (ends, photos, stages))
+    of_stages, gradcam = [], objects(stages, "gradcam")
+    for kind in ("cascade", "alone"):
+        for step in ("trained", *stages.settings["kinds"][kind]):
+            weight, rank, focused = (mean(alone, at(column, step)) for column in ("left", "rank", "focus"))
+            of_stages.append([kind, step, f"{weight.mean:.2g}", rank.text(), focused.text(sign="")])
+    ranks = [
+        {"image": line["image"], "negative": rank < 0}
+        for line in ends.lines
+        for scores in line["methods"]["gradcam"]["scores"]["predictions"]
+        for rank in scores[COLUMNS.index("rank")]
+    ]
+    others = {
+        "dclose, scenes, predictions shuffled: rank less that of other objects": less(
+            scenes, "rank", "predictions", "other rank", "predictions"
+        ).text(),
+        "gradcam, scenes, predictions shuffled: % of maps with a rank below 0": mean(
+            ranks, itemgetter("negative")
+        ).text(100, 0, ""),
+        "gradcam, scenes, dark5 alone: rank": mean(gradcam, at("rank", "dark5")).text(),
+        "gradcam, scenes, neck alone: % of maps that are empty": mean(gradcam, at("empty", "neck")).text(
+            100, 0, ""
+        ),
+    }
+    for step, (than, null) in product(
+        ("predictions", "to stem"), (("chance", "moved |rank|"), ("other objects", "other |rank|"))
+    ):
+        words = f"dclose, photos, {step}: absolute rank less that of {than}"
+        others[words] = less(coco, "|rank|", step, null, step).text()
+    taken = [stage for stage in stages.settings["kinds"]["alone"] if stage not in ("dark5", "dark4")]
+    fall = [(column, less(alone, column, "dark4", column, "trained")) for column in ("rank", "focus")]
+    at_chance = [(step, mean(coco, at("focus", step))) for step in ("predictions", "to stem")]
+    return [
+        table("A1. Scenes, signed", ends, "ends", SIGNED),
+        table("A2. Scenes, absolute values and place", ends, "ends", ABSOLUTE),
+        table("A3. Scenes, a cascade", stages, "cascade", ABSOLUTE),
+        Table(
+            "A4. D-CLOSE on scenes, stage by stage",
+            ["kind", "shuffled", "left of the detections", "rank", "focus"],
+            of_stages,
+        ),
+        table("A5. Photos of COCO, signed", photos, "ends", SIGNED),
+        table("A6. Photos of COCO, absolute values and place", photos, "ends", ABSOLUTE),
+        Table("A7. Other means", ["what", "mean"], [[words, text] for words, text in others.items()]),
+        of_claims(
+            Claim(f"{stage} alone takes more than half of the rank", half_lost(alone, stage), "below")
+            for stage in taken
+        ),
+        of_claims(Claim(f"dark4 alone takes {column}", one, "below") for column, one in fall),
+        of_claims(
+            Claim(f"photos, {step} shuffled: focus is below 0.5", one, "below", 0.5)
+            for step, one in at_chance
+        ),
+    ]
 
 
 def permutation_p(records: Records, step: str, method: str) -> float:

@@ -17,7 +17,8 @@ from dclose_nb.similarity import target_weights
 from dclose_nb.studies import conditions
 from dclose_nb.studies.coco import drawn
 from dclose_nb.studies.conditions import CONDITIONS
-from dclose_nb.studies.records import Records
+from dclose_nb.studies.records import Records, shipped_records
+from dclose_nb.studies.tables import of_claims
 
 DRAWN = ("low_light", "night", "rain", "motion_blur", "sensor_noise")  # the others draw nothing
 
@@ -306,3 +307,51 @@ def test_a_photo_that_cannot_be_read_is_recorded_and_others_go_on(tmp_path, blin
     )
     *_, before, torn, after = records.lines
     assert before["objects"] == after["objects"] == [] and "is not an image" in torn["error"]
+
+
+# -- what the records say
+
+
+def test_an_object_is_read_by_condition():
+    maps = {
+        "clear": {"dclose": {"itself": 0.6, "inside": 0.9, "levels": [0.2, 1.0], "drawn": 1.0}},
+        "fog": {"dclose": {"clear": 0.1, "inside": 0.5, "levels": [0.4, 0.0], "drawn": 0.0}},
+        "night": {"dclose": {"clear": 0.4, "inside": 0.7, "levels": [0.1, 0.3], "drawn": 1.0}},
+    }
+    record = {"left": {"fog": [0.9, 0.5, 0.1, 0.0], "night": [1, 1, 0.8, 0.7]}, "maps": maps}
+    assert conditions.left("fog")(record) == 0.1 and conditions.left("fog", 0.25)(record) == 0.9
+    assert conditions.change("fog")(record) == pytest.approx(-0.5)
+    assert conditions.less_level("fog", conditions.LEVELS["mean"])(record) == pytest.approx(0.3)
+    assert conditions.less_level("clear", conditions.LEVELS["coarsest"])(record) == pytest.approx(-0.1)
+    both, change = ("fog", "night"), conditions.change
+    assert conditions.over(both, change)(record) == pytest.approx(-0.35)
+    drawn = conditions.over(both, lambda name: conditions.if_drawn(name, change(name)))
+    assert drawn(record) == pytest.approx(-0.2)
+    little = conditions.over(both, lambda name: conditions.if_left(name, 0, 0.2, change(name)))
+    assert little(record) == pytest.approx(-0.5)
+    assert conditions.over((), change)(record) is None
+    maps["fog"]["dclose"]["clear"] = None
+    assert conditions.change("fog")(record) is None
+    (point,) = conditions.points([record | {"image": 1}], "dclose", both)
+    assert point == {"image": 1, "left": 0.8, "change": pytest.approx(-0.2)}
+
+
+def test_the_claims_are_those_of_the_records_that_ship():
+    """What notebook 06 says last."""
+    verdicts = [row[-1] for row in of_claims(conditions.claims(shipped_records("conditions"))).rows]
+    words = [word.strip("*") for word in verdicts]
+    assert [words.count(word) for word in ("holds", "fails", "open")] == [9, 4, 15]
+    assert words[3] == "fails" and words[6] == "holds"  # fog, and noise
+    tables = conditions.evidence(shipped_records("conditions"))
+    assert all(len(row) == len(table.columns) for table in tables for row in table.rows)
+    assert tables[3].rows[3][2] == "-0.51 [-0.66, -0.36]"  # fog
+    assert tables[3].rows[3][-1] == "6 of 29 objects, in 5 images"
+
+
+def test_pairs_of_photographs_are_found_by_their_names(tmp_path):
+    for name in ("kaist/set06_V1_visible", "kaist/set09_V1_visible", "mfnet/1D_rgb", "mfnet/2N_rgb"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / f"{name}.png").touch()
+    found = [(light, infrared.stem) for light, _, infrared in conditions.pairs(tmp_path)]
+    wanted = [("day", "set06_V1_lwir"), ("night", "set09_V1_lwir"), ("day", "1D_fir"), ("night", "2N_fir")]
+    assert found == wanted

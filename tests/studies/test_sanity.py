@@ -17,7 +17,9 @@ from dclose_nb.studies import sanity
 from dclose_nb.studies.coco import Truth
 from dclose_nb.studies.inference import difference, mean
 from dclose_nb.studies.records import Records
+from dclose_nb.studies.records import shipped_records as records_that_ship
 from dclose_nb.studies.sanity import randomise
+from dclose_nb.studies.tables import of_claims
 
 
 @pytest.fixture
@@ -355,7 +357,30 @@ def test_shipped_records_hold_what_this_code_finds():
 
 
 def shipped_records(name):
-    return Records(shipped(f"results/sanity_{name}.jsonl"))
+    return records_that_ship(f"sanity_{name}")
+
+
+def test_the_claims_are_those_of_the_records_that_ship():
+    """What notebook 07 says last."""
+    ends, photos, asked, stages = map(shipped_records, ("planted_ends", "coco", "planted_class", "planted"))
+    verdicts = [row[-1] for row in of_claims(sanity.claims(ends, photos, asked, stages)).rows]
+    words = [word.strip("*") for word in verdicts]
+    assert [words.count(word) for word in ("holds", "fails", "open")] == [9, 0, 11]
+    assert [one.text() for one in sanity.place_left(ends, asked).values()][::5] == [
+        "+0.08 [+0.06, +0.11]",
+        "+0.00 [-0.03, +0.04]",
+    ]
+    tables = sanity.evidence(ends, photos, stages)
+    assert all(len(row) == len(table.columns) for table in tables for row in table.rows)
+    assert tables[7].rows[1][-2:] == ["0.022", "**holds**"]  # the head alone
+
+
+def test_means_leave_out_objects_with_an_empty_map():
+    a = np.random.default_rng(0).random((3, 8, 9))
+    b = a.copy()
+    b[1] = 0
+    found = sanity.means(a, b, np.array([[1, 1, 4, 4]] * 3))
+    assert found["rank"] == pytest.approx(1) and found["empty"] == 1
 
 
 def test_shuffled_weights_take_the_map_away_but_not_all_of_its_place():
