@@ -299,6 +299,38 @@ def curves(
     return axes
 
 
+def intervals(
+    series: Mapping[str, Mapping[str, Sequence[float]]], *, label: str = "", ax: Any = None
+) -> np.ndarray:
+    """Means and their intervals: a row for each name, a colour for each series.
+
+    Parameters
+    ----------
+    series : mapping
+        By name, each with its rows: a name, and a mean with the ends of its interval. A mean whose ends are
+        NaN has a dot alone.
+    label : str
+        Of the axis.
+    ax : axes, optional
+        One.
+    """
+    checks.instance("series", series, Mapping, "give each series a name and its rows")
+    names = list(dict.fromkeys(name for rows in series.values() for name in rows))
+    if not names:
+        raise InputError("there is nothing to draw")
+    if ax is None:
+        _, ax = plt.subplots(figsize=(6, 0.8 + 0.4 * len(names)), layout="constrained")
+    (panel,) = axes = _given(ax, 1)
+    for k, (title, rows) in enumerate(series.items()):
+        found = np.array([np.asarray(value[:3], dtype=float) for value in rows.values()]).reshape(-1, 3)
+        at = [names.index(name) + 0.7 * ((k + 0.5) / len(series) - 0.5) for name in rows]
+        panel.plot(found[:, 0], at, "o", markersize=5, color=f"C{k}", label=title)
+        panel.hlines(at, found[:, 1], found[:, 2], color=f"C{k}", linewidth=2)
+    panel.set(yticks=range(len(names)), yticklabels=names, ylim=(len(names) - 0.5, -0.5), xlabel=label)
+    panel.grid(axis="x", alpha=0.3)
+    return axes
+
+
 def parts(scene: Scene, *, ax: Any = None) -> np.ndarray:
     """A planted scene, greyed, with each part in the colour of its role."""
     checks.instance("scene", scene, Scene, "use dc.planted.scene(seed)")

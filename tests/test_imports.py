@@ -24,7 +24,7 @@ FLOORS = [  # the lowest first; a file without a floor of its own is on that of 
     "studies.coco studies.runner",
     "studies explorer_steps",
     "studies.tables",
-    "paper explorer folder",
+    "studies.planted_tables paper explorer folder",
     "dclose_nb",  # the public names
     "cli",
     "__main__",
