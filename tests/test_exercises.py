@@ -4,6 +4,7 @@ import json
 import re
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 import dclose_nb as dc
@@ -56,6 +57,18 @@ WRONG = {
     "03-2": [(0.5, 1.0), (1.0, 0.0)],
     "03-3": [lambda masks, weights: masks.mean(0), lambda masks, weights: weights @ masks.reshape(6, -1)],
     "04-3": [lambda levels: levels.mean(0), lambda levels: dc.fusion.cascade(levels[::-1])],
+    "08-1": [[20, 0.75], [5, 0.25]],
+    "08-2": [np.ones((240, 320)), np.eye(240, 320), np.pad([[1]], ((100, 0), (100, 0)))],
+    "08-3": [
+        lambda score, image, saliency, steps: score(image) / 2,
+        lambda score, image, *_: image.fill(0),  # the photo itself turns black
+    ],
+    "09-1": [[0.8, 0.2], [0.5, 0.5]],
+    "09-2": [{"method": "drise", "n_masks": 100}, {"method": "sodex"}, "sodex"],
+    "09-3": [
+        lambda value, n: [value([1] * n) / n] * n,
+        lambda value, n: [value([k == j for j in range(n)]) for k in range(n)],  # each alone
+    ],
 }
 
 

@@ -229,6 +229,17 @@ def test_a_comparison_has_both_boxes_and_a_difference_centred_at_zero(lamps, lit
         plot.comparison(both, truth, prediction, ax=mine[:2])
 
 
+def test_intervals_have_a_row_a_name_and_a_colour_a_series():
+    ours = {"mass": (0.5, 0.4, 0.6), "rank": (0.7, 0.6, 0.8)}
+    (panel,) = plot.intervals({"ours": ours, "paper": {"rank": (0.9, np.nan, np.nan)}}, label="score")
+    assert [label.get_text() for label in panel.get_yticklabels()] == ["mass", "rank"]
+    dots = [line.get_xdata().tolist() for line in panel.lines]
+    assert dots == [[0.5, 0.7], [0.9]]
+    assert panel.get_xlabel() == "score"
+    with pytest.raises(dc.InputError, match="nothing to draw"):
+        plot.intervals({})
+
+
 def test_curves_have_their_bands():
     mean = np.array([0.9, 0.5, 0.1])
     (panel,) = plot.curves({"a": mean, "b": np.array([mean, mean - 0.1, mean + 0.1])})

@@ -27,6 +27,8 @@ SHORT = {
     "truth_mass": "mass",
     "truth_rank": "rank",
     "truth_parts": "parts",
+    "false_mass": "false energy ↓",
+    "on_ground": "energy on the ground",
     "localisation_mass": "mass",
     "localisation_rank": "rank",
     "parts_hidden": "hidden",
@@ -34,7 +36,7 @@ SHORT = {
     "leakage": "leakage ↓",
     "energy_in_box": "EBPG",
 }
-TRUTH, LOCAL = tuple(SHORT)[:4], tuple(SHORT)[4:]  # scores of the rules, and of the networks
+TRUTH, LOCAL = tuple(SHORT)[:4], tuple(SHORT)[6:]  # scores of the rules, and of the networks
 
 
 def called(name: str) -> str:
@@ -98,9 +100,15 @@ def with_stone(found: list[Record]) -> list[Record]:
     return [record for record in found if record["methods"]["sum: truth"]["on_stone"] is not None]
 
 
+def _shift(name: str, place: str, rule: str, other: str) -> Callable[[Record], float]:
+    """Gives how much more of a map's energy lies on a place under `rule` than under the other."""
+    here, before = (tables.score(f"{way}: {name}", place) for way in (rule, other))
+    return lambda record: float(here(record) - before(record))
+
+
 def moved(found: list[Record], name: str, place: str, rule: str, other: str) -> Estimate:
     """How much more of a map's energy lies on a place, "on_stone" or "on_ground", under `rule`."""
-    return tables.difference(with_stone(found), f"{rule}: {name}", f"{other}: {name}", place)
+    return inference.mean(with_stone(found), _shift(name, place, rule, other))
 
 
 def by_rule(found: list[Record], names: Sequence[str]) -> Table:
@@ -121,7 +129,7 @@ def gains(found: list[Record], pairs: Iterable[tuple[str, str]], scores: Sequenc
         for score in scores:
             each = [gain(found, a, b, score, [rule]) for rule in STUDIED]
             cells = [one.text(100, 1) for one in (*each, gain(found, a, b, score))]
-            rows.append([f"{called(a)} less {called(b)}", SHORT.get(score, score), *cells])
+            rows.append([f"{called(a)} less {called(b)}", SHORT[score], *cells])
     title = "Differences in hundredths, with 95 % intervals"
     return Table(title, ["maps", "score", *STUDIED, "mean of six"], rows)
 
@@ -143,6 +151,15 @@ def moves(found: list[Record], names: Iterable[str]) -> Table:
     seen = with_stone(found)
     told = f"{len(seen)} objects of {len({record['image'] for record in seen})} scenes"
     return Table(f"Energy that moves, in hundredths: {told}", ["map", *MOVES], rows)
+
+
+def more_moved(found: list[Record], a: str, b: str) -> str:
+    """How much more energy map `a` moves than `b`, to the stone and to the ground, in a sentence."""
+    told = []
+    for move in ("stone: landmark less sum", "ground: context less sum"):
+        less = inference.difference(with_stone(found), _shift(a, *MOVES[move]), _shift(b, *MOVES[move]))
+        told.append(f"to the {move.partition(':')[0]} {less.text(100, 1)}")
+    return f"{called(a)} moves, beyond {called(b)}, in hundredths: {', '.join(told)}."
 
 
 def networks(known: dict[str, list[Record]], names: Sequence[str]) -> Table:

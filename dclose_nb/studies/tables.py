@@ -203,6 +203,12 @@ def score(method: str, metric: str) -> Callable[[Record], Any]:
     return lambda record: record["methods"][method][metric]
 
 
+def n_higher(found: list[Record], method: str, other: str, metrics: Iterable[str]) -> int:
+    """Number of `objects` for which `method` is above `other` in each of the metrics."""
+    pairs = [(score(method, metric), score(other, metric)) for metric in metrics]
+    return sum(all(own(record) > its(record) for own, its in pairs) for record in found)
+
+
 def class_mean(found: list[Record], method: str, metric: str) -> float:
     """Mean over the classes of the mean in each class."""
     by_class: dict[str, list[float]] = {}
