@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from itertools import permutations
+from math import factorial
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 
-from . import checks, fusion, planted, similarity
+from . import checks, fusion, metrics, planted, similarity
 from .density import normalise
 from .detection import Proposals
 from .detectors import load_detector
+from .explanation import explain
 from .metrics import rank_correlation
 from .planted.scene import scene
 from .studies.sanity import randomise
@@ -171,6 +174,62 @@ def _is_focus(focus: Callable[..., float]) -> bool:
     return True
 
 
+def _has_energy_in_the_box(saliency: np.ndarray) -> bool:
+    inside = metrics.ebpg(saliency, (40, 60, 200, 180))
+    return saliency.shape == (240, 320) and inside > 0.999 and metrics.sparsity(saliency) >= 1000
+
+
+def _measures_deletion(area: Callable[..., float]) -> bool:
+    rng = np.random.default_rng(0)
+    for steps in (2, 8, 24):
+        image, saliency = rng.integers(1, 256, (6, 8, 3), dtype=np.uint8), rng.random((6, 8))
+        order = np.argsort(-saliency, axis=None).reshape(steps, -1)
+        light = rng.random(48)  # of each pixel that is not black
+        left = light.sum() - np.cumsum([0, *light[order].sum(axis=1)])
+
+        def score(picture: np.ndarray, light: np.ndarray = light) -> float:
+            return float(light[picture.reshape(-1, 3).any(axis=1)].sum())
+
+        before = image.copy()
+        if not np.isclose(area(score, image, saliency, steps), np.trapezoid(left, dx=1 / steps)):
+            return False
+        if not np.array_equal(image, before):
+            return False
+    return True
+
+
+def _finds_the_stone(options: dict[str, Any]) -> bool:
+    drawn = planted.scene(107, size=128)
+    detector = planted.RuleDetector(drawn, "landmark")
+    target = detector.detect(drawn.image)[0]
+    budget = options.get("n_masks")
+    if not isinstance(budget, int) or budget > 300:
+        return False
+    saliency = explain(detector, drawn.image, target, progress=False, **options).saliency[0]
+    (stone,) = detector.landmark(0)
+    return planted.scores.relevance_mass(saliency, detector.players[stone].mask) >= 0.15
+
+
+def _shares_a_game(shapley: Callable[..., Any]) -> bool:
+    rng = np.random.default_rng(0)
+    for n in (1, 2, 3, 4):
+        table = rng.random([2] * n)  # value of each set of players, indexed by who is in it
+        gains = np.zeros(n)
+        for order in permutations(range(n)):
+            inside = [0] * n
+            for player in order:
+                before = table[tuple(inside)]
+                inside[player] = 1
+                gains[player] += (table[tuple(inside)] - before) / factorial(n)
+
+        def value(inside: Any, table: np.ndarray = table) -> float:
+            return float(table[tuple(int(player) for player in inside)])
+
+        if not np.allclose(shapley(value, n), gains):
+            return False
+    return True
+
+
 EXERCISES = {
     "00-1": Exercise(_near(60), "All objects are measured in the same masked images."),
     "00-2": Exercise(
@@ -258,5 +317,29 @@ EXERCISES = {
     "07-3": Exercise(
         _is_focus,
         "Compare each pixel inside with each outside. Count 1 if it is brighter, a half if they are equal.",
+    ),
+    "08-1": Exercise(
+        _near([5, 0.75]),
+        "Sparsity is the highest value over the mean of all 20 pixels. EBPG is the sum in the box over all.",
+    ),
+    "08-2": Exercise(
+        _has_energy_in_the_box,
+        "Sparsity is the number of pixels over that of bright ones, if all of these are equally bright.",
+    ),
+    "08-3": Exercise(
+        _measures_deletion,
+        "Copy the image at each step. A trapezoid's area is the mean of its two scores times 1 / steps.",
+    ),
+    "09-1": Exercise(
+        _near([0.6, 0.4]),
+        "List both orders, window first and wheels first. What does each part add when it comes?",
+    ),
+    "09-2": Exercise(
+        _finds_the_stone,
+        "Give a dict with a method and n_masks, at most 300. Whose energy moved most to the stone above?",
+    ),
+    "09-3": Exercise(
+        _shares_a_game,
+        "For each order of the players: begin with none, and write down what each adds when it comes in.",
     ),
 }

@@ -399,7 +399,9 @@ def parts(scene: Scene, *, ax: Any = None) -> np.ndarray:
     panel.imshow(picture)
     roles = {part.role for part in everything}
     handles = [Patch(facecolor=colour, label=role) for role, colour in ROLE_COLOURS.items() if role in roles]
-    panel.legend(handles=handles, loc="lower left", fontsize="small", handlelength=1, labelspacing=0.2)
+    panel.legend(
+        handles=handles, loc="lower left", fontsize="small", handlelength=1, labelspacing=0.2, frameon=True
+    )
     return axes
 
 

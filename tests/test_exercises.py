@@ -86,6 +86,18 @@ WRONG = {
         lambda saliency, inside: saliency[inside].mean(),
         lambda saliency, inside: np.mean(saliency[inside][:, None] > saliency[~inside]),
     ],
+    "08-1": [[20, 0.75], [5, 0.25]],
+    "08-2": [np.ones((240, 320)), np.eye(240, 320), np.pad([[1]], ((100, 0), (100, 0)))],
+    "08-3": [
+        lambda score, image, saliency, steps: score(image) / 2,
+        lambda score, image, *_: image.fill(0),  # the photo itself turns black
+    ],
+    "09-1": [[0.8, 0.2], [0.5, 0.5]],
+    "09-2": [{"method": "drise", "n_masks": 100}, {"method": "sodex"}, "sodex"],
+    "09-3": [
+        lambda value, n: [value([1] * n) / n] * n,
+        lambda value, n: [value([k == j for j in range(n)]) for k in range(n)],  # each alone
+    ],
 }
 
 

@@ -90,6 +90,53 @@ def removal_effects(
     return (whole - np.array(left)) / [part.mask.sum() for part in parts]
 
 
+def maps_by_rule(
+    drawn: Scene, number: int, **options: Any
+) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
+    """The true map and a method's map (H, W) of a scene's object under each of `STUDIED`.
+
+    All rules share the masks. `options` are those of `explain`.
+    """
+    detector = Rules(drawn)
+    found = detector.detect(drawn.image)
+    names = [f"{rule} {drawn.names[number]}" for rule in STUDIED]
+    rows = {
+        found.names[row]: row
+        for row, _ in match(found, np.repeat(drawn.boxes[[number]], len(names), 0), names)
+    }
+    explained = explain(
+        detector, drawn.image, found[[rows[name] for name in names]], progress=False, **options
+    )
+    order = [explained.detections.names.index(name) for name in names]
+    truths = {}
+    for rule in detector.rules:
+        own = rule.detect(drawn.image)
+        ((row, _),) = match(own, drawn.boxes[[number]], [drawn.names[number]])
+        truths[rule.rule] = rule.true_map(own[row])
+    return truths, dict(zip(STUDIED, explained.saliency[order]))
+
+
+def cow_scores(detector: Detector, n: int = 40) -> tuple[list[float], list[float]]:
+    """Scores of `n` cows on a meadow and of `n` elsewhere, each alone in its scene.
+
+    Without its cow a scene counts 0. Detections count from a confidence of 0.01 on.
+    """
+
+    def best(drawn: Scene) -> float:
+        found = detector.detect(drawn.image, confidence=0.01)
+        cow = found.class_probs[:, drawn.class_names.index("cow")]
+        return float((found.objectness * cow).max(initial=0))
+
+    home: list[float] = []
+    seed = 0
+    while len(home) < n:
+        small = scene(seed, n_objects=1, size=64)  # as quick to draw as it is small
+        if small.ground == "meadow" and small.names == ["cow"]:
+            home.append(best(scene(seed, n_objects=1)))
+        seed += 1
+    return home, [best(scene(seed, layout="out of place")) for seed in range(n)]
+
+
 def study_scene(detector: Detector, drawn: Scene, *, n_masks: int, seed: int = 0) -> Record:
     """Score the maps of every method, and `controls`, on the objects that a detector finds in a scene.
 

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+from scipy.optimize import nnls
 
 from .. import checks
 from ..checks import InputError
@@ -25,11 +26,20 @@ METRICS = {  # unit as the paper prints it, and its name there
     "insertion": (100, "Ins (%) ↑"),
     "over_all": (100, "Over-all (%) ↑"),
 }
+METRIC_NAMES = ("sparsity", "EBPG", "deletion", "insertion", "over-all")
 SETTINGS = {  # Table 1: superpixel segments, density map, feature fusion
     "mfpp": "segments",
     "segments+density": "segments, density",
     "segments+fusion": "segments, fusion",
     "dclose": "segments, density, fusion",
+}
+
+NAMES = {  # as figures and text write them
+    "dclose": "D-CLOSE",
+    "drise": "D-RISE",
+    "gradcam": "Grad-CAM",
+    "sodex": "SODEx",
+    "mfpp": "MFPP",
 }
 
 # What the paper prints
@@ -180,16 +190,23 @@ def summary(records: Records) -> str:
 
 def mean(found: list[Record], method: str, metric: str) -> Estimate:
     """Mean of a metric, or of a curve, over `objects`; see `inference.mean`."""
-    return inference.mean(found, _score(method, metric))
+    return inference.mean(found, score(method, metric))
 
 
 def difference(found: list[Record], method: str, other: str, metric: str) -> Estimate:
     """Mean over `objects` of what `method` has more than `other`; see `inference.difference`."""
-    return inference.difference(found, _score(method, metric), _score(other, metric))
+    return inference.difference(found, score(method, metric), score(other, metric))
 
 
-def _score(method: str, metric: str) -> Callable[[Record], Any]:
+def score(method: str, metric: str) -> Callable[[Record], Any]:
+    """Gives a method's metric of one of `objects`."""
     return lambda record: record["methods"][method][metric]
+
+
+def n_higher(found: list[Record], method: str, other: str, metrics: Iterable[str]) -> int:
+    """Number of `objects` for which `method` is above `other` in each of the metrics."""
+    pairs = [(score(method, metric), score(other, metric)) for metric in metrics]
+    return sum(all(own(record) > its(record) for own, its in pairs) for record in found)
 
 
 def class_mean(found: list[Record], method: str, metric: str) -> float:
@@ -260,6 +277,67 @@ def cost(records: Records) -> Table:
         rows.append([method, *numbers, f"{PAPER_3[method]:.2f}" if method in PAPER_3 else ""])
     columns = ["method", "s an object", "passes an object", "s an image", "passes an image", "s, paper"]
     return Table("Table 3: time and forward passes", columns, rows)
+
+
+def claim(sentence: str, found: list[Record], method: str, other: str, metric: str) -> Claim:
+    """A claim that `method` is better than `other` by a metric of `METRICS`, on the same `objects`."""
+    side = "below" if metric == "deletion" else "above"
+    return Claim(sentence, difference(found, method, other, metric), side, unit=METRICS[metric][0])
+
+
+def paper_claims(found: list[Record]) -> list[Claim]:
+    """The 33 claims of sections 5.3 and 6 that records can test, in the order of the paper's tables.
+
+    `found` are the `objects` of an evaluation with D-RISE, Grad-CAM, D-CLOSE and all of its ablation.
+    """
+    called = dict(zip(METRICS, METRIC_NAMES))
+    claims = [
+        claim(f"6: D-CLOSE outperforms {NAMES[other]} on all metrics: {name}", found, "dclose", other, metric)
+        for other in ("drise", "gradcam")
+        for metric, name in called.items()
+    ]
+    for metric in ("ebpg", "over_all"):
+        for group in GROUPS:
+            sentence = "6: one set of parameters serves all sizes: "
+            sentence += f"{group} objects, {called[metric]} above D-RISE's"
+            members = [record for record in found if record["group"] == group]
+            claims.append(claim(sentence, members, "dclose", "drise", metric))
+    for metric, paper in (("ebpg", "+1.07"), ("over_all", "+10.38")):
+        sentence = f"5.3: superpixels on five levels (MFPP) have more {called[metric]} than D-RISE"
+        claims.append(claim(f"{sentence} (paper: {paper})", found, "mfpp", "drise", metric))
+    for part, without, alone in (
+        ("the density map", "segments+fusion", "segments+density"),
+        ("fusion", "segments+density", "segments+fusion"),
+    ):
+        for k, metric in enumerate(ABLATION_METRICS):
+            adds = f"5.3: {part} adds {called[metric]}"
+            gains = [PAPER_1[a][k] - PAPER_1[b][k] for a, b in (("dclose", without), (alone, "mfpp"))]
+            sentence = f"{adds} (paper: {gains[0]:+.2f}), the other part being there"
+            claims.append(claim(sentence, found, "dclose", without, metric))
+            sentence = f"{adds} to superpixels alone (paper: {gains[1]:+.2f})"
+            claims.append(claim(sentence, found, alone, "mfpp", metric))
+    for metric in ABLATION_METRICS:
+        sentence = f"5.3: all parts together are better than superpixels alone: {called[metric]}"
+        claims.append(claim(sentence, found, "dclose", "mfpp", metric))
+    return claims
+
+
+def size_weights(left_out: Collection[tuple[str, str]]) -> np.ndarray:
+    """Weights (3,) of small, middle and large objects in the paper's means of all objects.
+
+    They are 0 or more, add up to 1, and fit the rows of `PAPER_2`, by their relative error. Rows that are
+    `left_out`, each a method and a metric, do not count.
+    """
+    rows = [
+        row
+        for method, of_method in PAPER_2.items()
+        for metric, row in of_method.items()
+        if (method, metric) not in left_out
+    ]
+    *groups, whole = np.array(rows).T
+    heavy = 1000.0  # a last equation, that the weights add up to 1
+    equations = np.vstack([(np.array(groups) / whole).T, [heavy] * 3])
+    return nnls(equations, np.append(np.ones(len(rows)), heavy))[0]
 
 
 def of_claims(claims: Iterable[Claim]) -> Table:

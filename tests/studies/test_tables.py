@@ -9,6 +9,7 @@ import pytest
 
 import dclose_nb as dc
 from dclose_nb.cli import main
+from dclose_nb.files import shipped
 from dclose_nb.studies import tables
 from dclose_nb.studies.inference import design_part
 from dclose_nb.studies.records import Records
@@ -263,3 +264,27 @@ def test_records_of_something_else_are_refused_and_left_alone(tmp_path, settings
     with pytest.raises(dc.InputError, match=r"holds no (evaluation|record)"):
         tables.write(tmp_path)
     assert path.read_bytes() == before and [*tmp_path.iterdir()] == [path]
+
+
+def test_objects_are_counted_in_which_one_method_is_higher(records):
+    found = tables.objects(records)
+    assert tables.n_higher(found, "dclose", "mfpp", ["sparsity", "ebpg"]) == 3
+    assert tables.n_higher(found, "mfpp", "dclose", ["sparsity"]) == 0
+
+
+def test_weights_of_size_groups_fit_the_rows_that_are_left(monkeypatch):
+    rows = {
+        "ebpg": (10.0, 20.0, 50.0, 17.0),
+        "over_all": (80.0, 60.0, 40.0, 70.0),
+        "deletion": (1.0, 2.0, 3.0, 1.5),
+    }
+    monkeypatch.setattr(tables, "PAPER_2", {"a": rows, "b": {"ebpg": (1.0, 2.0, 3.0, 99.0)}})
+    weights = tables.size_weights([("b", "ebpg")])
+    assert weights == pytest.approx([0.6, 0.3, 0.1], abs=1e-3)
+
+
+def test_there_are_33_claims_of_the_paper():
+    found = tables.objects(Records(shipped("results/yolox_nano_coco") / "records.jsonl"))
+    claims = tables.paper_claims(found)
+    assert len({claim.sentence for claim in claims}) == 33
+    assert claims[2].side == "below"  # deletion
