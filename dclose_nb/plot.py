@@ -299,6 +299,42 @@ def curves(
     return axes
 
 
+def intervals(
+    series: Mapping[str, Mapping[str, Sequence[float]]], *, label: str, ax: Any = None
+) -> np.ndarray:
+    """Means and their intervals: a row for each name, a colour for each series.
+
+    Parameters
+    ----------
+    series : mapping
+        From the name of a series to its rows: a name, and (mean, low, high), whose ends may be NaN. What
+        comes after these three is left out, so an `inference.Estimate` fits.
+    label : str
+        Of the axis; it says which direction is better.
+
+    Returns
+    -------
+    (1,) array of Axes
+    """
+    checks.instance("series", series, Mapping, "give each series a name, {'a name': {'a row': estimate}}")
+    rows = list(dict.fromkeys(row for values in series.values() for row in values))
+    if not rows:
+        raise InputError("there is nothing to draw")
+    if ax is None:
+        _, ax = plt.subplots(figsize=(6, 1 + 0.3 * len(rows)), layout="constrained")
+    (panel,) = axes = _given(ax, 1)
+    for k, (name, values) in enumerate(series.items()):
+        mean, low, high = np.transpose([checks.numbers(f"row {row!r}", values[row][:3]) for row in values])
+        places = [rows.index(row) + 0.5 * ((k + 0.5) / len(series) - 0.5) for row in values]
+        panel.errorbar(mean, places, xerr=(mean - low, high - mean), fmt="o", markersize=5, label=name)
+    panel.set_yticks(range(len(rows)), rows, parse_math=False)
+    panel.set(xlabel=label, ylim=(len(rows) - 0.5, -0.5))
+    if len(series) > 1:
+        for text in panel.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=len(series)).get_texts():
+            text.set_parse_math(False)
+    return axes
+
+
 def parts(scene: Scene, *, ax: Any = None) -> np.ndarray:
     """A planted scene, greyed, with each part in the colour of its role."""
     checks.instance("scene", scene, Scene, "use dc.planted.scene(seed)")

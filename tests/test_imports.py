@@ -21,9 +21,8 @@ FLOORS = [  # the lowest first; a file without a floor of its own is on that of 
     "plot",
     "reports testing exercises",
     "studies.records studies.inference",
-    "studies.coco studies.runner",
+    "studies.coco studies.runner studies.tables",
     "studies explorer_steps",
-    "studies.tables",
     "paper explorer folder",
     "dclose_nb",  # the public names
     "cli",

@@ -247,6 +247,29 @@ def test_curves_have_their_bands():
         plot.curves({"a": mean}, ax=[panel, panel])
 
 
+def test_intervals_have_a_row_for_each_name_and_a_colour_for_each_series():
+    series = {
+        "$a$": {"one": (0.2, 0.1, 0.4, "more"), "two": (0.5, np.nan, np.nan)},
+        "b": {"two": (0.7, 0.6, 0.8)},
+    }
+    (panel,) = plot.intervals(series, label="share (higher is better)")
+    assert [tick.get_text() for tick in panel.get_yticklabels()] == ["one", "two"]
+    assert panel.get_xlabel() == "share (higher is better)" and panel.yaxis_inverted()
+    first, second = (container.lines[0] for container in panel.containers)
+    assert first.get_xdata().tolist() == [0.2, 0.5] and second.get_xdata().tolist() == [0.7]
+    assert first.get_ydata()[1] < second.get_ydata()[0]  # beside one another
+    (bars, _) = panel.containers[0].lines[2][0].get_segments()
+    assert bars[:, 0].tolist() == pytest.approx([0.1, 0.4])
+    assert not any(text.get_parse_math() for text in panel.get_legend().get_texts())
+    panel.figure.canvas.draw()
+    assert plot.intervals({"b": series["b"]}, label="", ax=panel)[0] is panel
+    for nothing in ({}, {"a": {}}):
+        with pytest.raises(dc.InputError, match="nothing to draw"):
+            plot.intervals(nothing, label="")
+    with pytest.raises(dc.InputError, match="row 'x' must be numbers"):
+        plot.intervals({"a": {"x": "abc"}}, label="")
+
+
 def test_parts_are_coloured_by_their_role():
     drawn = dc.planted.scene(1)
     (panel,) = plot.parts(drawn)

@@ -1,10 +1,10 @@
-"""Tables 1, 2 and 3 of section 6 from records, with the paper's own numbers beside. Notebook 08."""
+"""Tables of the studies, and Tables 1, 2 and 3 of section 6 with the paper's own numbers beside."""
 
 from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -180,16 +180,40 @@ def summary(records: Records) -> str:
 
 def mean(found: list[Record], method: str, metric: str) -> Estimate:
     """Mean of a metric, or of a curve, over `objects`; see `inference.mean`."""
-    return inference.mean(found, _score(method, metric))
+    return inference.mean(found, score(method, metric))
 
 
 def difference(found: list[Record], method: str, other: str, metric: str) -> Estimate:
     """Mean over `objects` of what `method` has more than `other`; see `inference.difference`."""
-    return inference.difference(found, _score(method, metric), _score(other, metric))
+    return inference.difference(found, score(method, metric), score(other, metric))
 
 
-def _score(method: str, metric: str) -> Callable[[Record], Any]:
+def score(method: str, metric: str) -> Callable[[Record], Any]:
+    """What a method has of a metric, as a function of an object's record."""
     return lambda record: record["methods"][method][metric]
+
+
+def means(
+    found: list[Record], methods: Mapping[str, str], metrics: Mapping[str, str]
+) -> dict[str, dict[str, Estimate]]:
+    """Means over `objects` of each metric, and in it of each method, by the names to print.
+
+    `methods` and `metrics` map these names to those of the records.
+    """
+    return {
+        column: {row: mean(found, method, metric) for row, method in methods.items()}
+        for column, metric in metrics.items()
+    }
+
+
+def differences(
+    found: list[Record], pairs: Mapping[str, tuple[str, str]], metrics: Mapping[str, str]
+) -> dict[str, dict[str, Estimate]]:
+    """As `means`, of what the first method of each pair has more than the second."""
+    return {
+        column: {row: difference(found, *pair, metric) for row, pair in pairs.items()}
+        for column, metric in metrics.items()
+    }
 
 
 def class_mean(found: list[Record], method: str, metric: str) -> float:
@@ -260,6 +284,22 @@ def cost(records: Records) -> Table:
         rows.append([method, *numbers, f"{PAPER_3[method]:.2f}" if method in PAPER_3 else ""])
     columns = ["method", "s an object", "passes an object", "s an image", "passes an image", "s, paper"]
     return Table("Table 3: time and forward passes", columns, rows)
+
+
+def of_estimates(
+    title: str, columns: Mapping[str, Mapping[str, Estimate]], *, digits: int = 2, sign: str = ""
+) -> Table:
+    """A table of means and intervals: a column for each name, as `means` and `differences` give them.
+
+    `digits` and `sign` are those of `Estimate.text`; differences have the sign "+". A cell is empty where a
+    column lacks the row.
+    """
+    rows = dict.fromkeys(row for column in columns.values() for row in column)
+    cells = [
+        [column[row].text(digits=digits, sign=sign) if row in column else "" for column in columns.values()]
+        for row in rows
+    ]
+    return Table(title, ["", *columns], [[row, *line] for row, line in zip(rows, cells)])
 
 
 def of_claims(claims: Iterable[Claim]) -> Table:
