@@ -1,4 +1,4 @@
-"""The exercises of notebooks 01 to 04: whether an answer is right, and a hint where it is not."""
+"""The exercises of the notebooks: whether an answer is right, and a hint where it is not."""
 
 from __future__ import annotations
 
@@ -8,9 +8,11 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 
-from . import checks, fusion, similarity
+from . import checks, fusion, metrics, similarity
 from .density import normalise
 from .detection import Proposals
+from .explanation import explain
+from .planted import RuleDetector, scene
 
 
 class Exercise(NamedTuple):
@@ -100,6 +102,25 @@ def _cascades(cascade: Callable[..., Any]) -> bool:
     return np.allclose(cascade(levels.copy()), fusion.cascade(levels))
 
 
+def _repeats(options: dict[str, Any]) -> bool:
+    drawn = scene(4, n_objects=1, size=96)
+    detector = RuleDetector(drawn)
+    target, run = detector.detect(drawn.image)[:1], {**options, "progress": False}
+    if run["n_masks"] > 100:
+        return False
+    maps = [explain(detector, drawn.image, target, seed=seed, **run).saliency[0] for seed in (0, 1)]
+    return metrics.rank_correlation(*maps) >= 0.7
+
+
+def _agrees_in_the_box(agreement: Callable[..., float]) -> bool:
+    rng = np.random.default_rng(0)
+    maps = np.tile(rng.random((9, 8)), (3, 1, 1))  # alike outside the box
+    maps[:, 2:7, 1:5] = rng.random((3, 5, 4)) + rng.random((5, 4))
+    inside = maps[:, 2:7, 1:5]
+    pairs = [metrics.rank_correlation(inside[a], inside[b]) for a, b in ((0, 1), (0, 2), (1, 2))]
+    return bool(np.isclose(agreement(maps, (1, 2, 5, 7)), np.mean(pairs), atol=1e-4))
+
+
 EXERCISES = {
     "01-1": Exercise(
         _near(0.8), "Over many masks a superpixel is kept in a share p of them, whatever its size."
@@ -139,5 +160,16 @@ EXERCISES = {
     "04-3": Exercise(
         _cascades,
         "Scale each level to [0, 1]. Begin with the first. For each next one add it, then multiply by it.",
+    ),
+    "10-1": Exercise(
+        _near(0.8), "The ranks are (1, 3, 2, 4) and (1, 4, 2, 3). How many pixels have different ranks?"
+    ),
+    "10-2": Exercise(
+        _repeats,
+        "The options are a dict with method and n_masks, at most 100. Try other methods than D-CLOSE.",
+    ),
+    "10-3": Exercise(
+        _agrees_in_the_box,
+        "Cut the rows y1 to y2 and the columns x1 to x2 out of each map. Then take each pair of maps once.",
     ),
 }

@@ -56,6 +56,17 @@ WRONG = {
     "03-2": [(0.5, 1.0), (1.0, 0.0)],
     "03-3": [lambda masks, weights: masks.mean(0), lambda masks, weights: weights @ masks.reshape(6, -1)],
     "04-3": [lambda levels: levels.mean(0), lambda levels: dc.fusion.cascade(levels[::-1])],
+    "10-1": [0.2, [1, 4, 2, 3]],
+    "10-2": [
+        {"method": "dclose", "n_masks": 100},
+        {"method": "regression", "n_masks": 200},
+        {"method": "regression"},
+        "regression",
+    ],
+    "10-3": [
+        lambda maps, box: dc.metrics.rank_correlation(maps[0], maps[1]),  # of the whole image
+        lambda maps, box: dc.metrics.rank_correlation(*maps[:2, box[0] : box[2], box[1] : box[3]]),
+    ],
 }
 
 

@@ -43,14 +43,14 @@ def overlapping(boxes: np.ndarray, own: int) -> list[int]:
 
 
 def inner_energies(explanations: Mapping[str, Explanation]) -> tables.Table:
-    """Share of energy in the box of the smaller of two targets: of its own map, and of the larger one's.
+    """Share of energy in the smaller of the two largest boxes: of its own map, and of the largest one's.
 
-    The explanations are those of the same two targets, by the name to print. The last row is the box's share
+    The explanations are those of the same targets, by the name to print. The last row is the box's share
     of the image, which a map that is the same everywhere has.
     """
     first = next(iter(explanations.values()))
     targets = first.detections
-    inner, outer = np.argsort(box_areas(targets.boxes))
+    outer, inner = np.argsort(-box_areas(targets.boxes))[:2]
     box = targets.boxes[inner]
     energies = {
         called: [metrics.ebpg(e.saliency[k], box) for k in (inner, outer)]
