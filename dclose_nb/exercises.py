@@ -10,7 +10,8 @@ import torch
 
 from . import checks, fusion, metrics, similarity
 from .density import normalise
-from .detection import Proposals
+from .detection import Proposals, Targets
+from .detectors import load_detector
 from .explanation import explain
 from .planted import RuleDetector, scene
 
@@ -121,6 +122,23 @@ def _agrees_in_the_box(agreement: Callable[..., float]) -> bool:
     return bool(np.isclose(agreement(maps, (1, 2, 5, 7)), np.mean(pairs), atol=1e-4))
 
 
+def _keeps_off_the_neighbour(options: dict[str, Any]) -> bool:
+    drawn = scene(3, layout="overlap")
+    behind, front = drawn.causal_masks
+    target, run = Targets(drawn.boxes[1:], drawn.names[1:]), {**options, "progress": False}
+    if run["n_masks"] > 100:
+        return False
+    found = explain(load_detector("planted"), drawn.image, target, **run)
+    return metrics.leakage(found.saliency[0], front, behind) < 0.18
+
+
+def _leaks(leakage: Callable[..., float]) -> bool:
+    rng = np.random.default_rng(0)
+    own, other = rng.permutation(np.arange(48) % 3).reshape(6, 8) == np.arange(2)[:, None, None]
+    maps = [rng.normal(size=(6, 8)), rng.random((6, 8)) - 0.2, np.zeros((6, 8))]
+    return all(np.isclose(leakage(each, own, other), metrics.leakage(each, own, other)) for each in maps)
+
+
 EXERCISES = {
     "01-1": Exercise(
         _near(0.8), "Over many masks a superpixel is kept in a share p of them, whatever its size."
@@ -171,5 +189,16 @@ EXERCISES = {
     "10-3": Exercise(
         _agrees_in_the_box,
         "Cut the rows y1 to y2 and the columns x1 to x2 out of each map. Then take each pair of maps once.",
+    ),
+    "11-1": Exercise(
+        _near(40 / 280), "Only the two objects count: 300 pixels of 0.8 and 100 pixels of 0.4 hold energy."
+    ),
+    "11-2": Exercise(
+        _keeps_off_the_neighbour,
+        "The options are a dict with method and n_masks, at most 100. Try other methods than D-CLOSE.",
+    ),
+    "11-3": Exercise(
+        _leaks,
+        "Set negative values to 0, and sum the map over each object. Without energy on both, it is 0.5.",
     ),
 }

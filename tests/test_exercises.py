@@ -67,6 +67,13 @@ WRONG = {
         lambda maps, box: dc.metrics.rank_correlation(maps[0], maps[1]),  # of the whole image
         lambda maps, box: dc.metrics.rank_correlation(*maps[:2, box[0] : box[2], box[1] : box[3]]),
     ],
+    "11-1": [0.25, 40 / 340],
+    "11-2": [{"method": "dclose", "n_masks": 50}, {"method": "regression", "n_masks": 200}, 0.18],
+    "11-3": [
+        lambda saliency, own, other: saliency[other].sum() / saliency.sum(),
+        lambda saliency, own, other: saliency[other].sum() / saliency[own | other].sum(),
+        lambda saliency, own, other: 0.5,
+    ],
 }
 
 
