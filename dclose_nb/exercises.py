@@ -10,13 +10,12 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 
-from . import checks, fusion, metrics, planted, similarity
+from . import checks, fusion, metrics, similarity
 from .density import normalise
-from .detection import Proposals
+from .detection import Proposals, Targets
 from .detectors import load_detector
 from .explanation import explain
-from .metrics import rank_correlation
-from .planted.scene import scene
+from .planted import RuleDetector, scene, scores
 from .studies.sanity import randomise
 
 
@@ -122,7 +121,7 @@ def _cascades(cascade: Callable[..., Any]) -> bool:
 
 
 def _is_on_the_landmark(place: Any) -> bool:
-    detector = planted.RuleDetector(planted.scene(27), "landmark")
+    detector = RuleDetector(scene(27), "landmark")
     x, y = (int(side) for side in place)
     (stone,) = detector.landmark(0)
     return min(x, y) >= 0 and bool(detector.players[stone].mask[y, x])
@@ -153,8 +152,8 @@ def _exceeds(excess: Callable[..., float]) -> bool:
 def _takes_the_change(change: Callable[..., float]) -> bool:
     bad, clear = np.random.default_rng(0).random((2, 2, 5, 6))
     bad = bad + 2 * clear  # the noise of each seed is shared
-    crossed = rank_correlation(bad[0], clear[1]) + rank_correlation(bad[1], clear[0])
-    return bool(np.isclose(change(bad, clear), crossed / 2 - rank_correlation(*clear)))
+    crossed = metrics.rank_correlation(bad[0], clear[1]) + metrics.rank_correlation(bad[1], clear[0])
+    return bool(np.isclose(change(bad, clear), crossed / 2 - metrics.rank_correlation(*clear)))
 
 
 def _keeps_detections(stage: str) -> bool:
@@ -199,15 +198,15 @@ def _measures_deletion(area: Callable[..., float]) -> bool:
 
 
 def _finds_the_stone(options: dict[str, Any]) -> bool:
-    drawn = planted.scene(107, size=128)
-    detector = planted.RuleDetector(drawn, "landmark")
+    drawn = scene(107, size=128)
+    detector = RuleDetector(drawn, "landmark")
     target = detector.detect(drawn.image)[0]
     budget = options.get("n_masks")
     if not isinstance(budget, int) or budget > 300:
         return False
     saliency = explain(detector, drawn.image, target, progress=False, **options).saliency[0]
     (stone,) = detector.landmark(0)
-    return planted.scores.relevance_mass(saliency, detector.players[stone].mask) >= 0.15
+    return scores.relevance_mass(saliency, detector.players[stone].mask) >= 0.15
 
 
 def _shares_a_game(shapley: Callable[..., Any]) -> bool:
@@ -228,6 +227,42 @@ def _shares_a_game(shapley: Callable[..., Any]) -> bool:
         if not np.allclose(shapley(value, n), gains):
             return False
     return True
+
+
+def _repeats(options: dict[str, Any]) -> bool:
+    drawn = scene(4, n_objects=1, size=96)
+    detector = RuleDetector(drawn)
+    target, run = detector.detect(drawn.image)[:1], {**options, "progress": False}
+    if run["n_masks"] > 100:
+        return False
+    maps = [explain(detector, drawn.image, target, seed=seed, **run).saliency[0] for seed in (0, 1)]
+    return metrics.rank_correlation(*maps) >= 0.7
+
+
+def _agrees_in_the_box(agreement: Callable[..., float]) -> bool:
+    rng = np.random.default_rng(0)
+    maps = np.tile(rng.random((9, 8)), (3, 1, 1))  # alike outside the box
+    maps[:, 2:7, 1:5] = rng.random((3, 5, 4)) + rng.random((5, 4))
+    inside = maps[:, 2:7, 1:5]
+    pairs = [metrics.rank_correlation(inside[a], inside[b]) for a, b in ((0, 1), (0, 2), (1, 2))]
+    return bool(np.isclose(agreement(maps, (1, 2, 5, 7)), np.mean(pairs), atol=1e-4))
+
+
+def _keeps_off_the_neighbour(options: dict[str, Any]) -> bool:
+    drawn = scene(3, layout="overlap")
+    behind, front = drawn.causal_masks
+    target, run = Targets(drawn.boxes[1:], drawn.names[1:]), {**options, "progress": False}
+    if run["n_masks"] > 100:
+        return False
+    found = explain(load_detector("planted"), drawn.image, target, **run)
+    return metrics.leakage(found.saliency[0], front, behind) < 0.18
+
+
+def _leaks(leakage: Callable[..., float]) -> bool:
+    rng = np.random.default_rng(0)
+    own, other = rng.permutation(np.arange(48) % 3).reshape(6, 8) == np.arange(2)[:, None, None]
+    maps = [rng.normal(size=(6, 8)), rng.random((6, 8)) - 0.2, np.zeros((6, 8))]
+    return all(np.isclose(leakage(each, own, other), metrics.leakage(each, own, other)) for each in maps)
 
 
 EXERCISES = {
@@ -276,16 +311,6 @@ EXERCISES = {
     "04-3": Exercise(
         _cascades,
         "Scale each level to [0, 1]. Begin with the first. For each next one add it, then multiply by it.",
-    ),
-    "12-1": Exercise(_near(240), "Four times the masks halve the error."),
-    "12-2": Exercise(
-        _is_on_the_landmark,
-        "x counts from the left and y from the top. Of the three stones, on which is the map not near 0?",
-    ),
-    "12-3": Exercise(
-        _leaves_out_groups,
-        "Make the estimate without each group. Square how far each lies from their mean, add up, and "
-        "multiply by (G - 1) / G before the root.",
     ),
     "05-1": Exercise(
         lambda kinds: list(kinds) == ["other", "right", "wrong place", "not there"],
@@ -341,5 +366,37 @@ EXERCISES = {
     "09-3": Exercise(
         _shares_a_game,
         "For each order of the players: begin with none, and write down what each adds when it comes in.",
+    ),
+    "10-1": Exercise(
+        _near(0.8), "The ranks are (1, 3, 2, 4) and (1, 4, 2, 3). How many pixels have different ranks?"
+    ),
+    "10-2": Exercise(
+        _repeats,
+        "The options are a dict with method and n_masks, at most 100. Try other methods than D-CLOSE.",
+    ),
+    "10-3": Exercise(
+        _agrees_in_the_box,
+        "Cut the rows y1 to y2 and the columns x1 to x2 out of each map. Then take each pair of maps once.",
+    ),
+    "11-1": Exercise(
+        _near(40 / 280), "Only the two objects count: 300 pixels of 0.8 and 100 pixels of 0.4 hold energy."
+    ),
+    "11-2": Exercise(
+        _keeps_off_the_neighbour,
+        "The options are a dict with method and n_masks, at most 100. Try other methods than D-CLOSE.",
+    ),
+    "11-3": Exercise(
+        _leaks,
+        "Set negative values to 0, and sum the map over each object. Without energy on both, it is 0.5.",
+    ),
+    "12-1": Exercise(_near(240), "Four times the masks halve the error."),
+    "12-2": Exercise(
+        _is_on_the_landmark,
+        "x counts from the left and y from the top. Of the three stones, on which is the map not near 0?",
+    ),
+    "12-3": Exercise(
+        _leaves_out_groups,
+        "Make the estimate without each group. Square how far each lies from their mean, add up, and "
+        "multiply by (G - 1) / G before the root.",
     ),
 }

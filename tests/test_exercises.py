@@ -64,14 +64,6 @@ WRONG = {
     "03-2": [(0.5, 1.0), (1.0, 0.0)],
     "03-3": [lambda masks, weights: masks.mean(0), lambda masks, weights: weights @ masks.reshape(6, -1)],
     "04-3": [lambda levels: levels.mean(0), lambda levels: dc.fusion.cascade(levels[::-1])],
-    "12-1": [120, 0.043, "240 masks"],
-    "12-2": [(45, 50), (105, 263), (-130, 128), (128, 190), "stone", (1000, 1000)],  # plane, other stone, ...
-    "12-3": [
-        lambda estimate, kept, weights, groups: np.std(  # without the factor
-            [estimate(kept[k::groups], weights[k::groups]) for k in range(groups)], axis=0
-        ),
-        lambda estimate, kept, weights, groups: estimate(kept, weights),
-    ],
     "05-1": [["wrong class", "right", "wrong place", "not there"], "other"],
     "05-2": [76, 152],
     "05-3": [
@@ -97,6 +89,32 @@ WRONG = {
     "09-3": [
         lambda value, n: [value([1] * n) / n] * n,
         lambda value, n: [value([k == j for j in range(n)]) for k in range(n)],  # each alone
+    ],
+    "10-1": [0.2, [1, 4, 2, 3]],
+    "10-2": [
+        {"method": "dclose", "n_masks": 100},
+        {"method": "regression", "n_masks": 200},
+        {"method": "regression"},
+        "regression",
+    ],
+    "10-3": [
+        lambda maps, box: dc.metrics.rank_correlation(maps[0], maps[1]),  # of the whole image
+        lambda maps, box: dc.metrics.rank_correlation(*maps[:2, box[0] : box[2], box[1] : box[3]]),
+    ],
+    "11-1": [0.25, 40 / 340],
+    "11-2": [{"method": "dclose", "n_masks": 50}, {"method": "regression", "n_masks": 200}, 0.18],
+    "11-3": [
+        lambda saliency, own, other: saliency[other].sum() / saliency.sum(),
+        lambda saliency, own, other: saliency[other].sum() / saliency[own | other].sum(),
+        lambda saliency, own, other: 0.5,
+    ],
+    "12-1": [120, 0.043, "240 masks"],
+    "12-2": [(45, 50), (105, 263), (-130, 128), (128, 190), "stone", (1000, 1000)],  # plane, other stone, ...
+    "12-3": [
+        lambda estimate, kept, weights, groups: np.std(  # without the factor
+            [estimate(kept[k::groups], weights[k::groups]) for k in range(groups)], axis=0
+        ),
+        lambda estimate, kept, weights, groups: estimate(kept, weights),
     ],
 }
 

@@ -1,4 +1,4 @@
-"""Section 5.1: stability, tuning and overlapping objects (Fig. 7 and 9). Notebooks 10 and 11.
+"""Section 5.1.1: stability and tuning (Fig. 9). Notebook 10; notebook 11 reads the same records.
 
 ``python -m dclose_nb.studies.stability OUT [--coco DIR --detector NAME]``
 
@@ -9,10 +9,11 @@ object's size? What do other parameters change in D-CLOSE's maps? How much of a 
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from functools import partial
 from itertools import combinations
+from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
@@ -24,9 +25,11 @@ from ..detection import Canvas, Detections, Detector
 from ..explanation import explain
 from ..methods import make
 from ..sampling import Sampling
-from .coco import Truth, box_areas, drawn, matched, read_coco, study_photos
-from .inference import rounded
-from .records import Record
+from . import tables
+from .coco import Truth, drawn, matched, read_coco, study_photos
+from .inference import Claim, Estimate, difference, mean, rounded
+from .overlap import overlapping
+from .records import Record, Records
 from .runner import study_command, study_parser
 from .sanity import randomise
 
@@ -42,7 +45,14 @@ CHANGES: dict[str, Record] = {  # of D-CLOSE's parameters
     "p 0.7": {"p": 0.7},
 }
 STEPS = 50  # of deletion and insertion
-COVERED = 0.1  # share of the smaller of two boxes, from which they overlap
+RUNS = {  # that are compared at each budget
+    f"{called}, {budget} masks": f"{method} {budget}"
+    for method, called in (("dclose", "D-CLOSE"), ("drise", "D-RISE"))
+    for budget in BUDGETS
+}
+GRID_RUNS = {"4 x 4": "drise 2000, grid 4", "8 x 8": "drise 2000, grid 8", "16 x 16": "drise 2000"}
+GRID_RUNS |= {"32 x 32": "drise 2000, grid 32"}
+SCORES = {"agreement of seeds": "agreement", "EBPG": "ebpg", "over-all": "over_all"}
 
 
 def planned_runs(
@@ -154,13 +164,132 @@ def _by_budget(
     }
 
 
-def overlapping(boxes: np.ndarray, own: int) -> list[int]:
-    """Indices of the boxes (n, 4) that overlap box `own` by at least `COVERED` of the smaller of the two."""
-    sides = np.minimum(boxes[:, 2:], boxes[own, 2:]) - np.maximum(boxes[:, :2], boxes[own, :2])
-    areas = box_areas(boxes)
-    covered = sides.clip(0).prod(axis=1) / np.minimum(areas, areas[own])
-    covered[own] = 0
-    return np.flatnonzero(covered >= COVERED).tolist()
+def summary(records: Records) -> str:
+    """How many objects of how many images there are, in a sentence."""
+    counts = [len(line["objects"]) for line in records.lines]
+    told = f"{sum(counts)} objects of {np.count_nonzero(counts)} images"
+    return f"{told}; in {counts.count(0)} more images no detection matches an annotated object"
+
+
+def by_budget(found: list[Record], metric: str) -> dict[str, np.ndarray]:
+    """For each method the means at `BUDGETS` and the ends of their band, (3, budgets), for `plot.curves`."""
+    return {
+        called: np.transpose([tables.mean(found, f"{method} {n}", metric)[:3] for n in BUDGETS])
+        for method, called in (("dclose", "D-CLOSE"), ("drise", "D-RISE"))
+    }
+
+
+def learned(name: str) -> Callable[[Record], float | None]:
+    """Agreement of a run's seeds less that on the shuffled network, as a function of an object's record.
+
+    It is None where a map is empty.
+    """
+
+    def value(record: Record) -> float | None:
+        real, shuffled = (record["methods"][of]["agreement"] for of in (name, f"shuffled {name}"))
+        return None if real is None or shuffled is None else real - shuffled
+
+    return value
+
+
+def agreements(found: list[Record]) -> dict[str, dict[str, Estimate]]:
+    """Agreement of seeds of each of `RUNS`: on the image, on the shuffled network, and in the box."""
+    shuffled = {row: name for row, name in RUNS.items() if f"shuffled {name}" in found[0]["methods"]}
+    of_shuffled = {row: f"shuffled {name}" for row, name in shuffled.items()}
+    of_image = tables.means(found, RUNS, {"whole image": "agreement", "in the box": "agreement_in_box"})
+    return {
+        "whole image": of_image["whole image"],
+        "in the box": of_image["in the box"],
+        **tables.means(found, of_shuffled, {"shuffled network": "agreement"}),
+        "image less shuffled": {row: mean(found, learned(name)) for row, name in shuffled.items()},
+    }
+
+
+def box_differences(found: list[Record]) -> dict[str, Estimate]:
+    """How far seeds agree in the box: of D-CLOSE less of D-RISE, and of D-RISE less over the whole image."""
+    rows = {}
+    for first, second in (*((n, n) for n in BUDGETS), (BUDGETS[0], BUDGETS[-1])):
+        pair = f"dclose {first}", f"drise {second}"
+        label = f"in the box: D-CLOSE with {first} masks less D-RISE with {second}"
+        rows[label] = tables.difference(found, *pair, "agreement_in_box")
+    for n in BUDGETS:
+        values = (tables.score(f"drise {n}", part) for part in ("agreement_in_box", "agreement"))
+        rows[f"D-RISE with {n} masks: in the box less in the image"] = difference(found, *values)
+    return rows
+
+
+def above_flat(found: list[Record], name: str) -> Estimate:
+    """EBPG of a run less that of a map that is the same everywhere, which is the box's share of the image."""
+    return difference(found, tables.score(name, "ebpg"), itemgetter("area"))
+
+
+def by_size(found: list[Record]) -> dict[str, list[Record]]:
+    """Objects of each size group, and all, by a name that says how many objects and images there are."""
+    groups = {group: [record for record in found if record["group"] == group] for group in tables.GROUPS}
+    return {
+        f"{group}: {len(members)} / {len({record['image'] for record in members})}": members
+        for group, members in (groups | {"all": found}).items()
+    }
+
+
+def grid_differences(members: list[Record]) -> dict[str, Estimate]:
+    """Over-all of D-CLOSE less that of D-RISE with each grid, then of each pair of grids; 2000 masks."""
+    pairs = {f"D-CLOSE less {label}": (f"dclose {SWEEP}", name) for label, name in GRID_RUNS.items()}
+    for one, other in combinations(GRID_RUNS, 2):
+        pairs[f"{one} less {other}"] = GRID_RUNS[one], GRID_RUNS[other]
+    return {label: tables.difference(members, *pair, "over_all") for label, pair in pairs.items()}
+
+
+def changed(found: list[Record]) -> dict[str, dict[str, Estimate]]:
+    """What each of `CHANGES` changes: agreement with the map of another seed, over-all and EBPG."""
+    base = f"dclose {BUDGETS[0]}"
+    pairs = {change: (f"{base}, {change}", base) for change in CHANGES}
+    columns = {"agreement, less another seed's": "agreement", "over-all, change": "over_all"}
+    return tables.differences(found, pairs, columns | {"EBPG, change": "ebpg"})
+
+
+def claims(found: list[Record]) -> list[Claim]:
+    """The family of claims of notebook 10, with the evidence of `tables.objects`."""
+    base, few, most = f"dclose {BUDGETS[0]}", BUDGETS[0], BUDGETS[-1]
+    of_small = [record for record in found if record["group"] == "small"]
+    family = []
+
+    def ask(sentence: str, name: str, other: str, metric: str, *rest: Any, of: Any = found) -> None:
+        family.append(Claim(sentence, tables.difference(of, name, other, metric), *rest))
+
+    for n in BUDGETS:
+        sentence = f"5.1.1 \"stable\", Fig. 9: D-CLOSE's seeds agree better than D-RISE's, {n} masks each"
+        ask(sentence, f"dclose {n}", f"drise {n}", "agreement")
+    sentence = f'5.1.1 "even with a small number of samples": seeds of {few} masks agree better than'
+    ask(f"{sentence} D-RISE's of {most}", base, f"drise {most}", "agreement")
+    for n in BUDGETS:
+        sentence = f"in the box alone D-CLOSE's seeds agree better than D-RISE's, {n} masks each"
+        ask(sentence, f"dclose {n}", f"drise {n}", "agreement_in_box")
+    for n in BUDGETS[:2]:
+        sentence = "less the agreement on the shuffled network, D-CLOSE's seeds agree better than D-RISE's"
+        lead = difference(found, learned(f"dclose {n}"), learned(f"drise {n}"))
+        family.append(Claim(f"{sentence}, {n} masks each", lead))
+    for called, metric, margin in (
+        ("EBPG", "ebpg", 0.02), ("over-all", "over_all", 0.02), ("agreement of seeds", "agreement", 0.05)
+    ):  # fmt: skip
+        sentence = f'5.1.1 "without being influenced by the number of generated samples": {called}'
+        ask(f"{sentence}, {few} to {most}, within {margin}", f"dclose {most}", base, metric, "within", margin)
+    for n in BUDGETS:
+        sentence = f'5.1.1 "better-quality": over-all above D-RISE\'s, {n} masks each'
+        ask(sentence, f"dclose {n}", f"drise {n}", "over_all")
+    for label, name in GRID_RUNS.items():
+        sentence = f"5.1.1 one setting of D-CLOSE: over-all above that of D-RISE with {label} cells"
+        ask(sentence, f"dclose {SWEEP}", name, "over_all")
+    for other in ("16 x 16", "32 x 32"):
+        sentence = "5.1.1 D-RISE depends on its grid: for small objects 8 x 8 cells have more over-all than"
+        ask(f"{sentence} {other}", GRID_RUNS["8 x 8"], GRID_RUNS[other], "over_all", of=of_small)
+    for change in CHANGES:
+        sentence = f'5.1 stable "when changing parameters": {change}, over-all not lower by more than 0.02'
+        ask(sentence, f"{base}, {change}", base, "over_all", "above", -0.02)
+    for change in CHANGES:
+        sentence = f"the same: {change}, agreement not lower than another seed's by more than 0.05"
+        ask(sentence, f"{base}, {change}", base, "agreement", "above", -0.05)
+    return family
 
 
 def main(arguments: list[str] | None = None) -> int:

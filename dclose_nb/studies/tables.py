@@ -1,10 +1,10 @@
-"""Tables 1, 2 and 3 of section 6 from records, with the paper's own numbers beside. Notebook 08."""
+"""Tables of the studies, and Tables 1, 2 and 3 of section 6 with the paper's own numbers beside."""
 
 from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -209,6 +209,29 @@ def n_higher(found: list[Record], method: str, other: str, metrics: Iterable[str
     return sum(all(own(record) > its(record) for own, its in pairs) for record in found)
 
 
+def means(
+    found: list[Record], methods: Mapping[str, str], metrics: Mapping[str, str]
+) -> dict[str, dict[str, Estimate]]:
+    """Means over `objects` of each metric, and in it of each method, by the names to print.
+
+    `methods` and `metrics` map these names to those of the records.
+    """
+    return {
+        column: {row: mean(found, method, metric) for row, method in methods.items()}
+        for column, metric in metrics.items()
+    }
+
+
+def differences(
+    found: list[Record], pairs: Mapping[str, tuple[str, str]], metrics: Mapping[str, str]
+) -> dict[str, dict[str, Estimate]]:
+    """As `means`, of what the first method of each pair has more than the second."""
+    return {
+        column: {row: difference(found, *pair, metric) for row, pair in pairs.items()}
+        for column, metric in metrics.items()
+    }
+
+
 def class_mean(found: list[Record], method: str, metric: str) -> float:
     """Mean over the classes of the mean in each class."""
     by_class: dict[str, list[float]] = {}
@@ -338,6 +361,22 @@ def size_weights(left_out: Collection[tuple[str, str]]) -> np.ndarray:
     heavy = 1000.0  # a last equation, that the weights add up to 1
     equations = np.vstack([(np.array(groups) / whole).T, [heavy] * 3])
     return nnls(equations, np.append(np.ones(len(rows)), heavy))[0]
+
+
+def of_estimates(
+    title: str, columns: Mapping[str, Mapping[str, Estimate]], *, digits: int = 2, sign: str = ""
+) -> Table:
+    """A table of means and intervals: a column for each name, as `means` and `differences` give them.
+
+    `digits` and `sign` are those of `Estimate.text`; differences have the sign "+". A cell is empty where a
+    column lacks the row.
+    """
+    rows = dict.fromkeys(row for column in columns.values() for row in column)
+    cells = [
+        [column[row].text(digits=digits, sign=sign) if row in column else "" for column in columns.values()]
+        for row in rows
+    ]
+    return Table(title, ["", *columns], [[row, *line] for row, line in zip(rows, cells)])
 
 
 def of_claims(claims: Iterable[Claim]) -> Table:

@@ -1,6 +1,7 @@
 """Stability, tuning and leakage: every number against a separate computation."""
 
 import json
+from collections import Counter
 from functools import partial
 
 import numpy as np
@@ -8,12 +9,14 @@ import pytest
 
 import dclose_nb as dc
 from dclose_nb import metrics
+from dclose_nb.files import shipped
 from dclose_nb.metrics import rank_correlation
 from dclose_nb.planted import RuleDetector, scene
 from dclose_nb.studies import coco, stability, tables
 from dclose_nb.studies.coco import Truth
+from dclose_nb.studies.records import Records
 from dclose_nb.studies.sanity import randomise
-from dclose_nb.studies.stability import overlapping, planned_runs, study_image
+from dclose_nb.studies.stability import planned_runs, study_image
 
 RUNS = planned_runs((20, 40, 100), (0, 1, 2), grids=(2,), sweep=30, changes=("four levels", "p 0.7"))
 for of_network in ("gradcam", "shuffled dclose {}", "shuffled drise {}"):
@@ -146,13 +149,6 @@ def test_a_larger_budget_costs_only_its_additional_masks(drawn, truth):
     assert passes == [40, 40]  # without the detection; 2 curves of 2 points for each of 2 objects
 
 
-def test_boxes_overlap_when_a_tenth_of_the_smaller_is_shared():
-    boxes = np.array([[0, 0, 10, 10], [2, 2, 5, 5], [9, 0, 19, 10], [9.1, 0, 19.1, 10], [30, 30, 40, 40]])
-    assert overlapping(boxes, 0) == [1, 2]  # inside it, and exactly a tenth
-    assert overlapping(boxes, 1) == [0]
-    assert overlapping(boxes, 4) == []
-
-
 def test_an_object_by_itself_leaks_nowhere(drawn, truth):
     alone = truth._replace(boxes=truth.boxes[:1], labels=truth.labels[:1], outlines=[None])
     runs = {"drise {}": planned_runs((5,), (0,))["drise {}"]}
@@ -178,6 +174,58 @@ def test_records_can_be_averaged(tmp_path):
         np.mean([record["methods"]["gradcam"]["ebpg"] for record in found])
     )
     assert not tables.mean(found, "gradcam", "agreement").n_objects  # of one seed
+
+
+@pytest.fixture(scope="module")
+def committed():
+    return Records(shipped("results/stability_yolox_nano_coco") / "records.jsonl")
+
+
+def test_what_notebook_10_draws_against_sums_by_hand(committed):
+    found = tables.objects(committed)
+    of = [record["methods"] for record in found]
+    assert stability.summary(committed).startswith("35 objects of 11 images; in 3 more")
+    seeds = stability.agreements(found)
+    assert seeds["in the box"]["D-RISE, 4000 masks"].mean == pytest.approx(
+        np.mean([methods["drise 4000"]["agreement_in_box"] for methods in of])
+    )
+    pairs = [(methods["dclose 500"], methods["shuffled dclose 500"]) for methods in of]
+    less = np.mean([a["agreement"] - b["agreement"] for a, b in pairs])
+    assert seeds["image less shuffled"]["D-CLOSE, 500 masks"].mean == pytest.approx(less)
+    assert "D-CLOSE, 4000 masks" not in seeds["shuffled network"]  # was not run
+    inside = stability.box_differences(found)["D-RISE with 500 masks: in the box less in the image"]
+    run = [methods["drise 500"] for methods in of]
+    assert inside.mean == pytest.approx(
+        np.mean([each["agreement_in_box"] - each["agreement"] for each in run])
+    )
+    middle = stability.by_budget(found, "ebpg")["D-CLOSE"][0]
+    assert middle[2] == pytest.approx(np.mean([methods["dclose 4000"]["ebpg"] for methods in of]))
+    flat = np.mean([record["methods"]["drise 500"]["ebpg"] - record["area"] for record in found])
+    assert stability.above_flat(found, "drise 500").mean == pytest.approx(flat)
+    changes = [methods["dclose 500, r 1"]["ebpg"] - methods["dclose 500"]["ebpg"] for methods in of]
+    assert stability.changed(found)["EBPG, change"]["r 1"].mean == pytest.approx(np.mean(changes))
+
+
+def test_grids_are_compared_in_each_group(committed):
+    sizes = stability.by_size(tables.objects(committed))
+    assert [*sizes] == ["small: 26 / 9", "middle: 7 / 6", "large: 2 / 2", "all: 35 / 11"]
+    members = sizes["large: 2 / 2"]
+    assert {record["group"] for record in members} == {"large"}
+    less = stability.grid_differences(members)
+    assert len(less) == 4 + 6
+    grids = [(record["methods"]["drise 2000, grid 4"], record["methods"]["drise 2000"]) for record in members]
+    expected = np.mean([a["over_all"] - b["over_all"] for a, b in grids])
+    assert less["4 x 4 less 16 x 16"].mean == pytest.approx(expected)
+
+
+def test_the_claims_of_notebook_10(committed):
+    """Their number decides the correction, so it is part of what is claimed."""
+    family = stability.claims(tables.objects(committed))
+    assert len(family) == len({claim.sentence for claim in family}) == 31
+    assert Counter(claim.side for claim in family) == {"above": 28, "within": 3}
+    few = next(claim for claim in family if "even with a small number" in claim.sentence)
+    assert few.evidence.text() == "+0.28 [+0.22, +0.34]"
+    assert [claim.evidence.n_objects for claim in family if "small objects" in claim.sentence] == [26, 26]
 
 
 def test_the_command_says_what_is_wrong(tmp_path, capsys, monkeypatch):

@@ -76,6 +76,17 @@ def test_the_mean_of_curves_is_a_curve(records):
     assert tables.mean(found, "dclose", "deletion_curve").mean == pytest.approx([0.5, 0.25, 0])
 
 
+def test_estimates_make_a_table(records):
+    found = tables.objects(records)
+    columns = tables.means(found, {"Ours": "dclose", "Theirs": "mfpp"}, {"EBPG": "ebpg", "Del": "deletion"})
+    assert columns["EBPG"]["Ours"].mean == pytest.approx(0.5)
+    assert columns["Del"]["Theirs"].mean == pytest.approx(0.125)
+    columns |= tables.differences(found, {"Ours": ("dclose", "mfpp")}, {"gain": "ebpg"})
+    table = tables.of_estimates("Some", columns, digits=3, sign="+")
+    assert table.columns == ["", "EBPG", "Del", "gain"]
+    assert table.rows == [["Ours", "+0.500", "+0.250", "+0.250"], ["Theirs", "+0.250", "+0.125", ""]]
+
+
 def test_table_1(records):
     first, second = tables.ablation(records).rows
     assert first[0] == "segments" and second[0] == "segments, density, fusion"

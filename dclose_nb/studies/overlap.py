@@ -1,0 +1,152 @@
+"""Section 5.1.2: how much of a map lies on another object (Fig. 7)? Notebook 11.
+
+It makes no records of its own: it reads those of `stability` and `planted_truth`.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping
+from functools import cache
+from typing import Any
+
+import numpy as np
+
+from .. import metrics
+from ..explanation import Explanation
+from ..planted.scene import scene
+from . import planted_truth, tables
+from .coco import box_areas
+from .inference import Claim, Estimate
+from .records import Record, Records
+
+COVERED = 0.1  # share of the smaller of two boxes, from which they overlap
+PHOTO_METHODS = {"D-CLOSE, 500 masks": "dclose 500", "D-CLOSE, 4000 masks": "dclose 4000"}
+PHOTO_METHODS |= {"D-RISE, 4000 masks": "drise 4000", "Grad-CAM": "gradcam", "flat map": "flat"}
+SCENE_METHODS = {"D-CLOSE, 500 masks": "dclose 500", "D-RISE, 500 masks": "drise 500"}
+SCENE_METHODS |= {name: name for name in ("random map", "centre Gaussian", "filled box")}
+SCENE_METHODS |= {"the truth": "truth"}
+DETECTORS = {  # of drawn scenes: what is printed, and how the names of its methods begin
+    "planted": ("planted", ""),
+    "planted_two_stage": ("planted_two_stage", ""),
+    "rules": ("the rule sum", "sum: "),
+}
+
+
+def overlapping(boxes: np.ndarray, own: int) -> list[int]:
+    """Indices of the boxes (n, 4) that overlap box `own` by at least `COVERED` of the smaller of the two."""
+    sides = np.minimum(boxes[:, 2:], boxes[own, 2:]) - np.maximum(boxes[:, :2], boxes[own, :2])
+    areas = box_areas(boxes)
+    covered = sides.clip(0).prod(axis=1) / np.minimum(areas, areas[own])
+    covered[own] = 0
+    return np.flatnonzero(covered >= COVERED).tolist()
+
+
+def inner_energies(explanations: Mapping[str, Explanation]) -> tables.Table:
+    """Share of energy in the smaller of the two largest boxes: of its own map, and of the largest one's.
+
+    The explanations are those of the same targets, by the name to print. The last row is the box's share
+    of the image, which a map that is the same everywhere has.
+    """
+    first = next(iter(explanations.values()))
+    targets = first.detections
+    outer, inner = np.argsort(-box_areas(targets.boxes))[:2]
+    box = targets.boxes[inner]
+    energies = {
+        called: [metrics.ebpg(e.saliency[k], box) for k in (inner, outer)]
+        for called, e in explanations.items()
+    }
+    energies["flat map"] = [metrics.ebpg(np.ones(first.image.shape[:2]), box)] * 2
+    rows = [[called, *(f"{share:.1%}" for share in pair)] for called, pair in energies.items()]
+    columns = ["", *(f"map of the {targets.names[k]}" for k in (inner, outer))]
+    return tables.Table(f"Energy in the box of the {targets.names[inner]}", columns, rows)
+
+
+def of_photos(records: Records) -> list[Record]:
+    """Objects of the records of `stability` that overlap another: only they have a leakage."""
+    found = tables.objects(records)
+    return [record for record in found if record["methods"]["flat"]["leakage"] is not None]
+
+
+def summary(photos: list[Record]) -> str:
+    """How many objects of how many images there are, and which image has most, in a sentence."""
+    (image, most), *_ = Counter(record["image"] for record in photos).most_common(1)
+    kinds = sorted({record["label"] for record in photos if record["image"] == image})
+    images = len({record["image"] for record in photos})
+    told = f"{len(photos)} objects that overlap others, of {images} images"
+    return f"{told}; {most} are of one image: {', '.join(kinds)}"
+
+
+def of_scenes(records: Records) -> dict[str, list[Record]]:
+    """Objects of drawn scenes that each of `DETECTORS` found, from the records of `planted_truth`."""
+    return {name: planted_truth.objects(records, name) for name in DETECTORS}
+
+
+def that_overlap(scenes: Mapping[str, list[Record]]) -> dict[str, list[Record]]:
+    """Those objects of drawn scenes whose box overlaps another's, see `overlapping`."""
+
+    @cache
+    def boxes(number: int) -> np.ndarray:
+        layouts = planted_truth.LAYOUTS
+        return scene(number, layout=layouts[number % len(layouts)]).boxes
+
+    return {
+        name: [record for record in objects if overlapping(boxes(record["image"]), record["object"])]
+        for name, objects in scenes.items()
+    }
+
+
+def leakages(scenes: Mapping[str, list[Record]]) -> dict[str, dict[str, Estimate]]:
+    """Mean leakage of `SCENE_METHODS` for each detector; the truth is known of the rule alone.
+
+    The names say how many objects of how many scenes there are.
+    """
+    columns = {}
+    for name, (called, rule) in DETECTORS.items():
+        known = {row: rule + method for row, method in SCENE_METHODS.items() if rule or method != "truth"}
+        (means,) = tables.means(scenes[name], known, {"leakage": "leakage"}).values()
+        counted = means["filled box"]
+        columns[f"{called}: {counted.n_objects} objects of {counted.n_images} scenes"] = means
+    return columns
+
+
+def above_truth(rules: list[Record]) -> dict[str, Estimate]:
+    """What D-CLOSE leaks more than the true map does, under the rule "sum", for each number of masks."""
+    return {
+        f"D-CLOSE, {n} masks, less the truth": tables.difference(
+            rules, f"sum: dclose {n}", "sum: truth", "leakage"
+        )
+        for n in (500, 4000)
+    }
+
+
+def claims(
+    photos: list[Record], scenes: Mapping[str, list[Record]], near: Mapping[str, list[Record]]
+) -> list[Claim]:
+    """The family of claims of notebook 11: of `of_photos`, `of_scenes` and `that_overlap`."""
+
+    def less(sentence: str, objects: list[Record], method: str, reference: str, *bound: Any) -> Claim:
+        evidence = tables.difference(objects, method, reference, "leakage")
+        return Claim(sentence, evidence, *(bound or ["below"]))
+
+    first = '5.1.2 "clearly distinguish", at the least: photographs, D-CLOSE leaks less than a flat map'
+    family = [
+        less(first, photos, "dclose 4000", "flat"),
+        less("photographs, D-CLOSE leaks less than D-RISE", photos, "dclose 4000", "drise 4000"),
+        less("photographs, D-CLOSE leaks less than Grad-CAM", photos, "dclose 4000", "gradcam"),
+        less("photographs, 4000 masks leak less than 500", photos, "dclose 4000", "dclose 500"),
+    ]
+    for name, (called, rule) in DETECTORS.items():
+        methods = (rule + method for method in ("dclose 500", "drise 500", "random map", "filled box"))
+        dclose, drise, noise, filled = methods
+        every, some = f"all objects of scenes, {called}:", f"objects that overlap, {called}:"
+        alike = f"{every} D-RISE leaks as a random map does, within 0.05"
+        family += [
+            less(f"{some} D-CLOSE leaks less than D-RISE", near[name], dclose, drise),
+            less(f"{every} D-CLOSE leaks less than D-RISE", scenes[name], dclose, drise),
+            less(f"{every} D-CLOSE leaks less than a random map", scenes[name], dclose, noise),
+            less(alike, scenes[name], drise, noise, "within", 0.05),
+            less(f"{some} the filled box leaks less than D-CLOSE", near[name], filled, dclose),
+            less(f"{every} the filled box leaks less than D-CLOSE", scenes[name], filled, dclose),
+        ]
+    return family
