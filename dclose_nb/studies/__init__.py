@@ -10,6 +10,7 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
         "error_analysis",
         "evaluation",
         "inference",
+        "leaderboard",
         "planted_truth",
         "records",
         "runner",
