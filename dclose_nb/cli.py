@@ -108,7 +108,12 @@ def _parser() -> argparse.ArgumentParser:
         "--method",
         default="dclose",
         help="dclose, the paper's (default); regression, the fast one: a twentieth of the masks; contrast, "
-        "drise, mfpp, gradcam or sodex",
+        "drise, mfpp, sodex, gradcam, odam, gcame, or greedy, which takes minutes for each box",
+    )
+    add(
+        "--question",
+        default="all",
+        help="why this detection (all, the default), why here (place), or why this class (class)",
     )
     add("--labels", metavar="A,B", help="only detections of these classes, as in person,dog; default: all")
     add("--top", type=int, metavar="K", help="only the K best detections of a photo; default: all")
@@ -143,8 +148,8 @@ def _parser() -> argparse.ArgumentParser:
     add(
         "--methods",
         default="dclose,drise,gradcam",
-        help="of dclose, contrast, regression, drise, mfpp, gradcam, sodex, segments+density, "
-        "segments+fusion; default: the paper's, %(default)s",
+        help="of dclose, contrast, regression, drise, mfpp, sodex, greedy, gradcam, odam, gcame, "
+        "segments+density, segments+fusion; default: the paper's, %(default)s",
     )
     add("--steps", type=int, default=205, metavar="N", help="of deletion and insertion; default: %(default)s")
     add(
@@ -222,6 +227,7 @@ def _fetch(args: argparse.Namespace) -> int:
 def _explain(args: argparse.Namespace) -> int:
     from . import checks, folder, methods
     from .images import Example
+    from .similarity import QUESTIONS
 
     if args.top is not None:
         checks.at_least("--top", args.top, 1)
@@ -235,7 +241,8 @@ def _explain(args: argparse.Namespace) -> int:
         and not (args.n_masks == "auto" or getattr(method, "own_error", False))
     ):
         raise checks.InputError(f"{args.method} gives no error: take --method regression or --n-masks auto")
-    options = {"method": args.method, "n_masks": args.n_masks, "seed": args.seed}
+    checks.choice("--question", args.question, QUESTIONS)
+    options = {"method": args.method, "n_masks": args.n_masks, "seed": args.seed, "question": args.question}
     labels = None if args.labels is None else args.labels.split(",")
     source, choice = _source(args, default=None), folder.Choice(args.confidence, labels, args.top)
     photos = folder.find_photos(args.photos)

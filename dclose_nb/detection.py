@@ -329,6 +329,14 @@ class Detector(ABC):
         return ()
 
     @property
+    def class_layers(self) -> tuple[str, ...]:
+        """Layers whose features the classes alone are computed from, finest first, for G-CAME.
+
+        By default those of `feature_layers`.
+        """
+        return self.feature_layers
+
+    @property
     def stages(self) -> dict[str, tuple[str, ...]]:
         """Layers of each part of the `module`, from output to input, for `sanity` to randomise.
 

@@ -25,6 +25,7 @@ from .detection import Detections, Detector, Targets
 from .fusion import min_max
 from .methods import METHODS, Maps, Method, make, options_of
 from .sampling import Sampling, batch_size_for
+from .similarity import QUESTIONS
 
 TOLERANCE = 0.1  # of n_masks="auto"
 CHECKS, CHECK = 20, 50  # times that a run looks whether its error will do, and least masks between two
@@ -35,6 +36,7 @@ FORMAT = 1  # of a saved folder
 _HOW: dict[str, Any] = {  # in the manifest, and of which types
     **{"method": str, "params": dict, "seed": int | None, "batch_size": int | None},
     **{"tolerance": float | None, "n_forward": int, "seconds": float | int, "overlap": str},
+    "question": str,
 }
 # Names of an explanation's files: those of `save`, and the drawings of `reports` and `folder`
 _OWN = re.compile(
@@ -76,6 +78,8 @@ class Explanation:
         The detector with the checksum of its weights, and the versions of the packages.
     overlap : {"box", "mask"}
         Of what Eq. 2 took the IoU.
+    question : {"all", "place", "class"}
+        Which factors of Eq. 2 counted, see `similarity.mask_weights`.
 
     ``e[i]``, ``e[:k]`` and iteration give `Explanation` again.
     """
@@ -95,6 +99,7 @@ class Explanation:
     seconds: float
     provenance: dict[str, Any] = field(default_factory=dict)
     overlap: str = "box"
+    question: str = "all"
 
     def __post_init__(self) -> None:
         for array in self._arrays().values():
@@ -189,7 +194,8 @@ class Explanation:
             manifest = files.read_json(folder / files.MANIFEST)
             if not isinstance(manifest, dict) or ARRAYS not in (manifest.get("files") or ()):
                 raise InputError(f"its {files.MANIFEST} is not an explanation's")
-            manifest.setdefault("overlap", "box")  # as it was before there was a choice
+            for option, before in (("overlap", "box"), ("question", "all")):
+                manifest.setdefault(option, before)  # as it was before there was a choice
             if (written := checks.at_least("format", manifest.get("format", 0), 0)) != FORMAT:
                 age = "a later" if written > FORMAT else "an earlier"
                 raise InputError(f"{age} version of dclose_nb saved it, and this one reads format {FORMAT}")
@@ -249,6 +255,7 @@ def explain(
     tolerance: float | None = None,
     batch_size: int | None = None,
     overlap: Literal["box", "mask"] = "box",
+    question: Literal["all", "place", "class"] = "all",
     watch: Callable[[Explanation], bool | None] | None = None,
     progress: bool = True,
     **options: Any,
@@ -268,24 +275,29 @@ def explain(
         A name in `dclose_nb.methods.METHODS`.
     n_masks : int or "auto", optional
         Number of masked images; by default the method's own: 4000 for ``dclose`` and ``mfpp``, 200 for
-        ``regression``, 400 for ``contrast``, 5000 for ``drise``, 1000 for ``sodex``. ``gradcam`` masks
-        nothing and takes none. "auto" is as many as ``tolerance=0.1`` needs, at most the method's own number,
-        or 2000 for ``regression``.
+        ``regression``, 400 for ``contrast``, 5000 for ``drise``, 1000 for ``sodex``. ``gradcam``,
+        ``odam``, ``gcame`` and ``greedy`` draw no random masks and take none. "auto" is as many as
+        ``tolerance=0.1`` needs, at most the method's own number, or 2000 for ``regression``.
     seed : int
         The same seed gives the same masks to the bit, whatever the batch size.
     tolerance : float, optional
         In (0, 1). Sampling stops as soon as the `relative_error` of every map is no larger. It looks up to
-        twenty times, and not before 50 masks. ``gradcam`` takes none.
+        twenty times, and not before 50 masks. Methods without random masks take none.
     batch_size : int, optional
         Masked images in one forward pass; chosen by default.
     overlap : {"box", "mask"}
         Of what Eq. 2 takes the IoU: of boxes, or of the masks that a Mask R-CNN draws. The target's mask is
         the one that the network draws in its box in the unmasked image, one more forward pass. See
         `similarity.mask_iou`, and `similarity.mask_weights` for the proposals that get a mask.
-        ``gradcam`` takes none.
+        Methods without random masks take none.
+    question : {"all", "place", "class"}
+        Why this detection, why here, or why this class? The question decides which factors of Eq. 2 weigh a
+        masked image, see `similarity.mask_weights`. It costs no forward pass of its own. If the detector
+        gives labels without class vectors, "class" asks only whether the label stays, and a warning says so.
     watch : callable, optional
         Called with the `Explanation` so far: first after at most 24 masks, then a few times a second. If
-        it returns True, sampling stops, and this explanation is the result.
+        it returns True, sampling stops, and this explanation is the result. Methods without random masks
+        do not call it.
     progress : bool
         Show a progress bar.
     **options
@@ -322,6 +334,7 @@ def explain(
     if auto and sampled and chosen.most is not None:
         chosen = replace(chosen, n_masks=chosen.most)
     checks.choice("overlap", overlap, ("box", "mask"))
+    checks.choice("question", question, QUESTIONS)
     seed, batch_size = checks.at_least("seed", seed, 0), batch_size_for(detector, batch_size)
     for option, asked in (("tolerance", tolerance is not None), ("overlap", overlap == "mask")):
         if asked and not sampled:
@@ -333,7 +346,13 @@ def explain(
     canvas = detector.prepare(image)
     detected = targets is None
     targets = detector.detect_on(canvas) if targets is None else targets
+    drawn = isinstance(targets, Targets)
     targets = _target_vectors(targets, detector, image.shape[:2])
+    if question == "class" and not drawn and ((targets.class_probs > 0).sum(axis=1) == 1).any():
+        checks.warn(
+            "a target's class vector has a single class: if the detector gives labels alone, the question "
+            "'class' asks only whether they stay"
+        )
     source = {"name": detector.name, "device": str(detector.device), **detector.provenance}
     provenance = json.loads(json.dumps({"detector": source, "versions": versions()}, default=str))
 
@@ -354,12 +373,14 @@ def explain(
             seconds=time.perf_counter() - start,
             provenance=provenance,
             overlap=overlap,
+            question=question,
         )
 
     if not sampled:
-        return explanation(chosen.maps(detector, canvas, targets), 1)
+        return explanation(*chosen.maps(detector, canvas, targets, question=question, progress=progress))
 
-    plan, limit = chosen.plan(canvas, seed)._replace(overlap=overlap), tolerance or np.inf
+    plan = chosen.plan(canvas, seed)._replace(overlap=overlap, question=question)
+    limit = tolerance or np.inf
     halves, total = tolerance is not None and not chosen.own_error, sum(plan.counts)
     step = max(CHECK, -(-total // CHECKS))
     stops = [min(FIRST, total)] * (watch is not None) + [*range(step, total, step)] * (tolerance is not None)

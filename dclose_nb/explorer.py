@@ -40,6 +40,7 @@ from .methods import METHODS, Method, make
 
 METHOD = "regression"  # that is shown first: a map in seconds
 LABELS = {"dclose": "dclose (the paper's)"}  # of methods, where it is not the name
+UNWATCHED = ("greedy",)  # it takes minutes, and neither shows a map on the way nor stops
 PICTURE = 900  # pixels of a drawn picture's longer side
 SHARE = 45  # percent of the window's height that a picture takes at most
 COLUMN = 230  # pixels of a picture with its words at least, as in the stylesheet
@@ -187,7 +188,7 @@ class Explorer(widgets.VBox):
         style = {"style": {"description_width": "initial"}}
         late = {"continuous_update": False} | style  # a run begins when the hand is off the control
         share = {"min": 0, "max": 1, "step": 0.05} | style
-        methods = [(LABELS.get(name, name), name) for name in METHODS]
+        methods = [(LABELS.get(name, name), name) for name in METHODS if name not in UNWATCHED]
         beside = [("(none)", ""), *methods]  # with None for "", ipywidgets would show nothing
         self.boxes: list[widgets.Button] = []
         self.list = widgets.Dropdown(description="box", **style)

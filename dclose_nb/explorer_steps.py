@@ -69,7 +69,7 @@ def _planned(detector: Detector, explanation: Explanation) -> tuple[Canvas, Plan
     """The image as the network sees it, and what was sampled."""
     canvas = detector.prepare(explanation.image)
     plan = make(explanation.method, **explanation.params).plan(canvas, explanation.seed)
-    return canvas, plan._replace(overlap=explanation.overlap)
+    return canvas, plan._replace(overlap=explanation.overlap, question=explanation.question)
 
 
 @lru_cache(maxsize=1)

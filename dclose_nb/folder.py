@@ -157,6 +157,7 @@ def explain_photos(
     method: str = "dclose",
     n_masks: Any = None,
     seed: int = 0,
+    question: Any = "all",
     workers: int = 1,
     progress: bool = True,
 ) -> list[Record]:
@@ -173,7 +174,7 @@ def explain_photos(
     detector, workers, progress
         See `studies.coco.study_photos`.
     choice : Choice
-    method, n_masks, seed
+    method, n_masks, seed, question
         See `explain`.
 
     Returns
@@ -192,7 +193,7 @@ def explain_photos(
     choice.wanted(loaded)
     if not (out / "records.jsonl").exists():
         refuse_foreign(out, (INDEX, CSV, JSONL), "not of explained photos")
-    options = {"method": method, "n_masks": n_masks, "seed": seed}
+    options = {"method": method, "n_masks": n_masks, "seed": seed, "question": question}
     known = {"name": loaded.name, **loaded.provenance}
     names = ", ".join(loaded.class_names)
     settings = {"detector": known, "class_names": names, **options, **choice._asdict()}

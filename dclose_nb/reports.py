@@ -299,6 +299,7 @@ def _provenance(explanation: Explanation) -> str:
         "weights (sha256)": detector.get("weights_sha256", "not known"),
         "masks": explanation.params.get("n_masks", "none"),
         "overlap (Eq. 2)": explanation.overlap,
+        "question": explanation.question,
         "seed": "none" if explanation.seed is None else explanation.seed,
         "forward passes": explanation.n_forward,
         "seconds": f"{explanation.seconds:.1f}",

@@ -29,6 +29,7 @@ class Plan(NamedTuple):
     counts: Sequence[int]  # masks of each level
     filtered: bool = False  # which proposals count, see `similarity.mask_weights`
     overlap: str = "box"  # or "mask": of what Eq. 2 takes the IoU
+    question: str = "all"  # which factors of Eq. 2 count, see `similarity.mask_weights`
 
 
 class Level(NamedTuple):
@@ -67,8 +68,9 @@ def plain_loop(detector: Detector, canvas: Canvas, targets: Detections, plan: Pl
             masked = canvas.pixels.clone()
             masked[:, *canvas.window] *= mask  # step 2: hide what the mask hides
             proposals = predict(masked[None])  # step 3: ask the detector
+            vectors = boxes, probs, target_masks
             # step 4: Eq. 6, (n,)
-            weight = mask_weights(proposals, boxes, probs, target_masks, filtered=plan.filtered)[0]
+            weight = mask_weights(proposals, *vectors, filtered=plan.filtered, question=plan.question)[0]
             weighted_sum += weight[:, None, None] * mask  # step 5: the sum in Eq. 7
             density += mask  # step 5: Eq. 3
             weights[i] = weight
@@ -227,7 +229,8 @@ class Sampling:
         masked, window = masked[: len(masks)], self.canvas.window
         torch.mul(self.canvas.pixels[:, *window], masks[:, None], out=masked[:, :, *window])
         vectors = self._boxes, self._probs, self._masks
-        weights = mask_weights(self._predict(masked), *vectors, filtered=self.plan.filtered)
+        filtered, question = self.plan.filtered, self.plan.question
+        weights = mask_weights(self._predict(masked), *vectors, filtered=filtered, question=question)
         if not weights.isfinite().all():
             raise FloatingPointError(f"detector {self.detector.name!r} proposed NaN for a masked image")
         return weights

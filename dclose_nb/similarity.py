@@ -12,6 +12,7 @@ from .detection import Canvas, Detections, Detector, MaskProposals, Proposals, b
 
 POINTS = 56  # along each side of the grid on which two masks are compared
 NEAREST = 20  # proposals of each target whose masks are compared
+QUESTIONS = "all", "place", "class"  # why this detection, why here, why this class
 
 
 def similarity_scores(
@@ -38,6 +39,17 @@ def similarity_scores(
     (B, T, n) tensor in [0, 1]
         A class vector of length 0 is similar to nothing.
     """
+    place, cosine = _factors(proposals, target_boxes, target_probs, overlap)
+    return place * cosine
+
+
+def _factors(
+    proposals: Proposals,
+    target_boxes: torch.Tensor,
+    target_probs: torch.Tensor,
+    overlap: torch.Tensor | None = None,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """IoU times objectness, and the cosine of class vectors, (B, T, n) each; see `similarity_scores`."""
     boxes, objectness, probs = (part.float() for part in proposals)
     shape = (len(target_boxes), *boxes.shape[:2])  # (n, B, T): faster with the long axis last
     if overlap is None:
@@ -47,7 +59,7 @@ def similarity_scores(
     products = (probs.flatten(0, 1) @ target_probs.T).T.view(shape)
     lengths = target_probs.norm(dim=-1)[:, None, None] * probs.norm(dim=-1)
     cosine = products / lengths.clamp_min(1e-12)  # no division by 0
-    return (iou * objectness * cosine).permute(1, 2, 0)
+    return (iou * objectness).permute(1, 2, 0), cosine.permute(1, 2, 0)
 
 
 def mask_iou(
@@ -118,8 +130,16 @@ def mask_weights(
     target_masks: torch.Tensor | None = None,
     *,
     filtered: bool = False,
+    question: str = "all",
 ) -> torch.Tensor:
     """Weight of each masked image for each target: its best proposal's similarity (Eq. 6).
+
+    Eq. 2 is a product of three factors. `question` says which of them count:
+
+    - "all": why this detection? The three factors, as in the paper.
+    - "place": why here? IoU times objectness of the proposal for which this is highest, whatever its class.
+    - "class": why this class? The cosine of the class vectors of that same proposal, which is the best in
+      place.
 
     Parameters
     ----------
@@ -131,8 +151,9 @@ def mask_weights(
         masks are slow to make.
     filtered : bool
         False uses all T proposals, as in the paper. True uses those of the authors' program: they
-        have the target's class, and survive confidence 0.25 and class-agnostic suppression at IoU
-        0.45.
+        survive confidence 0.25 and class-agnostic suppression at IoU 0.45, and have the target's class
+        where the question is "all".
+    question : {"all", "place", "class"}
 
     Returns
     -------
@@ -142,24 +163,29 @@ def mask_weights(
     masks = None
     if isinstance(proposals, MaskProposals):
         proposals, masks = proposals
-    scores = similarity_scores(proposals, target_boxes, target_probs)
+    place, cosine = _factors(proposals, target_boxes, target_probs)
     if filtered:
-        kept = torch.zeros_like(scores[..., 0], dtype=torch.bool)  # (B, T)
+        kept = torch.zeros_like(place[..., 0], dtype=torch.bool)  # (B, T)
         for row, index in zip(kept, suppress(proposals, class_agnostic=True)):
             row[index] = True
         same_class = proposals.class_probs.argmax(-1)[..., None] == target_probs.argmax(-1)
-        scores = scores * (kept[..., None] & same_class)
-    if scores.shape[1] == 0:
-        return scores.new_zeros(scores.shape[0], scores.shape[2])
+        place = place * (kept[..., None] & (same_class | (question != "all")))
+    if place.shape[1] == 0:
+        return place.new_zeros(place.shape[0], place.shape[2])
     if masks is not None and target_masks is not None:
-        index = scores.topk(min(NEAREST, scores.shape[1]), dim=1).indices.flatten(1)  # (B, K)
+        best = place * cosine if question == "all" else place
+        index = best.topk(min(NEAREST, best.shape[1]), dim=1).indices.flatten(1)  # (B, K)
         rows = torch.arange(len(index), device=index.device)[:, None]
         near = Proposals(*(part[rows, index].float() for part in proposals))
         drawn = masks(near.boxes, near.class_probs.argmax(-1))
         overlap = mask_iou(near.boxes, drawn, target_boxes, target_masks)
-        counts = scores[rows, index] > 0  # where boxes do not overlap, or the filter left one out
-        scores = similarity_scores(near, target_boxes, target_probs, overlap) * counts
-    return scores.amax(dim=1)
+        counts = place[rows, index] > 0  # where boxes do not overlap, or the filter left one out
+        place, cosine = _factors(near, target_boxes, target_probs, overlap)
+        place = place * counts
+    if question == "class":
+        highest, index = place.max(dim=1, keepdim=True)
+        return (cosine.gather(1, index) * (highest > 0))[:, 0]
+    return (place * cosine if question == "all" else place).amax(dim=1)
 
 
 @torch.inference_mode()

@@ -518,3 +518,16 @@ def test_a_folder_that_cannot_be_loaded_is_refused_in_one_line(lamps, lit, tmp_p
 def test_a_folder_that_is_missing(tmp_path):
     with pytest.raises(dc.InputError, match="holds no explanation"):
         dc.Explanation.load(tmp_path / "nowhere")
+
+
+def test_a_question_is_asked_kept_and_checked(lamps, lit, tmp_path):
+    found = {q: dc.explain(lamps, lit, n_masks=20, question=q, progress=False) for q in ("all", "place")}
+    assert dc.Explanation.load(found["place"].save(tmp_path)).question == "place"
+    cosine = 1  # these lamps keep their class vectors, so that only the cosine with themselves is lost
+    assert np.allclose(found["all"].saliency, cosine * found["place"].saliency, atol=1e-5)
+    assert dc.explain(lamps, lit, question="class", n_masks=20, progress=False).question == "class"
+    with pytest.raises(dc.InputError, match="question must be one of 'all', 'place', 'class', got 'why'"):
+        dc.explain(lamps, lit, question="why")
+    certain = type(lamps)(lamps.boxes.tolist(), [[1, 0], [0, 1]])
+    with pytest.warns(UserWarning, match="asks only whether they stay"):
+        dc.explain(certain, lit, question="class", n_masks=20, progress=False)

@@ -9,6 +9,7 @@ from torchvision.ops import box_iou
 from dclose_nb import Detections, InputError, MaskProposals, Proposals, Targets
 from dclose_nb.similarity import (
     NEAREST,
+    QUESTIONS,
     mask_iou,
     mask_weights,
     similarity_scores,
@@ -256,3 +257,18 @@ def test_a_target_needs_a_mask_and_a_detector_that_draws_it(shapes, lamps, lit):
         target_masks_of(shapes, shapes.prepare(lit), dark)
     with pytest.raises(InputError, match="'lamps' gives no masks: overlap='mask' needs a Mask R-CNN"):
         target_masks_of(lamps, lamps.prepare(lit), lamps.detect(lit))
+
+
+def test_a_question_keeps_one_factor_of_the_product():
+    """The best in place is of another class; its cosine is what "class" gives."""
+    boxes = torch.tensor([[[0.0, 0, 4, 4], [0, 0, 4, 3]]])
+    proposals = Proposals(boxes, torch.tensor([[0.9, 0.6]]), torch.tensor([[[0.6, 0.8], [1.0, 0.0]]]))
+    target = torch.tensor([[0.0, 0, 4, 4]]), torch.tensor([[1.0, 0.0]])
+    weights = {q: mask_weights(proposals, *target, question=q).item() for q in QUESTIONS}
+    assert weights == pytest.approx({"all": 0.9 * 0.6, "place": 0.9, "class": 0.6})
+
+
+def test_nothing_in_place_has_no_class():
+    proposals = Proposals(torch.zeros(1, 2, 4), torch.zeros(1, 2), torch.ones(1, 2, 2))
+    target = torch.tensor([[0.0, 0, 4, 4]]), torch.tensor([[1.0, 0.0]])
+    assert mask_weights(proposals, *target, question="class").item() == 0

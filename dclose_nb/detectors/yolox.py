@@ -52,6 +52,11 @@ class YoloxDetector(ModuleDetector):
         return "backbone.C3_p3", "backbone.C3_n3", "backbone.C3_n4"  # of the strides 8, 16 and 32
 
     @property
+    def class_layers(self) -> tuple[str, ...]:
+        branches = enumerate(self.module.head.cls_convs)
+        return tuple(f"head.cls_convs.{k}.{j}" for k, branch in branches for j in range(len(branch)))
+
+    @property
     def stages(self) -> dict[str, tuple[str, ...]]:
         body = "backbone.backbone"
         neck = [name for name, _ in self.module.backbone.named_children() if name != "backbone"]

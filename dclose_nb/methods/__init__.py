@@ -1,6 +1,6 @@
 """The methods that `explain` knows, by name. A method is a frozen dataclass of its options.
 
-To add a method, write a subclass of `Method` and name it in `METHODS`.
+To add a method, write a subclass of `Method` or `OwnWay` and name it in `METHODS`.
 """
 
 from __future__ import annotations
@@ -13,9 +13,12 @@ from ..checks import InputError
 from .contrast import Contrast
 from .dclose import Dclose
 from .drise import Drise
+from .gcame import Gcame
 from .gradcam import GradCam
-from .method import Maps, Method
+from .greedy import Greedy
+from .method import Maps, Method, OwnWay
 from .mfpp import Mfpp
+from .odam import Odam
 from .regression import Regression
 from .sodex import Sodex
 
@@ -25,11 +28,14 @@ METHODS: dict[str, type[Any]] = {
     "regression": Regression,
     "drise": Drise,
     "mfpp": Mfpp,
-    "gradcam": GradCam,
     "sodex": Sodex,
+    "greedy": Greedy,
+    "gradcam": GradCam,
+    "odam": Odam,
+    "gcame": Gcame,
 }
 
-__all__ = ["METHODS", "Maps", "Method", "make", "options_of"]
+__all__ = ["METHODS", "Maps", "Method", "OwnWay", "make", "options_of"]
 
 
 def options_of(name: str) -> list[str]:

@@ -1,4 +1,4 @@
-"""What a method is: options, what to sample, and how levels become maps."""
+"""What a method is: options, and how they become maps, from masked images or in a way of its own."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import ClassVar, NamedTuple
 
 import numpy as np
 
-from ..detection import Canvas
+from ..detection import Canvas, Detections, Detector
 from ..sampling import Level, Plan
 
 
@@ -38,3 +38,16 @@ class Method(ABC):
     @abstractmethod
     def combine(self, levels: list[Level]) -> Maps:
         """Maps from the sums over the masks of the plan's levels, or over some of these masks."""
+
+
+class OwnWay(ABC):
+    """A method that draws no random masks: a frozen dataclass of its options, as `Method` is."""
+
+    @abstractmethod
+    def maps(
+        self, detector: Detector, canvas: Canvas, targets: Detections, *, question: str, progress: bool
+    ) -> tuple[Maps, int]:
+        """Maps of n targets in one image, and the number of images that the network saw.
+
+        See `similarity.mask_weights` for the question.
+        """

@@ -21,6 +21,7 @@ RULES = {
     "or": "objectness is 1 - (1 - v) (1 - v') of its two largest parts",
     "class": "as sum; the part that decides the class moves its probability from the twin to the class",
     "edge": "as sum; the box extends to the edge part in proportion to its visibility",
+    "class and edge": "objectness is 1; the class as in rule class, the box as in rule edge",
     "context": "as sum, times 1/3 plus 2/3 of the ground's visibility",
     "landmark": "as sum, times 1/3 plus 2/3 of the visibility of the largest stone outside the box",
     "suppressor": "as sum, times 1 minus half the mean visibility of the rocks",
@@ -88,10 +89,10 @@ class RuleDetector(Detector):
             objectness[:, k] = self._objectness(visible, k, body)
             probs[:, k, label] = 1
             twin = TWINS.get(self.class_names[label])
-            if self.rule == "class" and deciding and twin is not None:
+            if self.rule in ("class", "class and edge") and deciding and twin is not None:
                 probs[:, k, label] = visible[:, deciding[0]]
                 probs[:, k, self.class_names.index(twin)] = 1 - visible[:, deciding[0]]
-            if self.rule == "edge" and edges:
+            if self.rule in ("edge", "class and edge") and edges:
                 inner = torch.tensor(bounding_box(np.logical_or.reduce([self.players[p].mask for p in body])))
                 boxes[:, k] = inner + visible[:, edges[0], None] * (boxes[:, k] - inner)
         return Proposals(boxes, objectness, probs)
@@ -110,6 +111,8 @@ class RuleDetector(Detector):
 
     def _objectness(self, visible: torch.Tensor, number: int, body: list[int]) -> torch.Tensor:
         largest = sorted(body, key=lambda p: -self._sizes[p])[:2]
+        if self.rule == "class and edge":
+            return torch.ones(len(visible))
         if self.rule == "and":
             return visible[:, largest].prod(1)
         if self.rule == "or":
@@ -125,13 +128,13 @@ class RuleDetector(Detector):
             return mean * (1 - visible[:, inert].mean(1) / 2)
         return mean
 
-    def weights(self, visible: torch.Tensor, target: Detections) -> torch.Tensor:
-        """Weight (B,) of one target (Eq. 6) when the players' visibility is (B, P)."""
+    def weights(self, visible: torch.Tensor, target: Detections, question: str = "all") -> torch.Tensor:
+        """Weight (B,) of one target (Eq. 6) when the players' visibility is (B, P); see `mask_weights`."""
         boxes, probs = torch.tensor(target.boxes), torch.tensor(target.class_probs)
-        return mask_weights(self.propose(visible), boxes, probs)[:, 0]
+        return mask_weights(self.propose(visible), boxes, probs, question=question)[:, 0]
 
-    def shapley_values(self, target: Detections) -> np.ndarray:
-        """Exact Shapley value of each player for the target's weight, (P,) float64.
+    def shapley_values(self, target: Detections, question: str = "all") -> np.ndarray:
+        """Exact Shapley value of each player for the target's weight, (P,) float64; see `mask_weights`.
 
         Enumerates all coalitions of the players that can matter: the parts of objects whose boxes meet
         the target's, the ground and the rocks. Other players have the value 0. The values add up to the
@@ -150,7 +153,7 @@ class RuleDetector(Detector):
         coalitions = (np.arange(2**n)[:, None] >> np.arange(n)) & 1  # (2^n, n)
         visible = torch.ones(2**n, len(self.players))
         visible[:, relevant] = torch.tensor(coalitions, dtype=torch.float32)
-        value = self.weights(visible, target).double().numpy()
+        value = self.weights(visible, target, question).double().numpy()
         size = coalitions.sum(1)
         share = np.array([factorial(s) * factorial(n - s - 1) / factorial(n) for s in range(n)])
         values = np.zeros(len(self.players))
@@ -159,9 +162,9 @@ class RuleDetector(Detector):
             values[p] = (share[size[without]] * (value[without + (1 << i)] - value[without])).sum()
         return values
 
-    def true_map(self, target: Detections) -> np.ndarray:
-        """The true explanation (H, W): each player's Shapley value, spread evenly over its pixels."""
+    def true_map(self, target: Detections, question: str = "all") -> np.ndarray:
+        """The true explanation (H, W) of a question: each player's Shapley value, spread evenly over it."""
         truth = np.zeros(self.scene.owner.shape)
-        for value, player in zip(self.shapley_values(target), self.players):
+        for value, player in zip(self.shapley_values(target, question), self.players):
             truth[player.mask] += value / player.mask.sum()
         return truth

@@ -12,6 +12,7 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
         "evaluation",
         "few_masks",
         "inference",
+        "leaderboard",
         "overlap",
         "planted_truth",
         "records",

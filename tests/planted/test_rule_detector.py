@@ -165,3 +165,21 @@ def test_bad_rules_and_targets_are_refused():
         detector.shapley_values(found)
     with pytest.raises(dc.InputError, match="knows one scene"):
         detector.detect(np.zeros((9, 9, 3), np.uint8))
+
+
+def test_two_questions_have_two_truths():
+    """A taxi's sign decides its class, its antenna where its box ends, and each map finds its own."""
+    drawn = scene(12)
+    detector = RuleDetector(drawn, "class and edge")
+    found = detector.detect(drawn.image)
+    taxi = found[found.names.index("taxi")]
+    asked = dc.Targets(taxi.boxes, taxi.names)
+    sign, antenna = (
+        next(part.mask for part in drawn.parts[1] if part.name == name) for name in ("sign", "antenna")
+    )
+    for question, own, other in (("class", sign, antenna), ("place", antenna, sign)):
+        truth = detector.true_map(taxi, question)
+        assert (truth[own] > 0).all() and (truth[~own] == 0).all()
+        options = {"n_masks": 400, "question": question, "progress": False}
+        saliency = dc.explain(detector, drawn.image, asked, method="contrast", **options).saliency[0]
+        assert saliency[own].mean() > 3 * max(saliency[other].mean(), 0)

@@ -1,0 +1,190 @@
+"""Every method on one ground: scores by passes an object, on photographs and by planted truth. Notebook 13.
+
+``python -m dclose_nb.studies.leaderboard OUT [--coco DIR --detector NAME]``
+"""
+
+from __future__ import annotations
+
+import math
+import sys
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from .. import checks, metrics
+from ..detection import Detections, Detector
+from ..explanation import explain
+from ..methods import METHODS, Method, make
+from ..planted.scene import scene
+from . import coco
+from .coco import Truth, matched, study_photos
+from .evaluation import ABLATION
+from .inference import design_part, rounded
+from .planted_truth import truth_scores
+from .records import Record, Records
+from .runner import study_command, study_parser
+
+PASSES = (25, 100, 400)  # forward passes an object, at which methods are compared
+REGIONS = 50  # of greedy's own row, 2550 passes an object
+SEEDS = (0, 1)
+STEPS = 25  # of deletion and insertion
+SCENES = 100  # with those of the design part
+
+
+class Entry(NamedTuple):
+    """A row of the leaderboard; that of D-CLOSE gives MFPP's, too, which is made of its levels."""
+
+    method: str
+    passes: int | None  # forward passes an object; None: the method's own number, for all objects
+
+    def name(self, method: str) -> str:
+        return f"{method} {self.passes or 'own'}"
+
+    def options(self, n_objects: int) -> Record:
+        """Options of `explain` for an image with so many objects.
+
+        All objects of an image share its masks, so each pays for a part. Greedy search pays for each object
+        by itself. A method that takes no fewer masks, or no more, gets the number that is nearest.
+        """
+        if self.method == "greedy":  # m regions take m (m + 1) passes
+            return {"regions": int(math.sqrt(self.passes + 0.25) - 0.5) if self.passes else REGIONS}
+        if self.passes is None:
+            return {}
+        made = make(self.method)
+        fewest = getattr(made, "least", 0) * len(getattr(made, "counts", ()))
+        return {"n_masks": min(max(self.passes * n_objects, fewest, 1), made.most or sys.maxsize)}
+
+
+def entries(detector: Detector, passes: Sequence[int] = PASSES) -> list[Entry]:
+    """Each method at its own number of passes and, where it can be asked for, at each of `passes`."""
+    listed = []
+    for name, method in METHODS.items():
+        if name == "greedy" or (issubclass(method, Method) and name not in ABLATION):
+            listed += [Entry(name, budget) for budget in (None, *passes)]
+        elif not issubclass(method, Method) and detector.feature_layers:
+            listed.append(Entry(name, None))
+    return listed
+
+
+def study_image(
+    detector: Detector,
+    image: np.ndarray,
+    truth: Truth,
+    *,
+    passes: Sequence[int],
+    seeds: Sequence[int],
+    steps: int,
+    with_truth: bool,
+) -> Record:
+    """Score the maps of all `entries` for the matched detections of one image (H, W, 3).
+
+    Returns ``objects`` as `coco.matched` does. Each has by the entry's name ``passes``, forward passes an
+    object; ``over_all``, ``insertion``, ``deletion``, ``ebpg``, ``pointing`` and ``sparsity`` of the first
+    seed's map; with `with_truth` those of `planted_truth.truth_scores` for a network; and ``agreement``, the
+    rank correlation of the first two seeds' maps (None if a map is empty, or where nothing is drawn).
+    """
+    canvas = detector.prepare(image)
+    # boxes that deletion and insertion can see, since they suppress over all classes
+    targets, truths, objects = matched(detector.detect_on(canvas, class_agnostic=True), truth, image.shape)
+    if not objects:
+        return {"objects": []}
+    true_scores = None
+    if with_truth:
+        there = scene(truth.image)
+        true_scores = [truth_scores(detector, there, own, one) for own, one in zip(truths, targets)]
+    for entry in entries(detector, passes):
+        drawn = issubclass(METHODS[entry.method], Method)
+        by_seed = [_maps(detector, image, targets, entry, seed) for seed in (seeds if drawn else seeds[:1])]
+        for name, (maps, n_forward) in by_seed[0].items():
+            curves = metrics.curves(detector, canvas, targets, maps, steps=steps)
+            for k, own in enumerate(truths):
+                deletion, insertion = (curves[kind][k].score for kind in metrics.OVER_ALL)
+                values = {
+                    "passes": n_forward / len(targets),
+                    "over_all": insertion - deletion,
+                    "insertion": insertion,
+                    "deletion": deletion,
+                    "ebpg": metrics.ebpg(maps[k], truth.boxes[own]),
+                    "pointing": metrics.pointing_game(maps[k], truth.boxes[own]),
+                    "sparsity": metrics.sparsity(maps[k]),
+                }
+                values |= true_scores[k](maps[k]) if true_scores else {}
+                others = [metrics.rank_correlation(maps[k], other[name][0][k]) for other in by_seed[1:2]]
+                values["agreement"] = others[0] if others else np.nan
+                objects[k]["methods"][name] = {score: rounded(value) for score, value in values.items()}
+    return {"objects": objects}
+
+
+def _maps(
+    detector: Detector, image: np.ndarray, targets: Detections, entry: Entry, seed: int
+) -> dict[str, tuple[np.ndarray, int]]:
+    """Maps (n, H, W) of an entry and their forward passes, by its name; MFPP's beside D-CLOSE's."""
+    options = entry.options(len(targets))
+    e = explain(detector, image, targets, method=entry.method, seed=seed, progress=False, **options)
+    found = {entry.name(entry.method): (e.saliency, e.n_forward)}
+    if entry.method == "dclose":
+        assert e.levels is not None and e.density is not None
+        mfpp = make("dclose", **options, **ABLATION["mfpp"])
+        fused = mfpp.fuse(e.levels, e.density, mfpp.counts).saliency
+        found[entry.name("mfpp")] = detector.prepare(image).maps_to_image(fused), e.n_forward
+    return found
+
+
+def study(
+    out: str | Path,
+    *,
+    coco_folder: str | Path | None = None,
+    detector: str = "planted",
+    passes: Sequence[int] = PASSES,
+    seeds: Sequence[int] = SEEDS,
+    steps: int = STEPS,
+    scenes: int = SCENES,
+    **study_options: Any,
+) -> Records:
+    """Study the report part of a data set, or resume a run that was stopped.
+
+    Parameters
+    ----------
+    out : path
+        Folder, see `coco.study_photos`; a line has what `study_image` returns.
+    coco_folder : path, optional
+        Holds ``val2017/`` and ``annotations/``. By default planted scenes are studied.
+    detector : str
+        See `load_detector`.
+    passes, seeds, steps
+        See `entries` and `study_image`; one or two seeds.
+    scenes : int
+        Number of planted scenes, with those of the design part, which are left out.
+    **study_options
+        ``limit``, ``workers``, ``executor`` and ``progress`` of `coco.study_photos`, whose errors are raised
+        here too.
+    """
+    settings: Record = {
+        "passes": [checks.at_least("passes", number, 1) for number in passes],
+        "seeds": [checks.at_least("seed", seed, 0) for seed in seeds],
+        "steps": checks.at_least("steps", steps, 1, largest=metrics.MOST_STEPS),
+        "with_truth": coco_folder is None,
+    }
+    if coco_folder is None:
+        data, design = coco.drawn(Path(out) / "scenes", scenes), design_part("scenes")
+    else:
+        data, design = coco.read_coco(coco_folder), design_part("images")
+    data = data._replace(truths=[truth for truth in data.truths if truth.image not in design])
+    return study_photos(detector, data, out, partial(study_image, **settings), settings, **study_options)
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run the command; returns its exit status."""
+    parser = study_parser("leaderboard", "Score every method at its own and at equal numbers of passes.")
+    parser.add_argument("--coco", dest="coco_folder", metavar="DIR", help="default: planted scenes")
+    parser.add_argument("--detector", default="planted", help="default: %(default)s")
+    parser.add_argument("--limit", type=int, metavar="N", help="only the first N images, in random order")
+    options = vars(parser.parse_args(arguments))
+    return study_command("leaderboard", lambda: study(**options).path)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

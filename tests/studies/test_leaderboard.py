@@ -1,0 +1,63 @@
+"""The leaderboard charges each object for its passes, and scores what methods give."""
+
+import pytest
+
+import dclose_nb as dc
+from dclose_nb.methods import METHODS
+from dclose_nb.planted.scores import relevance_mass
+from dclose_nb.studies import leaderboard
+from dclose_nb.studies.coco import Truth, matched
+from dclose_nb.studies.leaderboard import Entry, entries
+
+
+def test_an_image_shares_masks_and_greedy_pays_for_each_object():
+    assert Entry("drise", 100).options(3) == {"n_masks": 300}
+    assert Entry("regression", 400).options(9) == {"n_masks": 2000}  # it takes no more
+    assert Entry("dclose", 1).options(2) == {"n_masks": 5}  # nor fewer
+    assert Entry("contrast", 1).options(2) == {"n_masks": 10}
+    assert Entry("greedy", 100).options(3) == {"regions": 9}  # 9 * 10 passes
+    assert Entry("dclose", None).options(3) == {}
+
+
+def test_every_method_has_a_row(lamps):
+    network = dc.load_detector("planted", device="cpu")
+    rows = {entry.name(method) for entry in entries(network) for method in (entry.method, "mfpp")}
+    assert {f"{method} own" for method in METHODS} <= rows
+    assert {f"{method} 100" for method in METHODS} - rows == {"gradcam 100", "odam 100", "gcame 100"}
+    assert not {"gradcam", "odam", "gcame"} & {entry.method for entry in entries(lamps)}
+
+
+def test_a_scene_is_scored_against_its_truth(tmp_path, monkeypatch):
+    asked = [Entry("drise", 12), Entry("dclose", 12), Entry("greedy", 6), Entry("odam", None)]
+    monkeypatch.setattr(leaderboard, "entries", lambda detector, passes: asked)
+    options = {"passes": (12,), "steps": 3, "scenes": 42, "limit": 1, "progress": False}
+    (line,) = leaderboard.study(tmp_path, **options).lines
+    n, drawn = len(line["objects"]), dc.planted.scene(line["image"])
+    assert line["image"] in (40, 41) and n >= 1
+    detector = dc.load_detector("planted")
+    targets, own, _ = matched(
+        detector.detect(drawn.image, class_agnostic=True),
+        Truth(0, "", drawn.boxes, drawn.names, []),
+        drawn.image.shape,
+    )
+    first, other = (
+        dc.explain(detector, drawn.image, targets, method="drise", n_masks=12 * n, seed=seed, progress=False)
+        for seed in (0, 1)
+    )
+    for k, record in enumerate(line["objects"]):
+        found = record["methods"]
+        assert list(found) == ["drise 12", "dclose 12", "mfpp 12", "greedy 6", "odam own"]
+        assert [found[name]["passes"] for name in ("drise 12", "mfpp 12", "greedy 6")] == [12, 12, 6]
+        assert found["odam own"]["passes"] == round(1 / n, 4) and found["odam own"]["agreement"] is None
+        for score, value in {
+            "ebpg": dc.metrics.ebpg(first.saliency[k], drawn.boxes[own[k]]),
+            "agreement": dc.metrics.rank_correlation(first.saliency[k], other.saliency[k]),
+            "localisation_mass": relevance_mass(first.saliency[k], drawn.causal_masks[own[k]]),
+        }.items():
+            assert found["drise 12"][score] == pytest.approx(value, abs=2e-3)
+    assert leaderboard.study(tmp_path, **options).lines == [line]  # it goes on from there
+
+
+def test_the_command_says_what_is_wrong(tmp_path, capsys):
+    assert leaderboard.main([str(tmp_path), "--detector", "nobody"]) == 1
+    assert "nobody" in capsys.readouterr().err
