@@ -346,7 +346,7 @@ def intervals(
     ----------
     series : mapping
         From the name of a series to its rows: a name, and (mean, low, high), whose ends may be NaN. What
-        comes after these three is left out, so an `inference.Estimate` fits.
+        comes after these three is left out, so an `inference.Estimate` fits. Three NaN leave a row empty.
     label : str
         Of the axis; it says which direction is better.
     reference : float, optional
@@ -368,8 +368,9 @@ def intervals(
     if reference is not None:
         panel.axvline(reference, color="gray", linestyle="--", linewidth=1)
     for k, (name, values) in enumerate(series.items()):
-        found = [checks.numbers(f"row {row!r}", tuple(value)[:3], (3,)) for row, value in values.items()]
-        mean, low, high = np.reshape(found, (-1, 3)).T
+        mean, low, high = (
+            np.array([_mean_and_ends(row, value) for row, value in values.items()]).reshape(-1, 3).T
+        )
         places = np.array([rows.index(row) + 0.5 * ((k + 0.5) / len(series) - 0.5) for row in values])
         reach = mean - low, high - mean
         panel.errorbar(mean, places, xerr=reach, fmt="o", markersize=5, color=f"C{k}", label=name)
@@ -384,6 +385,14 @@ def intervals(
         for text in panel.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=len(series)).get_texts():
             text.set_parse_math(False)
     return axes
+
+
+def _mean_and_ends(row: str, value: Sequence[float]) -> np.ndarray:
+    """The first three numbers of a row of `intervals`, (3,); they may be NaN."""
+    try:
+        return np.array(value[:3], dtype=float).reshape(3)
+    except (TypeError, ValueError) as error:
+        raise InputError(f"row {row!r} must be a mean and two ends, got {checks.shown(value)}") from error
 
 
 def parts(scene: Scene, *, ax: Any = None) -> np.ndarray:
