@@ -368,9 +368,8 @@ def intervals(
     if reference is not None:
         panel.axvline(reference, color="gray", linestyle="--", linewidth=1)
     for k, (name, values) in enumerate(series.items()):
-        mean, low, high = (
-            np.array([_mean_and_ends(row, value) for row, value in values.items()]).reshape(-1, 3).T
-        )
+        found = [_mean_and_ends(row, value) for row, value in values.items()]
+        mean, low, high = np.reshape(found, (-1, 3)).T
         places = np.array([rows.index(row) + 0.5 * ((k + 0.5) / len(series) - 0.5) for row in values])
         reach = mean - low, high - mean
         panel.errorbar(mean, places, xerr=reach, fmt="o", markersize=5, color=f"C{k}", label=name)
