@@ -94,6 +94,7 @@ def _weighs_masks(weight: Callable[..., float]) -> bool:
     rng = np.random.default_rng(0)
     for _ in range(5):
         corners, sides, objectness, classes = (rng.random(shape) for shape in ((4, 2), (4, 2), 4, (4, 3)))
+        corners[0], sides[0], objectness[0] = 1.4, 0.4, 1  # misses the target in both directions
         boxes, target, kind = (
             np.hstack([corners, corners + sides]),
             np.array([0.2, 0.2, 0.9, 0.9]),
@@ -295,7 +296,8 @@ EXERCISES = {
     ),
     "02-3": Exercise(
         _weighs_masks,
-        "Compute IoU, objectness and cosine of each proposal, multiply the three, and take the largest.",
+        "Multiply IoU, objectness and cosine of each proposal, and take the largest. The IoU is 0 where "
+        "boxes do not meet.",
     ),
     "03-1": Exercise(_near(100), "N masks keep a pixel N p times on average. For which N is that 20?"),
     "03-2": Exercise(

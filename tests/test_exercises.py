@@ -46,6 +46,13 @@ def test_the_unsolved_cell_does_not_pass_and_the_answer_does(name, capsys):
     assert capsys.readouterr().out == f"{name}: right.\n"
 
 
+def _weight_without_clip(boxes, objectness, classes, box, kind):
+    shared = (np.minimum(boxes[:, 2:], box[2:]) - np.maximum(boxes[:, :2], box[:2])).prod(axis=1)
+    areas = (boxes[:, 2:] - boxes[:, :2]).prod(axis=1) + (box[2:] - box[:2]).prod()
+    cosine = classes @ kind / np.linalg.norm(classes, axis=1) / np.linalg.norm(kind)
+    return (shared / (areas - shared) * objectness * cosine).max()
+
+
 WRONG = {
     "00-1": [480, 61, "sixty"],
     "00-2": [np.ones((320, 320)), np.ones((1, 320, 320)), ~dc.planted.scene(4, n_objects=1).causal_masks[0]],
@@ -59,7 +66,11 @@ WRONG = {
     ],
     "02-1": [0.8, 0.4],  # without an IoU; the half that is shared for the IoU
     "02-2": [0.9, 0.6],
-    "02-3": [lambda boxes, objectness, *_: objectness.max(), lambda *_: 1 / 0],
+    "02-3": [
+        lambda boxes, objectness, *_: objectness.max(),
+        lambda *_: 1 / 0,
+        _weight_without_clip,  # two negative lengths have a positive product
+    ],
     "03-1": [20, 80, 4],
     "03-2": [(0.5, 1.0), (1.0, 0.0)],
     "03-3": [lambda masks, weights: masks.mean(0), lambda masks, weights: weights @ masks.reshape(6, -1)],
