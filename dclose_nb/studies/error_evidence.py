@@ -18,12 +18,12 @@ Cases = dict[str, list[Record]]  # by kind
 
 SECOND = "right, 2nd class"  # right detections that were explained with their own box and their second class
 RIVALS = {  # of the difference of two maps, see `error_analysis.hidden_scores`
-    "random": "a random part",
+    "random": "a random part of the box",
     "chance": "a difference of two seeds",
     "prediction": "the prediction's own map",
 }
 HOW = ("same masks", "other masks", "another seed")  # of `error_analysis.compare`
-SCORES = ("predicted", "true", "lead", "turned")  # what `hidden` gives
+SCORES = ("predicted", "true", "lead", "repaired")  # what `hidden` gives
 GAPS = (
     ("wrong place", "right"),
     ("wrong class", "right"),
@@ -79,8 +79,8 @@ def hidden(fill: str, name: str, score: str = "lead") -> Value:
     """What the detector says where pixels of a wrong class are hidden: mean over all shares but none.
 
     `fill` and `name` are keys of the records; the name "nothing" is the whole image. `score` is one of
-    `SCORES`: the score of the predicted class or of the true one, the true one's lead, or whether it has
-    turned the error, with a score of 0.25 or more.
+    `SCORES`: the score of the predicted class or of the true one, the true one's lead, or whether it
+    leads with a score of 0.25 or more, so that the error is repaired.
     """
     some, name = (slice(0, 1), "random") if name == "nothing" else (slice(1, None), name)
 
@@ -180,6 +180,13 @@ READINGS = (
     ),
 )
 
+EMPTY = Reading(
+    "at an empty place, too, a map has more energy in the box than a flat map",
+    "missed",
+    "energy in the box",
+    {name: READINGS[2].values[name] for name in ("at an empty place", "a flat map")},
+)
+
 
 def read(reading: Reading, kinds: Cases) -> tuple[dict[str, Estimate], Estimate]:
     """The means of a reading's values, and the first less the second.
@@ -253,8 +260,9 @@ def hidden_table(cases: Sequence[Record], fill: str) -> Table:
     """What the detector says of a wrong class where pixels are hidden."""
     names = ("nothing", "difference", *RIVALS)
     rows = [[name, *(mean(cases, hidden(fill, name, score)).text() for score in SCORES)] for name in names]
-    for name in ("nothing", *RIVALS):
-        more = [difference(cases, hidden(fill, "difference", s), hidden(fill, name, s)) for s in SCORES]
-        rows.append([f"difference less {name}", *(one.text() for one in more)])
-    columns = ["hidden", "predicted class", "true class", "true less predicted", "turned"]
+    pairs = [(name, "nothing") for name in names[1:]] + [("difference", rival) for rival in RIVALS]
+    for name, other in pairs:
+        more = [difference(cases, hidden(fill, name, s), hidden(fill, other, s)) for s in SCORES]
+        rows.append([f"{name} less {other}", *(one.text() for one in more)])
+    columns = ["hidden", "predicted class", "true class", "true less predicted", "repaired"]
     return Table(f"Hidden pixels are {fill}: mean scores of {len(cases)} wrong classes", columns, rows)

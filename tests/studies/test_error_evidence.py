@@ -30,7 +30,7 @@ def test_what_hiding_does_is_the_mean_of_the_shares_that_hide_something():
     scores = [[0.6, 0.2], [0.5, 0.2], [0.2, 0.4], [0.1, 0.2], [0.0, 0.0], [0.0, 0.0]]  # predicted, true
     one = {"image": 1, "hidden": {"black": {"random": scores}}}
     by_score = {score: evidence.hidden("black", "random", score)(one) for score in evidence.SCORES}
-    assert by_score == pytest.approx({"predicted": 0.16, "true": 0.16, "lead": 0.0, "turned": 0.2})
+    assert by_score == pytest.approx({"predicted": 0.16, "true": 0.16, "lead": 0.0, "repaired": 0.2})
     assert evidence.hidden("black", "nothing")(one) == pytest.approx(-0.4)
     assert evidence.leads([one], "black", "random").mean == pytest.approx([-0.4, -0.3, 0.2, 0.1, 0, 0])
 
@@ -47,6 +47,8 @@ def test_missed_objects_without_an_empty_place_are_left_out(lines):
     kinds = evidence.explained(lines)
     readings = {reading.where: evidence.read(reading, kinds)[1] for reading in evidence.READINGS[2:4]}
     assert {found.n_objects for found in readings.values()} == {136} and len(kinds["missed"]) == 150
+    _, built_in = evidence.read(evidence.EMPTY, kinds)
+    assert built_in.mean == pytest.approx(0.047, abs=5e-4) and built_in.n_objects == 136
 
 
 def test_the_claims_of_the_records_that_ship(lines):
@@ -64,7 +66,7 @@ def test_tables_have_a_cell_for_each_column(lines):
         evidence.map_table(kinds),
         *(evidence.hidden_table(kinds["wrong class"], fill) for fill in FILLS),
     ]
-    assert [len(table.rows) for table in tables] == [2 + len(PAIRED), 9, 9]
+    assert [len(table.rows) for table in tables] == [2 + len(PAIRED), 12, 12]
     assert all(len(row) == len(table.columns) for table in tables for row in table.rows)
     assert "0.029 [+0.026, +0.033]" in tables[0].markdown()
 
