@@ -394,7 +394,7 @@ EXERCISES = {
     "12-1": Exercise(_near(240), "Four times the masks halve the error."),
     "12-2": Exercise(
         _is_on_the_landmark,
-        "x counts from the left and y from the top. Of the three stones, on which is the map not near 0?",
+        "x counts from the left and y from the top. On which stone is the square root of the map not near 0?",
     ),
     "12-3": Exercise(
         _leaves_out_groups,
