@@ -340,7 +340,7 @@ def intervals(
     reference: float | None = None,
     ax: Any = None,
 ) -> np.ndarray:
-    """Means and their intervals: a row for each name, a colour for each series.
+    """Means and their intervals: a row for each name, a colour for each series, one legend for the figure.
 
     Parameters
     ----------
@@ -350,7 +350,8 @@ def intervals(
     label : str
         Of the axis; it says which direction is better.
     reference : float, optional
-        Drawn as a line. A mean is a hollow dot if its interval holds this value.
+        Drawn as a line. A mean is a hollow dot if its interval holds this value, and is left out if it has
+        no interval.
     ax : axes, optional
         One.
 
@@ -365,11 +366,16 @@ def intervals(
     if ax is None:
         _, ax = plt.subplots(figsize=(6, 1 + 0.3 * len(rows)), layout="constrained")
     (panel,) = axes = _given(ax, 1)
+    beside = [one for one in panel.get_shared_y_axes().get_siblings(panel) if one is not panel]
+    if any(one.containers and [tick.get_text() for tick in one.get_yticklabels()] != rows for one in beside):
+        raise InputError("panels that share an axis must have the same rows, in the same order")
     if reference is not None:
         panel.axvline(reference, color="gray", linestyle="--", linewidth=1)
     for k, (name, values) in enumerate(series.items()):
         found = [_mean_and_ends(row, value) for row, value in values.items()]
         mean, low, high = np.reshape(found, (-1, 3)).T
+        if reference is not None:
+            mean = np.where(np.isnan(low), np.nan, mean)
         places = np.array([rows.index(row) + 0.5 * ((k + 0.5) / len(series) - 0.5) for row in values])
         reach = mean - low, high - mean
         panel.errorbar(mean, places, xerr=reach, fmt="o", markersize=5, color=f"C{k}", label=name)
@@ -380,8 +386,10 @@ def intervals(
             )
     panel.set_yticks(range(len(rows)), rows, parse_math=False)
     panel.set(xlabel=label, ylim=(len(rows) - 0.5, -0.5))
-    if len(series) > 1:
-        for text in panel.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=len(series)).get_texts():
+    if len(series) > 1 and not panel.figure.legends:  # one for all panels
+        entries = panel.get_legend_handles_labels()
+        legend = panel.figure.legend(*entries, loc="outside lower center", ncols=min(len(series), 4))
+        for text in legend.get_texts():
             text.set_parse_math(False)
     return axes
 

@@ -205,7 +205,8 @@ def test_intervals_have_a_row_for_each_name_and_a_colour_for_each_series():
     assert first.get_ydata()[1] < second.get_ydata()[0]  # beside one another
     (bars, _) = panel.containers[0].lines[2][0].get_segments()
     assert bars[:, 0].tolist() == pytest.approx([0.1, 0.4])
-    assert not any(text.get_parse_math() for text in panel.get_legend().get_texts())
+    (legend,) = panel.figure.legends
+    assert not any(text.get_parse_math() for text in legend.get_texts())
     panel.figure.canvas.draw()
     assert plot.intervals({"b": series["b"]}, ax=panel)[0] is panel
     for nothing in ({}, {"a": {}}):
@@ -215,11 +216,20 @@ def test_intervals_have_a_row_for_each_name_and_a_colour_for_each_series():
         plot.intervals({"a": {"x": (1, 2)}})
 
 
+def test_panels_that_share_their_rows_must_have_the_same():
+    _, (left, right) = plt.subplots(1, 2, sharey=True)
+    plot.intervals({"a": {"x": (1, 0, 2), "y": (2, 1, 3)}}, ax=left)
+    plot.intervals({"a": {"x": (1, 0, 2), "y": (2, 1, 3)}}, ax=right)
+    with pytest.raises(dc.InputError, match="the same rows, in the same order"):
+        plot.intervals({"a": {"y": (2, 1, 3), "x": (1, 0, 2)}}, ax=right)
+
+
 def test_a_mean_whose_interval_holds_the_reference_is_hollow():
     rows = {"above": (0.5, 0.4, 0.6), "open": (0.1, -0.1, 0.3), "alone": (0.2, np.nan, np.nan)}
     (panel,) = plot.intervals({"a": rows}, reference=0)
     (hollow,) = (line for line in panel.lines if line.get_markerfacecolor() == "white")
-    assert hollow.get_xdata().tolist() == [0.1] and panel.get_legend() is None
+    assert hollow.get_xdata().tolist() == [0.1] and not panel.figure.legends
+    assert np.isnan(panel.containers[0].lines[0].get_xdata()[2])  # it cannot be told from the reference
 
 
 def test_large_photos_are_shrunk_with_their_boxes(lamps):

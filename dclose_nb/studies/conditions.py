@@ -32,7 +32,7 @@ from .coco import box_areas, read_coco, record_of
 from .inference import LEAST_IMAGES, Claim, Estimate, difference, mean, rounded
 from .records import Record, Records
 from .runner import Task, detector_of, run_study, study_command, study_parser
-from .tables import Table, of_claims
+from .tables import NAMES, Table, of_claims
 
 STOPS = 8.0  # halvings of the light at severity 1
 FULL_WELL = 10_000.0  # electrons of a white pixel in a good exposure
@@ -471,7 +471,12 @@ def evidence(records: Records) -> list[Table]:
         for c in CONDITIONS
     ]
     scores = [
-        [name, spoken(c), method, *(_cell(mean(own, score(c, method, column)), "") for column in SCORES)]
+        [
+            name,
+            spoken(c),
+            NAMES[method],
+            *(_cell(mean(own, score(c, method, column)), "") for column in SCORES),
+        ]
         for name, own, c in places
         for method in METHODS
     ]
@@ -492,7 +497,7 @@ def evidence(records: Records) -> list[Table]:
         [
             name,
             spoken(c),
-            method,
+            NAMES[method],
             *(_cell(_part(mean(own, if_drawn(c, fills(c, method))), k)) for k in range(3)),
         ]
         for name, own, c in bad
@@ -566,7 +571,7 @@ def _by_weight(found: dict[str, list[Record]]) -> tuple[list[str], list[list[str
         ):
             for end, (low, high) in ends.items():
                 chosen = [one for one in points(own, method, among) if low <= one["left"] < high]
-                tell(name, f"{method}, {end}{air}, maps", mean(chosen, itemgetter("change")))
+                tell(name, f"{NAMES[method]}, {end}{air}, maps", mean(chosen, itemgetter("change")))
         for among, air in ((MAPPED, ""), (AIR, ", without fog")):
             much, little = (over(among, partial(_change_if_left, bounds=end)) for end in ends.values())
             tell(

@@ -57,6 +57,8 @@ def test_scenes_are_those_whose_boxes_overlap(scenes):
         (record["methods"]["sum: dclose 500"], record["methods"]["sum: truth"]) for record in near["rules"]
     ]
     assert above.mean == pytest.approx(np.mean([a["leakage"] - b["leakage"] for a, b in pairs]))
+    fewer = overlap.above_truth(near["rules"])["D-CLOSE, 4000 masks, less 500 masks"]
+    assert fewer.text() == "-0.03 [-0.05, -0.02]"
 
 
 def test_the_claims_of_notebook_11(photos, scenes):
