@@ -720,7 +720,7 @@ class _Labels(Artist):
             boxes.append((x.min(), y.min(), x.max(), y.max()))
             pad = PADDING * renderer.points_to_pixels(drawn.get_fontsize())
             drawn.set_visible(True)  # what is not visible has no size
-            for length in range(min(len(text), 200), 0, -1):  # what is wider than the panel is cut
+            for length in range(min(len(text), 200), 0, -1) or [0]:  # what is wider than the panel is cut
                 drawn.set_text(text if length == len(text) else text[:length] + "…")
                 size = drawn.get_window_extent(renderer).size + 2 * pad
                 if size[0] < window.width:

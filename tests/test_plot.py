@@ -450,3 +450,9 @@ def test_the_style_of_notebooks_is_large_enough_for_a_projector():
         plot.set_style()
         (panel,) = plot.curves({"a curve": [0, 1]})
         assert panel.figure.dpi >= 110 and panel.title.get_fontsize() >= 11
+
+
+def test_a_box_may_have_an_empty_label(lit):
+    (panel,) = plot.boxes(lit, dc.Targets([[1, 1, 7, 9]], [""]))
+    panel.figure.canvas.draw()
+    assert [text.get_text() for text in panel.texts] == [""]
