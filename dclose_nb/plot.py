@@ -366,9 +366,10 @@ def intervals(
     if ax is None:
         _, ax = plt.subplots(figsize=(6, 1 + 0.3 * len(rows)), layout="constrained")
     (panel,) = axes = _given(ax, 1)
-    beside = [one for one in panel.get_shared_y_axes().get_siblings(panel) if one is not panel]
-    if any(one.containers and [tick.get_text() for tick in one.get_yticklabels()] != rows for one in beside):
-        raise InputError("panels that share an axis must have the same rows, in the same order")
+    for one in panel.get_shared_y_axes().get_siblings(panel):
+        shown = [tick.get_text() for tick in one.get_yticklabels()]  # empty inside a grid of panels
+        if one is not panel and one.containers and any(shown) and shown != rows:
+            raise InputError("panels that share an axis must have the same rows, in the same order")
     if reference is not None:
         panel.axvline(reference, color="gray", linestyle="--", linewidth=1)
     for k, (name, values) in enumerate(series.items()):
