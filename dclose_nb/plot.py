@@ -221,7 +221,8 @@ def maps(maps: Mapping[str, np.ndarray], *, box: np.ndarray | None = None, ax: A
         if box is not None:
             _draw_box(panel, box, "cyan")
         if np.ptp(saliency) == 0:
-            panel.text(0.5, 0.1, "empty map", color="white", ha="center", transform=panel.transAxes)
+            word = panel.text(0.5, 0.1, "empty map", color="white", ha="center", transform=panel.transAxes)
+            word.set_in_layout(False)  # it lies in its panel
     return axes
 
 

@@ -426,7 +426,7 @@ def run(*arguments, **options):
 
 OPTIONS = {
     "explain": "--detector --classes --decode --device --seed --confidence --workers --n-masks --method "
-    "--labels --top --fail-if --no-html --out",
+    "--question --labels --top --fail-if --no-html --out",
     "demo": "--out",
     "evaluate": "--detector --classes --decode --device --seed --confidence --workers --n-masks --coco "
     "--methods --steps --within-classes --untimed --limit --skip-missing --out",

@@ -72,7 +72,8 @@ def timeless(records):
 def test_a_record_against_a_separate_computation(data):
     detector = dc.load_detector("planted", device="cpu")
     truth = data.truths[0]
-    methods = {name: {"n_masks": 20, **ABLATION.get(name, {})} for name in KNOWN} | {"gradcam": {}}
+    methods = {name: {"n_masks": 20, **ABLATION.get(name, {})} for name in KNOWN}
+    methods |= {"gradcam": {}, "odam": {}, "gcame": {}, "greedy": {"regions": 4}}
     image = dc.load_photo(truth.path)
     line = study_image(detector, image, truth, methods=methods, steps=5, seed=3, **SCORING)
     found = detector.detect(image, class_agnostic=True)
