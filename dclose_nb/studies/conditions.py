@@ -470,16 +470,7 @@ def evidence(records: Records) -> list[Table]:
         for name, own in found.items()
         for c in CONDITIONS
     ]
-    scores = [
-        [
-            name,
-            spoken(c),
-            NAMES[method],
-            *(_cell(mean(own, score(c, method, column)), "") for column in SCORES),
-        ]
-        for name, own, c in places
-        for method in METHODS
-    ]
+    scores = _by_method(places, lambda own, c, m: [mean(own, score(c, m, column)) for column in SCORES], "")
     compared = [
         [name, spoken(c), *(_cell(gain(own, c, column)) for column in SCORES)] for name, own, c in places
     ]
@@ -493,16 +484,7 @@ def evidence(records: Records) -> list[Table]:
         [name, spoken(c), *(_cell(mean(own, less_level(c, pick))) for pick in LEVELS.values())]
         for name, own, c in places
     ]
-    filled = [
-        [
-            name,
-            spoken(c),
-            NAMES[method],
-            *(_cell(_part(mean(own, if_drawn(c, fills(c, method))), k)) for k in range(3)),
-        ]
-        for name, own, c in bad
-        for method in METHODS
-    ]
+    filled = _by_method(bad, lambda own, c, m: _parts(mean(own, if_drawn(c, fills(c, m)))))
     where, change_in = ["detector", "condition"], "change of likeness"
     return [
         Table("A1. Share of the weight left, by severity", where + [str(s) for s in SEVERITIES], shares),
@@ -535,11 +517,29 @@ def evidence(records: Records) -> list[Table]:
     ]
 
 
-def _part(found: Estimate, k: int) -> Estimate:
-    """One number of an estimate of three."""
+def _by_method(
+    places: Sequence[tuple[str, list[Record], str]],
+    estimates: Callable[[list[Record], str, str], list[Estimate]],
+    sign: str = "+",
+) -> list[list[str]]:
+    """A row for each method in each place: a detector's name, its objects and a condition."""
+    return [
+        [
+            name,
+            spoken(condition),
+            NAMES[method],
+            *(_cell(one, sign) for one in estimates(own, condition, method)),
+        ]
+        for name, own, condition in places
+        for method in METHODS
+    ]
+
+
+def _parts(found: Estimate) -> list[Estimate]:
+    """The three numbers of an estimate, each by itself."""
     if not found.n_objects:
-        return found
-    return found._replace(mean=found.mean[k], low=found.low[k], high=found.high[k], error=found.error[k])
+        return [found] * 3
+    return [found._replace(mean=m, low=low, high=high, error=e) for m, low, high, e in zip(*found[:4])]
 
 
 def _cell(found: Estimate, sign: str = "+") -> str:
