@@ -18,20 +18,22 @@ from .. import checks, metrics
 from ..detection import Detections, Detector
 from ..explanation import explain
 from ..methods import METHODS, Method, make
-from ..planted.scene import scene
+from ..planted.rule_detector import RuleDetector
+from ..planted.scene import Scene, scene
 from . import coco
 from .coco import Truth, matched, study_photos
 from .evaluation import ABLATION
 from .inference import design_part, rounded
-from .planted_truth import truth_scores
+from .planted_truth import FIRST, LAYOUTS, STUDIED, truth_scores
 from .records import Record, Records
-from .runner import study_command, study_parser
+from .runner import Task, detector_of, run_study, study_command, study_parser
 
+RULES = "rules"  # name of a detector: a `RuleDetector` of each scene, with the rules of `STUDIED` in turn
 PASSES = (25, 100, 400)  # forward passes an object, at which methods are compared
 REGIONS = 50  # of greedy's own row, 2550 passes an object
-SEEDS = (0, 1)
+REPEATED = 100  # passes an object up to which a second seed is drawn: it doubles the work
 STEPS = 25  # of deletion and insertion
-SCENES = 100  # with those of the design part
+SCENES = 48  # twice each rule with each layout
 
 
 class Entry(NamedTuple):
@@ -42,6 +44,13 @@ class Entry(NamedTuple):
 
     def name(self, method: str) -> str:
         return f"{method} {self.passes or 'own'}"
+
+    @property
+    def repeated(self) -> bool:
+        """Whether the maps of two seeds are compared."""
+        return (
+            issubclass(METHODS[self.method], Method) and self.passes is not None and self.passes <= REPEATED
+        )
 
     def options(self, n_objects: int) -> Record:
         """Options of `explain` for an image with so many objects.
@@ -75,16 +84,15 @@ def study_image(
     truth: Truth,
     *,
     passes: Sequence[int],
-    seeds: Sequence[int],
     steps: int,
-    with_truth: bool,
+    drawn: Scene | None = None,
 ) -> Record:
     """Score the maps of all `entries` for the matched detections of one image (H, W, 3).
 
     Returns ``objects`` as `coco.matched` does. Each has by the entry's name ``passes``, forward passes an
-    object; ``over_all``, ``insertion``, ``deletion``, ``ebpg``, ``pointing`` and ``sparsity`` of the first
-    seed's map; with `with_truth` those of `planted_truth.truth_scores` for a network; and ``agreement``, the
-    rank correlation of the first two seeds' maps (None if a map is empty, or where nothing is drawn).
+    object; ``over_all``, ``insertion``, ``deletion``, ``ebpg``, ``pointing`` and ``sparsity``; for an image
+    that was `drawn` those of `planted_truth.truth_scores`; and ``agreement``, the rank correlation with the
+    map of a second seed (None if a map is empty, where nothing is random or no second seed is drawn).
     """
     canvas = detector.prepare(image)
     # boxes that deletion and insertion can see, since they suppress over all classes
@@ -92,12 +100,10 @@ def study_image(
     if not objects:
         return {"objects": []}
     true_scores = None
-    if with_truth:
-        there = scene(truth.image)
-        true_scores = [truth_scores(detector, there, own, one) for own, one in zip(truths, targets)]
+    if drawn is not None:
+        true_scores = [truth_scores(detector, drawn, own, one) for own, one in zip(truths, targets)]
     for entry in entries(detector, passes):
-        drawn = issubclass(METHODS[entry.method], Method)
-        by_seed = [_maps(detector, image, targets, entry, seed) for seed in (seeds if drawn else seeds[:1])]
+        by_seed = [_maps(detector, image, targets, entry, seed) for seed in range(2 if entry.repeated else 1)]
         for name, (maps, n_forward) in by_seed[0].items():
             curves = metrics.curves(detector, canvas, targets, maps, steps=steps)
             for k, own in enumerate(truths):
@@ -139,48 +145,66 @@ def study(
     coco_folder: str | Path | None = None,
     detector: str = "planted",
     passes: Sequence[int] = PASSES,
-    seeds: Sequence[int] = SEEDS,
     steps: int = STEPS,
-    scenes: int = SCENES,
-    **study_options: Any,
+    limit: int | None = None,
+    **run_options: Any,
 ) -> Records:
-    """Study the report part of a data set, or resume a run that was stopped.
+    """Study the report part of a data set, or planted scenes, or resume a run that was stopped.
 
     Parameters
     ----------
     out : path
-        Folder, see `coco.study_photos`; a line has what `study_image` returns.
+        Folder, see `runner.run_study`; a line has ``image`` and what `study_image` returns.
     coco_folder : path, optional
-        Holds ``val2017/`` and ``annotations/``. By default planted scenes are studied.
+        Holds ``val2017/`` and ``annotations/``. By default planted scenes are studied, from number `FIRST`
+        on, with `LAYOUTS` in turn.
     detector : str
-        See `load_detector`.
-    passes, seeds, steps
-        See `entries` and `study_image`; one or two seeds.
-    scenes : int
-        Number of planted scenes, with those of the design part, which are left out.
-    **study_options
-        ``limit``, ``workers``, ``executor`` and ``progress`` of `coco.study_photos`, whose errors are raised
-        here too.
+        See `load_detector`, or `RULES` for planted scenes.
+    passes, steps
+        See `entries` and `study_image`.
+    limit : int, optional
+        Only the first so many images in random order, or scenes (by default `SCENES`).
+    **run_options
+        ``workers``, ``executor`` and ``progress`` of `runner.run_study`, whose errors are raised here too.
     """
     settings: Record = {
         "passes": [checks.at_least("passes", number, 1) for number in passes],
-        "seeds": [checks.at_least("seed", seed, 0) for seed in seeds],
         "steps": checks.at_least("steps", steps, 1, largest=metrics.MOST_STEPS),
-        "with_truth": coco_folder is None,
     }
-    if coco_folder is None:
-        data, design = coco.drawn(Path(out) / "scenes", scenes), design_part("scenes")
-    else:
+    if coco_folder is not None:
         data, design = coco.read_coco(coco_folder), design_part("images")
-    data = data._replace(truths=[truth for truth in data.truths if truth.image not in design])
-    return study_photos(detector, data, out, partial(study_image, **settings), settings, **study_options)
+        data = data._replace(truths=[truth for truth in data.truths if truth.image not in design])
+        work = partial(study_image, **settings)
+        return study_photos(detector, data, out, work, settings, limit=limit, **run_options)
+    if detector == RULES:
+        known: Record = {"name": RULES, "rules": STUDIED}
+    else:
+        loaded = detector_of(detector)
+        known = {"name": loaded.name, **loaded.provenance}
+    count = checks.at_least("limit", SCENES if limit is None else limit, 1)
+    tasks = [Task({"image": number}, (detector, number, settings)) for number in range(FIRST, FIRST + count)]
+    return run_study(
+        out, {"detector": known, "layouts": LAYOUTS} | settings, tasks, _study_scene, **run_options
+    )
+
+
+def _study_scene(detector: str, number: int, settings: Record) -> Record:
+    drawn = scene(number, layout=LAYOUTS[number % len(LAYOUTS)])
+    truth = Truth(number, "", drawn.boxes, drawn.names, [])
+    if detector != RULES:
+        return study_image(detector_of(detector), drawn.image, truth, drawn=drawn, **settings)
+    rule = STUDIED[number // len(LAYOUTS) % len(STUDIED)]
+    return {"rule": rule} | study_image(
+        RuleDetector(drawn, rule), drawn.image, truth, drawn=drawn, **settings
+    )
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Run the command; returns its exit status."""
     parser = study_parser("leaderboard", "Score every method at its own and at equal numbers of passes.")
     parser.add_argument("--coco", dest="coco_folder", metavar="DIR", help="default: planted scenes")
-    parser.add_argument("--detector", default="planted", help="default: %(default)s")
+    parser.add_argument("--detector", default="planted", help="or 'rules'; default: %(default)s")
+    parser.add_argument("--passes", nargs="+", type=int, default=PASSES, metavar="N", help="an object")
     parser.add_argument("--limit", type=int, metavar="N", help="only the first N images, in random order")
     options = vars(parser.parse_args(arguments))
     return study_command("leaderboard", lambda: study(**options).path)

@@ -5,10 +5,12 @@ import pytest
 import dclose_nb as dc
 from dclose_nb.masks import superpixels
 from dclose_nb.methods import METHODS
-from dclose_nb.planted.scores import relevance_mass
+from dclose_nb.planted.rule_detector import RuleDetector
+from dclose_nb.planted.scores import relevance_mass, shared_energy
 from dclose_nb.studies import leaderboard
 from dclose_nb.studies.coco import Truth, matched
 from dclose_nb.studies.leaderboard import Entry, entries
+from dclose_nb.studies.planted_truth import LAYOUTS
 
 
 def test_an_image_shares_masks_and_greedy_pays_for_each_object():
@@ -31,10 +33,10 @@ def test_every_method_has_a_row(lamps):
 def test_a_scene_is_scored_against_its_truth(tmp_path, monkeypatch):
     asked = [Entry("drise", 12), Entry("dclose", 12), Entry("greedy", 6), Entry("odam", None)]
     monkeypatch.setattr(leaderboard, "entries", lambda detector, passes: asked)
-    options = {"passes": (12,), "steps": 3, "scenes": 42, "limit": 1, "progress": False}
+    options = {"passes": (12,), "steps": 3, "limit": 1, "progress": False}
     (line,) = leaderboard.study(tmp_path, **options).lines
-    n, drawn = len(line["objects"]), dc.planted.scene(line["image"])
-    assert line["image"] in (40, 41) and n >= 1
+    n, drawn = len(line["objects"]), dc.planted.scene(60)
+    assert line["image"] == 60 and n >= 1
     detector = dc.load_detector("planted")
     targets, own, _ = matched(
         detector.detect(drawn.image, class_agnostic=True),
@@ -59,6 +61,24 @@ def test_a_scene_is_scored_against_its_truth(tmp_path, monkeypatch):
         }.items():
             assert found["drise 12"][score] == pytest.approx(value, abs=2e-3)
     assert leaderboard.study(tmp_path, **options).lines == [line]  # it goes on from there
+
+
+def test_rules_take_turns_and_their_exact_map_judges(tmp_path, monkeypatch):
+    monkeypatch.setattr(leaderboard, "entries", lambda detector, passes: [Entry("drise", 8)])
+    options = {"detector": "rules", "passes": (8,), "steps": 3, "limit": 25, "progress": False}
+    lines = leaderboard.study(tmp_path, **options).lines
+    layouts = {(line["rule"], line["image"] % 4) for line in lines}
+    assert len(layouts) == 6 * 4
+    for line in lines[:5]:
+        drawn = dc.planted.scene(line["image"], layout=LAYOUTS[line["image"] % 4])
+        detector = RuleDetector(drawn, line["rule"])
+        truth = Truth(0, "", drawn.boxes, drawn.names, [])
+        targets, *_ = matched(detector.detect(drawn.image, class_agnostic=True), truth, drawn.image.shape)
+        n_masks = 8 * len(targets)
+        e = dc.explain(detector, drawn.image, targets, method="drise", n_masks=n_masks, progress=False)
+        for k, record in enumerate(line["objects"]):
+            shared = shared_energy(e.saliency[k], detector.true_map(targets[k]))
+            assert record["methods"]["drise 8"]["truth_shared"] == pytest.approx(shared, abs=1e-4)
 
 
 def test_the_command_says_what_is_wrong(tmp_path, capsys):
