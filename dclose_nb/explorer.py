@@ -39,6 +39,7 @@ from .masks import SEGMENTS
 from .methods import METHODS, Method, make
 
 METHOD = "regression"  # that is shown first: a map in seconds
+PREVIEW = "odam"  # a map from one backward pass, until there are masks
 LABELS = {"dclose": "dclose (the paper's)"}  # of methods, where it is not the name
 UNWATCHED = ("greedy",)  # it takes minutes, and neither shows a map on the way nor stops
 PICTURE = 900  # pixels of a drawn picture's longer side
@@ -126,6 +127,14 @@ class Run:
     @property
     def caption(self) -> str:
         return _caption(self.photo, self.k)
+
+    def key(self, place: int) -> Any:
+        """What is asked for in a panel, among all that is asked of the photo."""
+        method, options = self.plans[place]
+        return self.k, method, tuple(options.items())
+
+    def finished(self, place: int) -> Explanation | None:
+        return self.photo.finished.get(self.key(place))
 
     def asks_like(self, other: Run) -> bool:
         return self.photo is other.photo and (self.k, self.plans) == (other.k, other.plans)
@@ -412,7 +421,7 @@ class Explorer(widgets.VBox):
         self._stop()
         self._run = run
         image, n = self.photo.image, 1 + len(self._usual())  # pictures side by side
-        faint = _jpeg(_drawn(image, np.zeros(image.shape[:2], np.float32)))
+        faint = _faint(image)
         for place, panel in enumerate(self.panels, 1):
             panel.image.value = faint if place < n else b""
             panel.caption.value = "The map will be here." if place < n else ""
@@ -444,7 +453,7 @@ class Explorer(widgets.VBox):
 
     def _explain(self, run: Run) -> None:
         """Explain by each method in turn, then score the maps; in a thread of its own."""
-        for work in (self._explain_by, self._score):
+        for work in (self._preview, self._explain_by, self._score):
             for place in range(len(run.plans)):
                 try:
                     if not run.stop.is_set():
@@ -452,6 +461,18 @@ class Explorer(widgets.VBox):
                 except Exception as error:  # whatever a person's own detector raises must reach that person
                     self._tell(run, partial(self._fail, run, place, error))
         self._tell(run, partial(self._finish, run))
+
+    def _preview(self, run: Run, place: int) -> None:
+        """Draw the map of `PREVIEW` where one of masks will stand. It is no result, and nothing keeps it."""
+        if run.finished(place) or "n_masks" not in run.plans[place][1] or not self.detector.feature_layers:
+            return
+        preview = explain(self.detector, run.photo.image, run.target, method=PREVIEW, progress=False)
+
+        def show() -> None:
+            self._draw_on(place, preview)
+            self._say_below(place, f"<b>{PREVIEW}</b>, {_made(preview)}: a preview, until there are masks")
+
+        self._tell(run, show)
 
     def _explain_by(self, run: Run, place: int) -> None:
         """Explain by one of the methods."""
@@ -462,8 +483,7 @@ class Explorer(widgets.VBox):
             self._show(run, place, so_far, f"{so_far.n_forward} of {total} masks")
             return run.stop.is_set()
 
-        key = run.k, method, tuple(options.items())
-        explanation = run.photo.finished.get(key)
+        explanation = run.finished(place)
         if explanation is None:
             image, target = run.photo.image, run.target
             explanation = explain(
@@ -471,7 +491,7 @@ class Explorer(widgets.VBox):
             )
             if not run.stop.is_set():
                 newest = list(run.photo.finished.items())[-KEPT + 1 :]
-                run.photo.finished = dict(newest) | {key: explanation}
+                run.photo.finished = dict(newest) | {run.key(place): explanation}
         made = _made_in(explanation)
         self._show(run, place, explanation, f"stopped after {made}" if run.stop.is_set() else made + SCORING)
 
@@ -495,7 +515,7 @@ class Explorer(widgets.VBox):
             if not run.maps:
                 self._say_saved("")  # that there is nothing to save is no longer so
             run.maps[place] = explanation
-            self._redraw(place)
+            self._draw_on(place, explanation)
             self._say_below(place, _scores(explanation))
             self._say_of(run, explanation, text)
 
@@ -527,6 +547,7 @@ class Explorer(widgets.VBox):
                 self._say("Stopped before there was a map.")
             for place, (method, _) in enumerate(run.plans):
                 if place not in run.maps:
+                    self.panels[place].image.value = _faint(run.photo.image)
                     self._say_below(place, f"<b>{method}</b>: stopped before it began")
             self._write_code()
         if len(run.maps) < len(run.plans):
@@ -535,17 +556,15 @@ class Explorer(widgets.VBox):
 
     def _restyle(self) -> None:
         """Lay the maps over the photo anew."""
-        for place in self._run.maps if self._run else ():
-            self._redraw(place)
+        for place, explanation in self._run.maps.items() if self._run else ():
+            self._draw_on(place, explanation)
         self._write_code()
 
-    def _redraw(self, place: int) -> None:
-        if self._run is not None:
-            style = {"opacity": self.opacity.value, "threshold": self.threshold.value}
-            explanation = self._run.maps[place]
-            box = explanation.detections.boxes[0]
-            drawn = _drawn(explanation.image, explanation.saliency[0], box, **style)
-            self.panels[place].image.value = _jpeg(drawn)
+    def _draw_on(self, place: int, explanation: Explanation) -> None:
+        style = {"opacity": self.opacity.value, "threshold": self.threshold.value}
+        box = explanation.detections.boxes[0]
+        drawn = _drawn(explanation.image, explanation.saliency[0], box, **style)
+        self.panels[place].image.value = _jpeg(drawn)
 
     def wait(self) -> Explorer:
         """Wait until all that was asked for is there, as a script may want to.
@@ -798,6 +817,11 @@ def _drawn(
         for colour, width in (((0, 0, 0), 4), ((0, 255, 255), 2)):
             cv2.rectangle(drawn, (x1, y1), (x2, y2), colour, width)
     return drawn
+
+
+def _faint(image: np.ndarray) -> bytes:
+    """The photo (H, W, 3) as it stands where a map will be, as a JPEG."""
+    return _jpeg(_drawn(image, np.zeros(image.shape[:2], np.float32)))
 
 
 def _still(content: bytes) -> bytes:

@@ -195,6 +195,58 @@ def test_the_map_sharpens_and_stop_keeps_what_there_is(explorer):
     assert explorer.wait().explanation.n_forward == 40
 
 
+def captions(panel):
+    """A list that gets what stands below a panel, as it changes."""
+    seen = []
+    panel.caption.observe(lambda change: seen.append(change["new"]), "value")
+    return seen
+
+
+def test_gradients_give_a_preview_which_is_no_result():
+    network = dc.load_detector("planted", device="cpu")
+    explorer = Explorer(network, DRAWN.image)
+    explorer.options["n_masks"].value = "40"
+    seen, pictures = captions(explorer.panels[0]), []
+    explorer.panels[0].image.observe(lambda change: pictures.append(change["new"]), "value")
+    explorer.boxes[0].click()
+    got = explorer.wait().explanation
+    assert got.method == "regression" and got.n_forward == 40
+    said = [words for words in seen if words.startswith("<b>odam</b>, 1 forward pass: a preview")]
+    assert len(said) == 1 and seen.index(said[0]) < next(k for k, w in enumerate(seen) if "regression" in w)
+    odam = dc.explain(network, DRAWN.image, explorer.detections[0], method="odam", progress=False)
+    explorer.options["method"].value = "odam"
+    explorer.wait()
+    assert explorer.panels[0].image.value in pictures[:2] and np.array_equal(
+        explorer.explanation.saliency, odam.saliency
+    )
+    del seen[:]
+    explorer.options["method"].value = "regression"  # what is known needs no preview
+    explorer.wait()
+    assert not any("preview" in words for words in seen)
+
+
+def test_a_detector_without_gradients_has_no_preview(explorer):
+    seen = captions(explorer.panels[0])
+    explorer.boxes[0].click()
+    explorer.wait()
+    assert seen and not any("odam" in words for words in seen)
+
+
+def test_a_preview_goes_when_a_run_is_stopped_before_its_first_mask(monkeypatch):
+    explorer = Explorer(dc.load_detector("planted", device="cpu"), DRAWN.image)
+    blank = explorer.panels[0].image.value
+
+    def stopped(run, place):
+        explorer.stop.click()
+
+    preview = explorer._preview
+    monkeypatch.setattr(explorer, "_preview", lambda run, place: (preview(run, place), stopped(run, place)))
+    explorer.boxes[0].click()
+    explorer.wait()
+    assert explorer.explanation is None and explorer.panels[0].image.value == blank
+    assert explorer.panels[0].caption.value == "<b>regression</b>: stopped before it began"
+
+
 def test_a_click_on_the_box_that_is_explained_goes_on_and_after_a_stop_starts_anew(explorer):
     many_masks(explorer)
     explorer.boxes[0].click()
