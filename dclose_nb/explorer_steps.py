@@ -135,7 +135,7 @@ def _draw_levels(_: Detector, explanation: Explanation) -> Figure:
 def _draw_cascade(_: Detector, explanation: Explanation) -> Figure:
     if make(explanation.method, **explanation.params).cascade_order is None:
         raise InputError(
-            f"{explanation.method} has no cascade: see step {[*STEPS].index('levels') + 1}, its levels"
+            f"{explanation.method} has no cascade of levels: see step {[*STEPS].index('levels') + 1}"
         )
     return _draw_maps(plot.cascade, explanation, rows=2)
 

@@ -400,7 +400,7 @@ def test_every_step_opens_for_every_method_that_has_levels(explorer, method):
         explorer.wait()
         if method in ("regression", "mfpp") and step == "cascade":
             assert explorer.step.value == b""
-            assert explorer.step_text.value == f"{method} has no cascade: see step 6, its levels"
+            assert explorer.step_text.value == f"{method} has no cascade of levels: see step 6"
         else:
             picture = shown(explorer.step)
             assert min(picture.shape[:2]) > 100 and np.ptp(picture) > 50

@@ -454,7 +454,7 @@ def claims(records: Records) -> list[Claim]:
         )
         fused = "the fused map has more inside than its mean level, in five conditions"
         told.append(Claim(f"{detector}: {fused}", gain))
-        offset = "the fused map has less than 0.02 less inside than its best level, in five conditions"
+        offset = "inside of the fused map is at most 0.02 below that of its best level, in five conditions"
         told.append(Claim(f'{detector}: "entirely offset": {offset}', short, bound=-0.02))
     return told
 
@@ -492,7 +492,9 @@ def evidence(records: Records) -> list[Table]:
         Table(f"A3. {both}", where + list(SCORES.values()), compared),
         Table(
             f"A4. {change_in.capitalize()}: all objects, and those still drawn",
-            where + [f"{m}, {which}" for m in METHODS for which in ("all", "still drawn")] + ["still drawn"],
+            where
+            + [f"{NAMES[m]}, {which}" for m in METHODS for which in ("all", "still drawn")]
+            + ["still drawn"],
             changed,
         ),
         Table(f"A5. {change_in.capitalize()}, by what is left of the weight", *_by_weight(found)),
@@ -576,14 +578,14 @@ def _by_weight(found: dict[str, list[Record]]) -> tuple[list[str], list[list[str
             much, little = (over(among, partial(_change_if_left, bounds=end)) for end in ends.values())
             tell(
                 name,
-                f"dclose, the same object, little left less much left{air}",
+                f"D-CLOSE, the same object: where little is left, less where much is left{air}",
                 difference(own, little, much),
             )
             still = over(among, lambda c: if_drawn(c, change(c)))
-            tell(name, f"dclose, still drawn{air}", mean(own, still))
-        tell(name, "dclose, still drawn in fog", mean(own, if_drawn("fog", change("fog"))))
+            tell(name, f"D-CLOSE, still drawn{air}", mean(own, still))
+        tell(name, "D-CLOSE, still drawn in fog", mean(own, if_drawn("fog", change("fog"))))
         noisier = difference(own, score("fog", "dclose", "itself"), score("clear", "dclose", "itself"))
-        tell(name, "dclose, agreement of two seeds, fog less clear", noisier)
+        tell(name, "D-CLOSE, agreement of two seeds, fog less clear", noisier)
     return ["detector", "what", "mean", "objects or maps", "images"], rows
 
 

@@ -220,7 +220,7 @@ def claims(lines: Sequence[Record]) -> list[Claim]:
     """The family of claims of notebook 05."""
     kinds = explained(lines)
     source = (
-        '4.4 "indicate the source of the error": hiding the difference narrows the wrong class\'s lead more'
+        '4.4 "indicate the source of the error": hiding the difference raises the right class\'s lead more'
     )
     found = [
         Claim(f"{source} than hiding {RIVALS[rival]}, {fill}", gain)

@@ -17,6 +17,7 @@ import numpy as np
 from .. import checks, metrics
 from ..detection import Detections, Detector
 from ..explanation import explain
+from ..masks import superpixels
 from ..methods import METHODS, Method, make
 from ..planted.rule_detector import RuleDetector
 from ..planted.scene import Scene, scene
@@ -52,19 +53,37 @@ class Entry(NamedTuple):
             issubclass(METHODS[self.method], Method) and self.passes is not None and self.passes <= REPEATED
         )
 
-    def options(self, n_objects: int) -> Record:
-        """Options of `explain` for an image with so many objects.
+    def options(self, content: np.ndarray, n_objects: int) -> Record:
+        """Options of `explain` for a canvas whose photo is `content` (h, w, 3), with so many objects.
 
         All objects of an image share its masks, so each pays for a part. Greedy search pays for each object
         by itself. A method that takes no fewer masks, or no more, gets the number that is nearest.
         """
-        if self.method == "greedy":  # m regions take m (m + 1) passes
-            return {"regions": int(math.sqrt(self.passes + 0.25) - 0.5) if self.passes else REGIONS}
+        if self.method == "greedy":
+            return {"regions": regions_for(content, self.passes) if self.passes else REGIONS}
         if self.passes is None:
             return {}
         made = make(self.method)
         fewest = getattr(made, "least", 0) * len(getattr(made, "counts", ()))
         return {"n_masks": min(max(self.passes * n_objects, fewest, 1), made.most or sys.maxsize)}
+
+
+def regions_for(content: np.ndarray, passes: int) -> int:
+    """How many superpixels to ask for, so that greedy search takes as many passes as it may, and no more.
+
+    It takes m (m + 1) for the m superpixels that SLIC makes of an image (h, w, 3), often fewer than asked.
+    """
+
+    def fits(asked: int) -> bool:
+        made = superpixels(content, asked).max() + 1
+        return bool(made * (made + 1) <= passes)
+
+    asked = int(math.sqrt(passes + 0.25) - 0.5)
+    while asked > 1 and not fits(asked):
+        asked -= 1
+    while fits(asked + 1):
+        asked += 1
+    return asked
 
 
 def entries(detector: Detector, passes: Sequence[int] = PASSES) -> list[Entry]:
@@ -128,14 +147,15 @@ def _maps(
     detector: Detector, image: np.ndarray, targets: Detections, entry: Entry, seed: int
 ) -> dict[str, tuple[np.ndarray, int]]:
     """Maps (n, H, W) of an entry and their forward passes, by its name; MFPP's beside D-CLOSE's."""
-    options = entry.options(len(targets))
+    canvas = detector.prepare(image)
+    options = entry.options(canvas.content_image, len(targets))
     e = explain(detector, image, targets, method=entry.method, seed=seed, progress=False, **options)
     found = {entry.name(entry.method): (e.saliency, e.n_forward)}
     if entry.method == "dclose":
         assert e.levels is not None and e.density is not None
         mfpp = make("dclose", **options, **ABLATION["mfpp"])
         fused = mfpp.fuse(e.levels, e.density, mfpp.counts).saliency
-        found[entry.name("mfpp")] = detector.prepare(image).maps_to_image(fused), e.n_forward
+        found[entry.name("mfpp")] = canvas.maps_to_image(fused), e.n_forward
     return found
 
 

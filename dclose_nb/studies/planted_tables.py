@@ -123,13 +123,14 @@ def by_rule(found: list[Record], names: Sequence[str]) -> Table:
 
 
 def gains(found: list[Record], pairs: Iterable[tuple[str, str]], scores: Sequence[str] = TRUTH) -> Table:
-    """Differences of two methods under each rule and over all six, in hundredths."""
+    """Differences of two methods under each rule and over all six, in hundredths; no row without objects."""
     rows = []
     for a, b in pairs:
         for score in scores:
             each = [gain(found, a, b, score, [rule]) for rule in STUDIED]
             cells = [one.text(100, 1) for one in (*each, gain(found, a, b, score))]
-            rows.append([f"{called(a)} less {called(b)}", SHORT[score], *cells])
+            if any(cells):
+                rows.append([f"{called(a)} less {called(b)}", SHORT[score], *cells])
     title = "Differences in hundredths, with 95 % intervals"
     return Table(title, ["maps", "score", *STUDIED, "mean of six"], rows)
 

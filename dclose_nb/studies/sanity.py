@@ -34,7 +34,7 @@ from .coco import Truth, matched, read_coco, record_of
 from .inference import Claim, Estimate, difference, mean
 from .records import Record, Records
 from .runner import Task, detector_of, run_study, study_command, study_parser
-from .tables import Table, of_claims
+from .tables import NAMES, Table, of_claims
 
 COLUMNS = "rank", "|rank|", "other rank", "other |rank|", "moved |rank|", "mirrored rank", "alike", "focus"
 KINDS = ("cascade", "alone", "ends", "class")
@@ -360,8 +360,8 @@ def claims(ends: Records, photos: Records, asked: Records, stages: Records) -> l
     told, places, end = [], (("scenes", ends), ("photos", photos)), "to stem"
     for place, records in places:
         for method, margin in MARGINS.items():
-            found, of = objects(records, method), f"{method}, {place}: "
-            leaves = f"*4.3*, first half: {of}with altered weights the map leaves the object, focus falls"
+            found, of = objects(records, method), f"{NAMES[method]}, {place}: "
+            leaves = f"*4.3*, first half: {of}with all weights shuffled, focus falls"
             sign = f"{of}all shuffled, no sign is left, rank within ±{margin}"
             more = f"{of}all shuffled, more is left than"
             told += [
@@ -373,15 +373,15 @@ def claims(ends: Records, photos: Records, asked: Records, stages: Records) -> l
                 ),
             ]
     for place, records in places:
-        most = f"dclose, {place}: shuffled predictions take most of the rank, less than half is left"
+        most = f"D-CLOSE, {place}: shuffled predictions take most of the rank, less than half is left"
         told.append(Claim(most, half_lost(objects(records, "dclose"), "predictions"), "below"))
     still = (
-        "dclose, scenes: asked about another class, the map still resembles the first more than other "
+        "D-CLOSE, scenes: asked about another class, the map still resembles the first more than other "
         "objects' maps do, absolute rank"
     )
     of_class = objects(asked, "dclose")
     told.append(Claim(still, less(of_class, "|rank|", OTHER_CLASS, "other |rank|", OTHER_CLASS)))
-    stay = "dclose, scenes: with `dark5` alone shuffled the maps stay, rank within ±0.05"
+    stay = "D-CLOSE, scenes: with `dark5` alone shuffled the maps stay, rank within ±0.05"
     kept = less(objects(stages, "dclose"), "rank", "dark5", "rank", "trained")
     return [*told, Claim(stay, kept, "within", 0.05)]
 
@@ -395,7 +395,7 @@ def table(title: str, records: Records, kind: str, columns: dict[str, str]) -> T
             estimates = [mean(found, at(column, step)) for column in columns.values()]
             cells = [one.text(sign="+" if signed else "") for one in estimates]
             p = [f"{permutation_p(records, step, method):.3f}" if cells[0] else ""] if signed else []
-            rows.append([method, step, *cells, *p])
+            rows.append([NAMES.get(method, method), step, *cells, *p])
     return Table(title, ["method", "shuffled", *columns, *(["p"] if signed else [])], rows)
 
 
@@ -414,21 +414,21 @@ def evidence(ends: Records, photos: Records, stages: Records) -> list[Table]:
         for rank in scores[COLUMNS.index("rank")]
     ]
     others = {
-        "dclose, scenes, predictions shuffled: rank less that of other objects": less(
+        "D-CLOSE, scenes, predictions shuffled: rank less that of other objects": less(
             scenes, "rank", "predictions", "other rank", "predictions"
         ).text(),
-        "gradcam, scenes, predictions shuffled: % of maps with a rank below 0": mean(
+        "Grad-CAM, scenes, predictions shuffled: % of maps with a rank below 0": mean(
             ranks, itemgetter("negative")
         ).text(100, 0, ""),
-        "gradcam, scenes, dark5 alone: rank": mean(gradcam, at("rank", "dark5")).text(),
-        "gradcam, scenes, neck alone: % of maps that are empty": mean(gradcam, at("empty", "neck")).text(
+        "Grad-CAM, scenes, dark5 alone: rank": mean(gradcam, at("rank", "dark5")).text(),
+        "Grad-CAM, scenes, neck alone: % of maps that are empty": mean(gradcam, at("empty", "neck")).text(
             100, 0, ""
         ),
     }
     for step, (than, null) in product(
         ("predictions", "to stem"), (("chance", "moved |rank|"), ("other objects", "other |rank|"))
     ):
-        words = f"dclose, photos, {step}: absolute rank less that of {than}"
+        words = f"D-CLOSE, photos, {step}: absolute rank less that of {than}"
         others[words] = less(coco, "|rank|", step, null, step).text()
     taken = [stage for stage in stages.settings["kinds"]["alone"] if stage not in ("dark5", "dark4")]
     fall = [(column, less(alone, column, "dark4", column, "trained")) for column in ("rank", "focus")]
@@ -446,13 +446,19 @@ def evidence(ends: Records, photos: Records, stages: Records) -> list[Table]:
         table("A6. Photos of COCO, absolute values and place", photos, "ends", ABSOLUTE),
         Table("A7. Other means", ["what", "mean"], [[words, text] for words, text in others.items()]),
         of_claims(
-            Claim(f"{stage} alone takes more than half of the rank", half_lost(alone, stage), "below")
-            for stage in taken
+            (
+                Claim(f"{stage} alone takes more than half of the rank", half_lost(alone, stage), "below")
+                for stage in taken
+            ),
+            "A8. Claims",
         ),
-        of_claims(Claim(f"dark4 alone takes {column}", one, "below") for column, one in fall),
+        of_claims((Claim(f"dark4 alone takes {column}", one, "below") for column, one in fall), "A9. Claims"),
         of_claims(
-            Claim(f"photos, {step} shuffled: focus is below 0.5", one, "below", 0.5)
-            for step, one in at_chance
+            (
+                Claim(f"photos, {step} shuffled: focus is below 0.5", one, "below", 0.5)
+                for step, one in at_chance
+            ),
+            "A10. Claims",
         ),
     ]
 
@@ -480,7 +486,9 @@ def summary(records: Records) -> str:
     for method in records.settings["methods"]:
         found = objects(records, method)
         empty = [share for record in found for step, share in record["empty"].items() if step != "trained"]
-        told += f" {method}: {count - len(found)} maps of the trained network are empty and "
+        told += (
+            f" {NAMES.get(method, method)}: {count - len(found)} maps of the trained network are empty and "
+        )
         told += f"{seeds * sum(empty):.0f} of the {seeds * len(empty)} of shuffled ones."
     return told
 

@@ -40,6 +40,8 @@ NAMES = {  # as figures and text write them
     "gradcam": "Grad-CAM",
     "sodex": "SODEx",
     "mfpp": "MFPP",
+    "odam": "ODAM",
+    "gcame": "G-CAME",
 }
 
 # What the paper prints
@@ -272,7 +274,7 @@ def by_size(records: Records, methods: Sequence[str] | None = None) -> Table:
         methods = [name for name in records.settings["methods"] if name not in SETTINGS or name == "dclose"]
     methods = [checks.choice("methods", name, tuple(records.settings["methods"])) for name in methods]
     for method in methods:
-        columns += [method, *(["paper"] if method in PAPER_2 else [])]
+        columns += [NAMES.get(method, method), *(["paper"] if method in PAPER_2 else [])]
     for metric, (_, name) in METRICS.items():
         for k, group in enumerate((*GROUPS, "all", "all, class mean")):
             members = [record for record in found if group in ("all", "all, class mean", record["group"])]
@@ -297,7 +299,9 @@ def cost(records: Records) -> Table:
         numbers = []
         for number in (count, len(seen)):
             numbers += [f"{seconds / number:.2f}" if timed else "", f"{passes / number:.0f}"]
-        rows.append([method, *numbers, f"{PAPER_3[method]:.2f}" if method in PAPER_3 else ""])
+        rows.append(
+            [NAMES.get(method, method), *numbers, f"{PAPER_3[method]:.2f}" if method in PAPER_3 else ""]
+        )
     columns = ["method", "s an object", "passes an object", "s an image", "passes an image", "s, paper"]
     return Table("Table 3: time and forward passes", columns, rows)
 
@@ -379,7 +383,7 @@ def of_estimates(
     return Table(title, ["", *columns], [[row, *line] for row, line in zip(rows, cells)])
 
 
-def of_claims(claims: Iterable[Claim]) -> Table:
+def of_claims(claims: Iterable[Claim], name: str = "Claims") -> Table:
     """Claims of one family with their evidence and verdicts, see `inference.verdicts`."""
     claims = list(claims)
     found = inference.verdicts(claims)
@@ -389,7 +393,7 @@ def of_claims(claims: Iterable[Claim]) -> Table:
         counts = [str(claim.evidence.n_objects), str(claim.evidence.n_images)]
         p = "" if np.isnan(verdict.p) else f"{verdict.p:.3f}" if verdict.p >= 0.001 else "< 0.001"
         rows.append([claim.sentence, claim.evidence.text(claim.unit), *counts, p, f"**{verdict.word}**"])
-    title = f"Claims: 95 % intervals over images; p corrected for {tested} claims (Holm)"
+    title = f"{name}: 95 % intervals over images; p corrected for {tested} claims (Holm)"
     return Table(title, ["claim", "evidence", "objects", "images", "p", "verdict"], rows)
 
 

@@ -9,17 +9,21 @@ from dclose_nb.planted.rule_detector import RuleDetector
 from dclose_nb.planted.scores import relevance_mass, shared_energy
 from dclose_nb.studies import leaderboard
 from dclose_nb.studies.coco import Truth, matched
-from dclose_nb.studies.leaderboard import Entry, entries
+from dclose_nb.studies.leaderboard import Entry, entries, regions_for
 from dclose_nb.studies.planted_truth import LAYOUTS
 
 
 def test_an_image_shares_masks_and_greedy_pays_for_each_object():
-    assert Entry("drise", 100).options(3) == {"n_masks": 300}
-    assert Entry("regression", 400).options(9) == {"n_masks": 2000}  # it takes no more
-    assert Entry("dclose", 1).options(2) == {"n_masks": 5}  # nor fewer
-    assert Entry("contrast", 1).options(2) == {"n_masks": 10}
-    assert Entry("greedy", 100).options(3) == {"regions": 9}  # 9 * 10 passes
-    assert Entry("dclose", None).options(3) == {}
+    photo = dc.planted.scene(1, size=128).image
+    assert Entry("drise", 100).options(photo, 3) == {"n_masks": 300}
+    assert Entry("regression", 400).options(photo, 9) == {"n_masks": 2000}  # it takes no more
+    assert Entry("dclose", 1).options(photo, 2) == {"n_masks": 5}  # nor fewer
+    assert Entry("contrast", 1).options(photo, 2) == {"n_masks": 10}
+    assert Entry("dclose", None).options(photo, 3) == {}
+    for passes in (2, 25, 100, 400):
+        asked = Entry("greedy", passes).options(photo, 3)["regions"]
+        made, more = (superpixels(photo, n).max() + 1 for n in (asked, asked + 1))
+        assert made * (made + 1) <= passes < more * (more + 1)
 
 
 def test_every_method_has_a_row(lamps):
@@ -50,7 +54,8 @@ def test_a_scene_is_scored_against_its_truth(tmp_path, monkeypatch):
     for k, record in enumerate(line["objects"]):
         found = record["methods"]
         assert list(found) == ["drise 12", "dclose 12", "mfpp 12", "greedy 6", "odam own"]
-        m = superpixels(detector.prepare(drawn.image).content_image, 2).max() + 1
+        content = detector.prepare(drawn.image).content_image
+        m = superpixels(content, regions_for(content, 6)).max() + 1
         costs = [found[name]["passes"] for name in ("drise 12", "mfpp 12", "greedy 6")]
         assert costs == [12, 12, m * (m + 1)]
         assert found["odam own"]["passes"] == round(1 / n, 4) and found["odam own"]["agreement"] is None

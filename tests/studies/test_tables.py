@@ -97,7 +97,7 @@ def test_table_1(records):
 
 def test_table_2(records):
     table = tables.by_size(records)
-    assert table.columns == ["metric", "objects", "dclose", "paper"]
+    assert table.columns == ["metric", "objects", "D-CLOSE", "paper"]
     rows = {(row[0], row[1]): row[2:] for row in table.rows}
     assert rows["EBPG (%) ↑", "small (2)"] == ["30.00", "28.34"]
     assert rows["EBPG (%) ↑", "middle (0)"] == ["", "69.50"]
@@ -105,7 +105,7 @@ def test_table_2(records):
     assert rows["EBPG (%) ↑", "all (3)"] == ["50.00", "35.45"]
     assert rows["EBPG (%) ↑", "all, class mean (3)"] == ["60.00", ""]
     assert len(rows) == 25
-    assert tables.by_size(records, ["mfpp"]).columns == ["metric", "objects", "mfpp"]
+    assert tables.by_size(records, ["mfpp"]).columns == ["metric", "objects", "MFPP"]
 
 
 def test_a_cell_has_an_interval_where_there_are_images_enough(records):
@@ -120,7 +120,7 @@ def test_a_cell_has_an_interval_where_there_are_images_enough(records):
 
 
 def test_table_3(records):
-    assert tables.cost(records).rows[0] == ["dclose", "8.00", "267", "12.00", "400", "70.00"]
+    assert tables.cost(records).rows[0] == ["D-CLOSE", "8.00", "267", "12.00", "400", "70.00"]
 
 
 def test_what_came_to_nothing_is_said(records):

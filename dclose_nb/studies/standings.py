@@ -1,0 +1,148 @@
+"""What the leaderboard's records say: who is ahead in what, and do scores find the truth? Notebook 13."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from scipy.stats import spearmanr
+
+from ..methods import METHODS, Method
+from . import inference, tables
+from .inference import Claim, Estimate
+from .records import Record, Records
+from .tables import Table
+
+METRICS = {  # higher is better, but for those of `LOWER`
+    "over_all": "over-all",
+    "insertion": "insertion",
+    "deletion": "deletion",
+    "ebpg": "energy in the box",
+    "pointing": "pointing game",
+    "truth_shared": "energy shared with the true map",
+    "truth_parts": "order of the parts",
+    "localisation_mass": "energy on the object",
+    "parts_removed": "order of the parts",
+    "leakage": "energy on other objects",
+    "agreement": "agreement of two seeds",
+}
+LOWER = ("deletion", "leakage")
+LEAST_METHODS = 3  # that an order has
+
+
+def objects(records: Records) -> list[Record]:
+    """All objects of the records, each with its ``image`` and, of rules, its ``rule``."""
+    shared = ("image", "rule")
+    return [
+        {name: line[name] for name in shared if name in line} | record
+        for line in sorted(records.lines, key=lambda line: line["image"])
+        for record in line.get("objects", [])
+    ]
+
+
+def named(method: str) -> str:
+    """A method as figures and text write it."""
+    return tables.NAMES.get(method, method)
+
+
+def at(found: Sequence[Record], passes: int | None) -> dict[str, str]:
+    """Names of the records' entries at so many passes an object (None: each method's own), by method.
+
+    A method of gradients has one pass for all objects of an image, whatever the others take.
+    """
+    entries = found[0]["methods"] if found else {}
+    chosen = {}
+    for method in METHODS:
+        drawn = issubclass(METHODS[method], Method) or method == "greedy"
+        entry = f"{method} {passes if passes and drawn else 'own'}"
+        if entry in entries:
+            chosen[method] = entry
+    return chosen
+
+
+def lines(found: Sequence[Record], metric: str) -> dict[str, list[tuple[float, Estimate]]]:
+    """By method, its mean number of passes an object and its mean of a metric, the fewest passes first."""
+    drawn: dict[str, list[tuple[float, Estimate]]] = {}
+    for entry in found[0]["methods"] if found else ():
+        method = entry.split()[0]
+        passes = tables.mean(list(found), entry, "passes").mean
+        drawn.setdefault(method, []).append((float(passes), mean(found, entry, metric)))
+    return {method: sorted(points, key=lambda point: point[0]) for method, points in drawn.items()}
+
+
+def mean(found: Iterable[Record], entry: str, metric: str) -> Estimate:
+    """Mean of an entry's metric over the objects that have it."""
+    return inference.mean(found, _score(entry, metric))
+
+
+def ahead(found: Sequence[Record], metrics: Iterable[str], entries: Mapping[str, str]) -> Table:
+    """For each metric the method with the best mean, and all that are not shown to be worse.
+
+    `entries` are those of `at`. Each method is compared with the best on the same objects, and all p of the
+    table are corrected for their number (Holm). Metrics that nobody has are left out.
+    """
+    rows: list[list[str]] = []
+    claims, owners = [], []
+    for metric in metrics:
+        means = {method: mean(found, entry, metric) for method, entry in entries.items()}
+        means = {method: one for method, one in means.items() if one.n_objects}
+        if not means:
+            continue
+        side, arrow, sign = ("below", "↓", -1) if metric in LOWER else ("above", "↑", 1)
+        best = max(means, key=lambda method: sign * means[method].mean)
+        for method in [method for method in means if method != best]:
+            first, other = _score(entries[best], metric), _score(entries[method], metric)
+            claims.append(Claim(method, inference.difference(found, first, other), side))
+            owners.append(len(rows))
+        of = f"{means[best].n_objects} of {means[best].n_images}"
+        rows.append([f"{METRICS[metric]} {arrow}", named(best), means[best].text(sign=""), of])
+    level: list[list[str]] = [[] for _ in rows]
+    for claim, owner, verdict in zip(claims, owners, inference.verdicts(claims)):
+        if verdict.word != "holds":
+            level[owner].append(f"{named(claim.sentence)} {claim.evidence.text()}")
+    return Table(
+        f"Best means, and who is not shown to be worse; p corrected for {len(claims)} comparisons (Holm)",
+        ["score", "best", "mean", "objects of images", "not shown to be worse: best less it"],
+        [[*row, "; ".join(others) or "nobody"] for row, others in zip(rows, level)],
+    )
+
+
+def nearer(found: Sequence[Record], truth: str, entries: Mapping[str, str]) -> list[Claim]:
+    """A family of claims: is any method nearer to the truth than the winner by over-all?
+
+    `truth` is a metric; the winner has the best mean of over-all.
+    """
+    winner = max(entries, key=lambda method: mean(found, entries[method], "over_all").mean)
+    return [
+        Claim(
+            f"{named(method)} is nearer to the truth than {named(winner)}, the winner by over-all",
+            inference.difference(found, _score(entry, truth), _score(entries[winner], truth)),
+        )
+        for method, entry in entries.items()
+        if method != winner
+    ]
+
+
+def same_order(found: Iterable[Record], metric: str, truth: str, entries: Mapping[str, str]) -> Estimate:
+    """Mean over objects of the rank correlation, over methods, of a metric with another.
+
+    1 if a metric puts the maps of an object in the order of their truth, about 0 if it says nothing of it.
+    Objects whose maps all have the same score are left out.
+    """
+
+    def correlation(record: Record) -> float | None:
+        pairs = [
+            (values[metric], values[truth])
+            for values in (record["methods"][entry] for entry in entries.values())
+            if values.get(metric) is not None and values.get(truth) is not None
+        ]
+        if len(pairs) < LEAST_METHODS or not np.ptp(pairs, axis=0).all():
+            return None
+        return float(spearmanr(*zip(*pairs)).statistic)
+
+    return inference.mean(found, correlation)
+
+
+def _score(entry: str, metric: str) -> Callable[[Record], Any]:
+    return lambda record: record["methods"][entry].get(metric)
