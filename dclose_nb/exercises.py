@@ -320,7 +320,7 @@ EXERCISES = {
     ),
     "05-2": Exercise(
         _near(77),
-        "Car leads when more of the sign is hidden than is to be seen. With 76 pixels the two are equal.",
+        "Car leads when more of the sign is hidden than is to be seen. What is half of 152?",
     ),
     "05-3": Exercise(
         _exceeds,

@@ -363,13 +363,14 @@ def claims(ends: Records, photos: Records, asked: Records, stages: Records) -> l
             found, of = objects(records, method), f"{NAMES[method]}, {place}: "
             leaves = f"*4.3*, first half: {of}with all weights shuffled, focus falls"
             sign = f"{of}all shuffled, no sign is left, rank within ±{margin}"
-            more = f"{of}all shuffled, more is left than"
+            more = f"{of}all shuffled, the map resembles the first more than"
             told += [
                 Claim(leaves, less(found, "focus", "trained", "focus", end)),
                 Claim(sign, mean(found, at("rank", end)), "within", margin),
                 Claim(f"{more} by chance, absolute rank", less(found, "|rank|", end, "moved |rank|", end)),
                 Claim(
-                    f"{more} of other objects, absolute rank", less(found, "|rank|", end, "other |rank|", end)
+                    f"{more} other objects' maps do, absolute rank",
+                    less(found, "|rank|", end, "other |rank|", end),
                 ),
             ]
     for place, records in places:
@@ -450,15 +451,17 @@ def evidence(ends: Records, photos: Records, stages: Records) -> list[Table]:
                 Claim(f"{stage} alone takes more than half of the rank", half_lost(alone, stage), "below")
                 for stage in taken
             ),
-            "A8. Claims",
+            "A8. Each stage alone",
         ),
-        of_claims((Claim(f"dark4 alone takes {column}", one, "below") for column, one in fall), "A9. Claims"),
+        of_claims(
+            (Claim(f"dark4 alone takes {column}", one, "below") for column, one in fall), "A9. dark4 alone"
+        ),
         of_claims(
             (
                 Claim(f"photos, {step} shuffled: focus is below 0.5", one, "below", 0.5)
                 for step, one in at_chance
             ),
-            "A10. Claims",
+            "A10. Photos, focus below chance",
         ),
     ]
 
