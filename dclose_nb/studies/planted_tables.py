@@ -160,7 +160,7 @@ def more_moved(found: list[Record], a: str, b: str) -> str:
     for move in ("stone: landmark less sum", "ground: context less sum"):
         less = inference.difference(with_stone(found), _shift(a, *MOVES[move]), _shift(b, *MOVES[move]))
         told.append(f"to the {move.partition(':')[0]} {less.text(100, 1)}")
-    return f"{called(a)} moves, beyond {called(b)}, in hundredths: {', '.join(told)}."
+    return f"Beyond {called(b)}, {called(a)} moves, in hundredths: {', '.join(told)}."
 
 
 def networks(known: dict[str, list[Record]], names: Sequence[str]) -> Table:
@@ -181,11 +181,10 @@ def network_gains(known: dict[str, list[Record]], pairs: Iterable[tuple[str, str
     for network in NETWORKS:
         for a, b in pairs:
             found = [tables.difference(known[network], a, b, score) for score in LOCAL[:4]]
-            count = f"{found[0].n_objects} of {found[0].n_images}"
-            cells = [one.text(100, 1) for one in found]
-            rows.append([network, f"{called(a)} less {called(b)}", *cells, count])
-    columns = ["network", "maps", *(SHORT[score] for score in LOCAL[:4]), "objects of scenes"]
-    return Table("Differences in hundredths, with 95 % intervals", columns, rows)
+            cells = [f"{one.text(100, 1)} ({one.n_objects})" for one in found]
+            rows.append([network, f"{called(a)} less {called(b)}", *cells])
+    columns = ["network", "maps", *(SHORT[score] for score in LOCAL[:4])]
+    return Table("Differences in hundredths, with 95 % intervals (objects)", columns, rows)
 
 
 def network_parts(known: dict[str, list[Record]], names: Sequence[str]) -> Table:
