@@ -32,8 +32,10 @@ class Greedy(OwnWay):
     score; Eq. 6 is taken here, so that all methods answer the same question. A target costs m (m + 1)
     masked images.
 
-    A region's value falls from each place of the order to the next by the size of F's change there, as we
-    read the source. The last region has the value 0. The map is 0 everywhere if nothing changes F.
+    Along the order, values fall by the sizes of F's changes. In the source, as we read it, the fall to a
+    region is the change that this region makes. Then the map is flat where the first region makes all of
+    the change. So here a region's value is above the next one's by the change that the region itself makes.
+    The map is 0 everywhere if nothing changes F.
 
     Parameters
     ----------
@@ -85,6 +87,7 @@ def _fall(weights: Callable[[torch.Tensor], np.ndarray], m: int) -> np.ndarray:
         reached.append(raised[best])
         order.append(left.pop(best))
         chosen[order[-1]] = 1
+    changes = np.abs(np.diff(reached, prepend=2 - reached[-1]))  # F of no region is 2 less that of all
     values = np.empty(m)
-    values[order] = -np.abs(np.diff(reached, prepend=reached[:1])).cumsum()
-    return values - values.min()
+    values[order] = changes[::-1].cumsum()[::-1]
+    return values

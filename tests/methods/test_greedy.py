@@ -27,10 +27,19 @@ def test_a_linear_detector_orders_regions_by_what_each_adds(lamps, patches):
         box[y1:y2, x1:x2] = patches[y1:y2, x1:x2].mean(-1) / 255
         adds = np.bincount(labels.ravel(), box.ravel(), m) / box[y1:y2, x1:x2].size
         order = np.argsort(-adds, kind="stable")
-        fall = np.zeros(m)
-        fall[order] = -np.cumsum(np.concatenate([[0], 2 * adds[order][1:]]))
+        values = [2 * sum(adds[order[place:]]) for place in range(m)]  # its own share and all later ones
         assert (adds > 0).sum() > 2
-        assert np.allclose(saliency, (fall - fall.min())[labels], atol=1e-5)
+        assert np.allclose(saliency, np.array(values)[np.argsort(order)][labels], atol=1e-5)
+
+
+def test_a_region_that_holds_the_whole_object_is_alone_on_the_map(lamps, lit):
+    lamp = type(lamps)([[0, 0, 2, 2]], [[0.9, 0.1]])
+    target = dc.Targets([[0, 0, 2, 2]], ["a"])
+    found = dc.explain(lamp, lit, target, method="greedy", regions=6, progress=False)
+    labels = superpixels(lit, 6)
+    assert len(np.unique(labels[:2, :2])) == 1
+    inside = labels == labels[0, 0]
+    assert (found.saliency[0][inside] > 0).all() and np.allclose(found.saliency[0][~inside], 0, atol=1e-6)
 
 
 def test_more_regions_than_pixels(lamps, lit):
