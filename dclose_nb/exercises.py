@@ -266,6 +266,24 @@ def _leaks(leakage: Callable[..., float]) -> bool:
     return all(np.isclose(leakage(each, own, other), metrics.leakage(each, own, other)) for each in maps)
 
 
+def _finds_the_sign(options: dict[str, Any]) -> bool:
+    drawn = scene(12)
+    number = drawn.names.index("taxi")
+    (sign,) = (part.mask for part in drawn.parts[number] if part.role == "class")
+    target, run = Targets(drawn.boxes[[number]], ["taxi"]), {**options, "progress": False}
+    found = explain(RuleDetector(drawn, "class"), drawn.image, target, **run)
+    return found.n_forward <= 60 and scores.relevance_mass(found.saliency[0], sign) > 0.05
+
+
+def _shares_the_wins(wins: Callable[..., Any]) -> bool:
+    for seed in range(5):
+        known = np.random.default_rng(seed).integers(0, 4, (3, 7)) / 4  # with ties
+        best = known == known.max(axis=0)
+        if not np.allclose(wins(known), (best / best.sum(axis=0)).mean(axis=1)):
+            return False
+    return True
+
+
 EXERCISES = {
     "00-1": Exercise(_near(60), "All objects are measured in the same masked images."),
     "00-2": Exercise(
@@ -400,5 +418,16 @@ EXERCISES = {
         _leaves_out_groups,
         "Make the estimate without each group. Square how far each lies from their mean, add up, and "
         "multiply by (G - 1) / G before the root.",
+    ),
+    "13-1": Exercise(
+        _near([800, 9]), "All objects share their masks. For greedy search, which m has m (m + 1) below 100?"
+    ),
+    "13-2": Exercise(
+        _finds_the_sign,
+        "The options are a dict with method and n_masks, at most 60. Which methods lead by shared energy?",
+    ),
+    "13-3": Exercise(
+        _shares_the_wins,
+        "Mark who has the highest score of each object. Divide by how many are marked, then take the mean.",
     ),
 }

@@ -127,6 +127,17 @@ WRONG = {
         ),
         lambda estimate, kept, weights, groups: estimate(kept, weights),
     ],
+    "13-1": [[100, 9], [800, 10], 800],
+    "13-2": [
+        {"method": "dclose", "n_masks": 60},
+        {"method": "regression", "n_masks": 200},
+        {"method": "greedy", "regions": 7},
+        "regression",
+    ],
+    "13-3": [
+        lambda known: (known == known.max(axis=0)).mean(axis=1),  # counts a tie twice
+        lambda known: np.eye(3)[known.argmax(axis=0)].mean(axis=0),
+    ],
 }
 
 

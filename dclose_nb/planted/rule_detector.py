@@ -15,10 +15,10 @@ from ..similarity import mask_weights
 from .scene import Scene, bounding_box
 
 RULES = {
-    "sum": "objectness is the mean visibility of the object's parts",
+    "sum": "objectness is the mean visibility of the object's parts, but for its edge part",
     "weighted": "as sum, but parts weigh 1, 2, 4 and so on, in an order drawn for each object",
-    "and": "objectness is the product of its two largest parts",
-    "or": "objectness is 1 - (1 - v) (1 - v') of its two largest parts",
+    "and": "objectness is the product of the visibilities of its two largest parts",
+    "or": "objectness is 1 - (1 - v) (1 - v') for the visibilities v, v' of its two largest parts",
     "class": "as sum; the part that decides the class moves its probability from the twin to the class",
     "edge": "as sum; the box extends to the edge part in proportion to its visibility",
     "class and edge": "objectness is 1; the class as in rule class, the box as in rule edge",

@@ -160,7 +160,7 @@ def more_moved(found: list[Record], a: str, b: str) -> str:
     for move in ("stone: landmark less sum", "ground: context less sum"):
         less = inference.difference(with_stone(found), _shift(a, *MOVES[move]), _shift(b, *MOVES[move]))
         told.append(f"to the {move.partition(':')[0]} {less.text(100, 1)}")
-    return f"Beyond {called(b)}, {called(a)} moves, in hundredths: {', '.join(told)}."
+    return f"Energy that moves, of ({called(a)}) less ({called(b)}), in hundredths: {', '.join(told)}."
 
 
 def networks(known: dict[str, list[Record]], names: Sequence[str]) -> Table:
