@@ -89,12 +89,17 @@ def regions_for(content: np.ndarray, passes: int) -> int:
 def entries(detector: Detector, passes: Sequence[int] = PASSES) -> list[Entry]:
     """Each method at its own number of passes and, where it can be asked for, at each of `passes`."""
     listed = []
-    for name, method in METHODS.items():
-        if name == "greedy" or (issubclass(method, Method) and name not in ABLATION):
+    for name in METHODS:
+        if has_budget(name) and name not in ABLATION:
             listed += [Entry(name, budget) for budget in (None, *passes)]
-        elif not issubclass(method, Method) and detector.feature_layers:
+        elif not has_budget(name) and detector.feature_layers:
             listed.append(Entry(name, None))
     return listed
+
+
+def has_budget(method: str) -> bool:
+    """Whether a method can be asked for a number of passes; those of gradients take one for all objects."""
+    return method == "greedy" or issubclass(METHODS[method], Method)
 
 
 def study_image(

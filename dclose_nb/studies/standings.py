@@ -8,9 +8,10 @@ from typing import Any
 import numpy as np
 from scipy.stats import spearmanr
 
-from ..methods import METHODS, Method
+from ..methods import METHODS
 from . import inference, tables
 from .inference import Claim, Estimate
+from .leaderboard import has_budget
 from .records import Record, Records
 from .tables import Table
 
@@ -54,8 +55,7 @@ def at(found: Sequence[Record], passes: int | None) -> dict[str, str]:
     entries = found[0]["methods"] if found else {}
     chosen = {}
     for method in METHODS:
-        drawn = issubclass(METHODS[method], Method) or method == "greedy"
-        entry = f"{method} {passes if passes and drawn else 'own'}"
+        entry = f"{method} {passes if passes and has_budget(method) else 'own'}"
         if entry in entries:
             chosen[method] = entry
     return chosen
