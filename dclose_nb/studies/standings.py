@@ -71,6 +71,20 @@ def lines(found: Sequence[Record], metric: str) -> dict[str, list[tuple[float, E
     return {method: sorted(points, key=lambda point: point[0]) for method, points in drawn.items()}
 
 
+def means(found: Sequence[Record], metric: str, passes: Sequence[int]) -> Table:
+    """Means of a metric by method, at each number of passes an object and at the method's own."""
+    columns = [at(found, number) for number in (*passes, None)]
+    rows = [
+        [named(method), *(mean(found, entries[method], metric).text(sign="") for entries in columns)]
+        for method in columns[-1]
+        if all(method in entries for entries in columns)
+    ]
+    title = METRICS.get(metric, f"{metric} an object")
+    return Table(
+        title.capitalize(), ["method", *(f"{number} passes" for number in passes), "own number"], rows
+    )
+
+
 def mean(found: Iterable[Record], entry: str, metric: str) -> Estimate:
     """Mean of an entry's metric over the objects that have it."""
     return inference.mean(found, _score(entry, metric))

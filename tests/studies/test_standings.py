@@ -54,6 +54,14 @@ def test_lines_go_from_few_passes_to_many(found):
     assert lines["dclose"][0][1] == expected
 
 
+def test_means_have_a_row_for_each_method(found):
+    table = standings.means(found, "over_all", [25])
+    assert table.columns == ["method", "25 passes", "own number"]
+    assert [row[0] for row in table.rows] == ["D-CLOSE", "D-RISE", "greedy", "ODAM"]
+    own = inference.mean(found, lambda record: record["methods"]["dclose own"]["over_all"])
+    assert table.rows[0][2] == own.text(sign="")
+
+
 def test_the_best_stands_with_all_that_are_not_shown_to_be_worse(found):
     table = standings.ahead(found, ("over_all", "deletion", "ebpg"), standings.at(found, 25))
     over_all, deletion = table.rows  # nobody has an ebpg
