@@ -160,7 +160,7 @@ def test_a_run_beside_other_work_keeps_no_times(street, data, tmp_path):
     assert not any("seconds" in line for line in records.lines)
     rows = tables.cost(records).rows
     assert rows and all(row[1] == row[3] == "" and int(row[2]) > 0 for row in rows)
-    assert "| drise |  |" in tables.write(tmp_path)
+    assert "| D-RISE |  |" in tables.write(tmp_path)
 
 
 def test_records_of_targets_found_in_another_way_are_refused(street, data, serial, tmp_path):
