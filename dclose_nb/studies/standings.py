@@ -73,9 +73,12 @@ def lines(found: Sequence[Record], metric: str) -> dict[str, list[tuple[float, E
 
 def means(found: Sequence[Record], metric: str, passes: Sequence[int]) -> Table:
     """Means of a metric by method, at each number of passes an object and at the method's own."""
-    columns = [at(found, number) for number in (*passes, None)]
+    columns, digits = [at(found, number) for number in (*passes, None)], 0 if metric == "passes" else 2
     rows = [
-        [named(method), *(mean(found, entries[method], metric).text(sign="") for entries in columns)]
+        [
+            named(method),
+            *(mean(found, entries[method], metric).text(digits=digits, sign="") for entries in columns),
+        ]
         for method in columns[-1]
         if all(method in entries for entries in columns)
     ]
@@ -130,7 +133,7 @@ def nearer(found: Sequence[Record], truth: str, entries: Mapping[str, str]) -> l
     winner = max(entries, key=lambda method: mean(found, entries[method], "over_all").mean)
     return [
         Claim(
-            f"{named(method)} is nearer to the truth than {named(winner)}, the winner by over-all",
+            f"{named(method)} is nearer than {named(winner)}",
             inference.difference(found, _score(entry, truth), _score(entries[winner], truth)),
         )
         for method, entry in entries.items()
