@@ -463,14 +463,25 @@ class Explorer(widgets.VBox):
         self._tell(run, partial(self._finish, run))
 
     def _preview(self, run: Run, place: int) -> None:
-        """Draw the map of `PREVIEW` where one of masks will stand. It is no result, and nothing keeps it."""
-        if run.finished(place) or "n_masks" not in run.plans[place][1] or not self.detector.feature_layers:
+        """Draw the map of `PREVIEW`, made once, wherever one of masks will stand.
+
+        It is no result, and nothing keeps it.
+        """
+        waiting = [
+            panel
+            for panel, (_, options) in enumerate(run.plans)
+            if "n_masks" in options and run.finished(panel) is None
+        ]
+        if place not in waiting[:1] or not self.detector.feature_layers:
             return
         preview = explain(self.detector, run.photo.image, run.target, method=PREVIEW, progress=False)
 
         def show() -> None:
-            self._draw_on(place, preview)
-            self._say_below(place, f"<b>{PREVIEW}</b>, {_made(preview)}: a preview, until there are masks")
+            for panel in waiting:
+                self._draw_on(panel, preview)
+                self._say_below(
+                    panel, f"<b>{PREVIEW}</b>, {_made(preview)}: a preview, until there are masks"
+                )
 
         self._tell(run, show)
 

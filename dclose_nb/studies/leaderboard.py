@@ -20,12 +20,12 @@ from ..explanation import explain
 from ..masks import superpixels
 from ..methods import METHODS, Method, make
 from ..planted.rule_detector import RuleDetector
-from ..planted.scene import Scene, scene
+from ..planted.scene import Scene
 from . import coco
 from .coco import Truth, matched, study_photos
 from .evaluation import ABLATION
 from .inference import design_part, rounded
-from .planted_truth import FIRST, LAYOUTS, STUDIED, truth_scores
+from .planted_truth import FIRST, LAYOUTS, STUDIED, studied_scene, truth_scores
 from .records import Record, Records
 from .runner import Task, detector_of, run_study, study_command, study_parser
 
@@ -127,8 +127,9 @@ def study_image(
     if drawn is not None:
         true_scores = [truth_scores(detector, drawn, own, one) for own, one in zip(truths, targets)]
     for entry in entries(detector, passes):
-        by_seed = [_maps(detector, image, targets, entry, seed) for seed in range(2 if entry.repeated else 1)]
-        for name, (maps, n_forward) in by_seed[0].items():
+        seeds = range(2 if entry.repeated else 1)
+        first, *second = (_maps(detector, image, targets, entry, seed) for seed in seeds)
+        for name, (maps, n_forward) in first.items():
             curves = metrics.curves(detector, canvas, targets, maps, steps=steps)
             for k, own in enumerate(truths):
                 deletion, insertion = (curves[kind][k].score for kind in metrics.OVER_ALL)
@@ -142,8 +143,8 @@ def study_image(
                     "sparsity": metrics.sparsity(maps[k]),
                 }
                 values |= true_scores[k](maps[k]) if true_scores else {}
-                others = [metrics.rank_correlation(maps[k], other[name][0][k]) for other in by_seed[1:2]]
-                values["agreement"] = others[0] if others else np.nan
+                again = [metrics.rank_correlation(maps[k], other[name][0][k]) for other in second]
+                values["agreement"] = again[0] if again else np.nan
                 objects[k]["methods"][name] = {score: rounded(value) for score, value in values.items()}
     return {"objects": objects}
 
@@ -179,7 +180,8 @@ def study(
     Parameters
     ----------
     out : path
-        Folder, see `runner.run_study`; a line has ``image`` and what `study_image` returns.
+        Folder, see `runner.run_study`; a line has ``image``, of rules ``rule``, and what `study_image`
+        returns.
     coco_folder : path, optional
         Holds ``val2017/`` and ``annotations/``. By default planted scenes are studied, from number `FIRST`
         on, with `LAYOUTS` in turn.
@@ -214,7 +216,7 @@ def study(
 
 
 def _study_scene(detector: str, number: int, settings: Record) -> Record:
-    drawn = scene(number, layout=LAYOUTS[number % len(LAYOUTS)])
+    drawn = studied_scene(number)
     truth = Truth(number, "", drawn.boxes, drawn.names, [])
     if detector != RULES:
         return study_image(detector_of(detector), drawn.image, truth, drawn=drawn, **settings)
@@ -230,7 +232,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--coco", dest="coco_folder", metavar="DIR", help="default: planted scenes")
     parser.add_argument("--detector", default="planted", help="or 'rules'; default: %(default)s")
     parser.add_argument("--passes", nargs="+", type=int, default=PASSES, metavar="N", help="an object")
-    parser.add_argument("--limit", type=int, metavar="N", help="only the first N images, in random order")
+    parser.add_argument("--limit", type=int, metavar="N", help="only N images, in random order, or scenes")
     options = vars(parser.parse_args(arguments))
     return study_command("leaderboard", lambda: study(**options).path)
 

@@ -42,7 +42,7 @@ TRUTH, LOCAL = tuple(SHORT)[:4], tuple(SHORT)[6:]  # scores of the rules, and of
 def called(name: str) -> str:
     """The name of a method or control as figures write it: "D-CLOSE, 4000 masks"."""
     method, _, budget = name.partition(" ")
-    written = tables.NAMES.get(method, method)
+    written = tables.named(method)
     return f"{written}, {budget} masks" if budget.isdigit() else f"{written} {budget}".strip()
 
 

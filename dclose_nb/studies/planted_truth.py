@@ -296,8 +296,13 @@ def study_planted_truth(
     return run_study(out, settings, tasks, _study_number, **run_options)
 
 
+def studied_scene(number: int) -> Scene:
+    """The scene of this number; `LAYOUTS` take turns."""
+    return scene(number, layout=LAYOUTS[number % len(LAYOUTS)])
+
+
 def _study_number(name: str, number: int, n_masks: int) -> Record:
-    drawn = scene(number, layout=LAYOUTS[number % len(LAYOUTS)])
+    drawn = studied_scene(number)
     detector = Rules(drawn) if name == "rules" else detector_of(name)
     return study_scene(detector, drawn, n_masks=n_masks, seed=number)
 

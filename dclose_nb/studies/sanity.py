@@ -34,7 +34,7 @@ from .coco import Truth, matched, read_coco, record_of
 from .inference import Claim, Estimate, difference, mean
 from .records import Record, Records
 from .runner import Task, detector_of, run_study, study_command, study_parser
-from .tables import NAMES, Table, of_claims
+from .tables import Table, named, of_claims
 
 COLUMNS = "rank", "|rank|", "other rank", "other |rank|", "moved |rank|", "mirrored rank", "alike", "focus"
 KINDS = ("cascade", "alone", "ends", "class")
@@ -360,7 +360,7 @@ def claims(ends: Records, photos: Records, asked: Records, stages: Records) -> l
     told, places, end = [], (("scenes", ends), ("photos", photos)), "to stem"
     for place, records in places:
         for method, margin in MARGINS.items():
-            found, of = objects(records, method), f"{NAMES[method]}, {place}: "
+            found, of = objects(records, method), f"{named(method)}, {place}: "
             leaves = f"*4.3*, first half: {of}with all weights shuffled, focus falls"
             sign = f"{of}all shuffled, no sign is left, rank within ±{margin}"
             more = f"{of}all shuffled, the map resembles the first more than"
@@ -396,7 +396,7 @@ def table(title: str, records: Records, kind: str, columns: dict[str, str]) -> T
             estimates = [mean(found, at(column, step)) for column in columns.values()]
             cells = [one.text(sign="+" if signed else "") for one in estimates]
             p = [f"{permutation_p(records, step, method):.3f}" if cells[0] else ""] if signed else []
-            rows.append([NAMES.get(method, method), step, *cells, *p])
+            rows.append([named(method), step, *cells, *p])
     return Table(title, ["method", "shuffled", *columns, *(["p"] if signed else [])], rows)
 
 
@@ -489,9 +489,7 @@ def summary(records: Records) -> str:
     for method in records.settings["methods"]:
         found = objects(records, method)
         empty = [share for record in found for step, share in record["empty"].items() if step != "trained"]
-        told += (
-            f" {NAMES.get(method, method)}: {count - len(found)} maps of the trained network are empty and "
-        )
+        told += f" {named(method)}: {count - len(found)} maps of the trained network are empty and "
         told += f"{seeds * sum(empty):.0f} of the {seeds * len(empty)} of shuffled ones."
     return told
 

@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any
+from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 from scipy.stats import spearmanr
 
 from ..methods import METHODS
-from . import inference, tables
+from . import inference
 from .inference import Claim, Estimate
 from .leaderboard import has_budget
 from .records import Record, Records
-from .tables import Table
+from .tables import Table, difference, mean, named
 
 METRICS = {  # higher is better, but for those of `LOWER`
     "over_all": "over-all",
@@ -33,21 +32,25 @@ LEAST_METHODS = 3  # that an order has
 
 
 def objects(records: Records) -> list[Record]:
-    """All objects of the records, each with its ``image`` and, of rules, its ``rule``."""
+    """All objects of the records, each with its ``image`` and, of rules, its ``rule``.
+
+    A score is None where an entry has none.
+    """
     shared = ("image", "rule")
     return [
-        {name: line[name] for name in shared if name in line} | record
+        {name: line[name] for name in shared if name in line}
+        | record
+        | {"methods": _with_all_scores(record["methods"])}
         for line in sorted(records.lines, key=lambda line: line["image"])
         for record in line.get("objects", [])
     ]
 
 
-def named(method: str) -> str:
-    """A method as figures and text write it."""
-    return tables.NAMES.get(method, method)
+def _with_all_scores(entries: Record) -> Record:
+    return {entry: dict.fromkeys(METRICS) | values for entry, values in entries.items()}
 
 
-def at(found: Sequence[Record], passes: int | None) -> dict[str, str]:
+def at(found: list[Record], passes: int | None) -> dict[str, str]:
     """Names of the records' entries at so many passes an object (None: each method's own), by method.
 
     A method of gradients has one pass for all objects of an image, whatever the others take.
@@ -61,17 +64,17 @@ def at(found: Sequence[Record], passes: int | None) -> dict[str, str]:
     return chosen
 
 
-def lines(found: Sequence[Record], metric: str) -> dict[str, list[tuple[float, Estimate]]]:
+def lines(found: list[Record], metric: str) -> dict[str, list[tuple[float, Estimate]]]:
     """By method, its mean number of passes an object and its mean of a metric, the fewest passes first."""
     drawn: dict[str, list[tuple[float, Estimate]]] = {}
     for entry in found[0]["methods"] if found else ():
         method = entry.split()[0]
-        passes = tables.mean(list(found), entry, "passes").mean
+        passes = mean(found, entry, "passes").mean
         drawn.setdefault(method, []).append((float(passes), mean(found, entry, metric)))
     return {method: sorted(points, key=lambda point: point[0]) for method, points in drawn.items()}
 
 
-def means(found: Sequence[Record], metric: str, passes: Sequence[int]) -> Table:
+def means(found: list[Record], metric: str, passes: Sequence[int]) -> Table:
     """Means of a metric by method, at each number of passes an object and at the method's own."""
     columns, digits = [at(found, number) for number in (*passes, None)], 0 if metric == "passes" else 2
     rows = [
@@ -88,12 +91,7 @@ def means(found: Sequence[Record], metric: str, passes: Sequence[int]) -> Table:
     )
 
 
-def mean(found: Iterable[Record], entry: str, metric: str) -> Estimate:
-    """Mean of an entry's metric over the objects that have it."""
-    return inference.mean(found, _score(entry, metric))
-
-
-def ahead(found: Sequence[Record], metrics: Iterable[str], entries: Mapping[str, str]) -> Table:
+def ahead(found: list[Record], metrics: Iterable[str], entries: Mapping[str, str]) -> Table:
     """For each metric the method with the best mean, and all that are not shown to be worse.
 
     `entries` are those of `at`. Each method is compared with the best on the same objects, and all p of the
@@ -109,8 +107,7 @@ def ahead(found: Sequence[Record], metrics: Iterable[str], entries: Mapping[str,
         side, arrow, sign = ("below", "↓", -1) if metric in LOWER else ("above", "↑", 1)
         best = max(means, key=lambda method: sign * means[method].mean)
         for method in [method for method in means if method != best]:
-            first, other = _score(entries[best], metric), _score(entries[method], metric)
-            claims.append(Claim(method, inference.difference(found, first, other), side))
+            claims.append(Claim(method, difference(found, entries[best], entries[method], metric), side))
             owners.append(len(rows))
         of = f"{means[best].n_objects} of {means[best].n_images}"
         rows.append([f"{METRICS[metric]} {arrow}", named(best), means[best].text(sign=""), of])
@@ -125,7 +122,7 @@ def ahead(found: Sequence[Record], metrics: Iterable[str], entries: Mapping[str,
     )
 
 
-def nearer(found: Sequence[Record], truth: str, entries: Mapping[str, str]) -> list[Claim]:
+def nearer(found: list[Record], truth: str, entries: Mapping[str, str]) -> list[Claim]:
     """A family of claims: is any method nearer to the truth than the winner by over-all?
 
     `truth` is a metric; the winner has the best mean of over-all.
@@ -134,14 +131,14 @@ def nearer(found: Sequence[Record], truth: str, entries: Mapping[str, str]) -> l
     return [
         Claim(
             f"{named(method)} is nearer than {named(winner)}",
-            inference.difference(found, _score(entry, truth), _score(entries[winner], truth)),
+            difference(found, entry, entries[winner], truth),
         )
         for method, entry in entries.items()
         if method != winner
     ]
 
 
-def same_order(found: Iterable[Record], metric: str, truth: str, entries: Mapping[str, str]) -> Estimate:
+def same_order(found: list[Record], metric: str, truth: str, entries: Mapping[str, str]) -> Estimate:
     """Mean over objects of the rank correlation, over methods, of a metric with another.
 
     1 if a metric puts the maps of an object in the order of their truth, about 0 if it says nothing of it.
@@ -152,14 +149,10 @@ def same_order(found: Iterable[Record], metric: str, truth: str, entries: Mappin
         pairs = [
             (values[metric], values[truth])
             for values in (record["methods"][entry] for entry in entries.values())
-            if values.get(metric) is not None and values.get(truth) is not None
+            if values[metric] is not None and values[truth] is not None
         ]
         if len(pairs) < LEAST_METHODS or not np.ptp(pairs, axis=0).all():
             return None
         return float(spearmanr(*zip(*pairs)).statistic)
 
     return inference.mean(found, correlation)
-
-
-def _score(entry: str, metric: str) -> Callable[[Record], Any]:
-    return lambda record: record["methods"][entry].get(metric)

@@ -44,6 +44,12 @@ NAMES = {  # as figures and text write them
     "gcame": "G-CAME",
 }
 
+
+def named(method: str) -> str:
+    """A method as figures and text write it; one without a name of its own as it is."""
+    return NAMES.get(method, method)
+
+
 # What the paper prints
 ABLATION_METRICS = ("sparsity", "ebpg", "over_all")
 PAPER_1 = {
@@ -274,7 +280,7 @@ def by_size(records: Records, methods: Sequence[str] | None = None) -> Table:
         methods = [name for name in records.settings["methods"] if name not in SETTINGS or name == "dclose"]
     methods = [checks.choice("methods", name, tuple(records.settings["methods"])) for name in methods]
     for method in methods:
-        columns += [NAMES.get(method, method), *(["paper"] if method in PAPER_2 else [])]
+        columns += [named(method), *(["paper"] if method in PAPER_2 else [])]
     for metric, (_, name) in METRICS.items():
         for k, group in enumerate((*GROUPS, "all", "all, class mean")):
             members = [record for record in found if group in ("all", "all, class mean", record["group"])]
@@ -299,9 +305,7 @@ def cost(records: Records) -> Table:
         numbers = []
         for number in (count, len(seen)):
             numbers += [f"{seconds / number:.2f}" if timed else "", f"{passes / number:.0f}"]
-        rows.append(
-            [NAMES.get(method, method), *numbers, f"{PAPER_3[method]:.2f}" if method in PAPER_3 else ""]
-        )
+        rows.append([named(method), *numbers, f"{PAPER_3[method]:.2f}" if method in PAPER_3 else ""])
     columns = ["method", "s an object", "passes an object", "s an image", "passes an image", "s, paper"]
     return Table("Table 3: time and forward passes", columns, rows)
 
