@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 import sys
+from argparse import BooleanOptionalAction
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
@@ -28,13 +29,16 @@ from .inference import design_part, rounded
 from .planted_truth import FIRST, LAYOUTS, STUDIED, studied_scene, truth_scores
 from .records import Record, Records
 from .runner import Task, detector_of, run_study, study_command, study_parser
+from .sanity import COLUMNS, compare, randomise
 
 RULES = "rules"  # name of a detector: a `RuleDetector` of each scene, with the rules of `STUDIED` in turn
 PASSES = (25, 100, 400)  # forward passes an object, at which methods are compared
 REGIONS = 50  # of greedy's own row, 2550 passes an object
-REPEATED = 100  # passes an object up to which a second seed is drawn: it doubles the work
+CHEAP = 100  # passes an object up to which a second seed is drawn, and a shuffled network is asked
 STEPS = 25  # of deletion and insertion
 SCENES = 48  # twice each rule with each layout
+
+Maps = tuple[np.ndarray, int]  # (n, H, W), and their forward passes
 
 
 class Entry(NamedTuple):
@@ -47,11 +51,14 @@ class Entry(NamedTuple):
         return f"{method} {self.passes or 'own'}"
 
     @property
-    def repeated(self) -> bool:
-        """Whether the maps of two seeds are compared."""
-        return (
-            issubclass(METHODS[self.method], Method) and self.passes is not None and self.passes <= REPEATED
-        )
+    def cheap(self) -> bool:
+        """Whether it takes so few passes that its maps are made again to be compared."""
+        return self.passes <= CHEAP if self.passes else not has_budget(self.method)
+
+    @property
+    def drawn(self) -> bool:
+        """Whether chance decides its maps."""
+        return issubclass(METHODS[self.method], Method)
 
     def options(self, content: np.ndarray, n_objects: int) -> Record:
         """Options of `explain` for a canvas whose photo is `content` (h, w, 3), with so many objects.
@@ -86,12 +93,15 @@ def regions_for(content: np.ndarray, passes: int) -> int:
     return asked
 
 
-def entries(detector: Detector, passes: Sequence[int] = PASSES) -> list[Entry]:
-    """Each method at its own number of passes and, where it can be asked for, at each of `passes`."""
+def entries(detector: Detector, passes: Sequence[int] = PASSES, *, own: bool = True) -> list[Entry]:
+    """Each method at each of `passes` and, unless not `own`, at its own number.
+
+    A method that cannot be asked for a number has its own alone.
+    """
     listed = []
     for name in METHODS:
         if has_budget(name) and name not in ABLATION:
-            listed += [Entry(name, budget) for budget in (None, *passes)]
+            listed += [Entry(name, budget) for budget in (*([None] if own else []), *passes)]
         elif not has_budget(name) and detector.feature_layers:
             listed.append(Entry(name, None))
     return listed
@@ -108,6 +118,7 @@ def study_image(
     truth: Truth,
     *,
     passes: Sequence[int],
+    own: bool,
     steps: int,
     drawn: Scene | None = None,
 ) -> Record:
@@ -115,44 +126,64 @@ def study_image(
 
     Returns ``objects`` as `coco.matched` does. Each has by the entry's name ``passes``, forward passes an
     object; ``over_all``, ``insertion``, ``deletion``, ``ebpg``, ``pointing`` and ``sparsity``; for an image
-    that was `drawn` those of `planted_truth.truth_scores`; and ``agreement``, the rank correlation with the
-    map of a second seed (None if a map is empty, where nothing is random or no second seed is drawn).
+    that was `drawn` those of `planted_truth.truth_scores`; ``agreement``, the rank correlation with the map
+    of a second seed; and ``shuffled`` and ``by_chance``, of the map from the network with shuffled weights,
+    "|rank|" and "moved |rank|" of `sanity.compare`. These three are None if a map is empty, and where they
+    are not measured: of entries that are not cheap, the first where nothing is random, the others of
+    photographs and of detectors without weights.
     """
     canvas = detector.prepare(image)
     # boxes that deletion and insertion can see, since they suppress over all classes
     targets, truths, objects = matched(detector.detect_on(canvas, class_agnostic=True), truth, image.shape)
     if not objects:
         return {"objects": []}
-    true_scores = None
+    true_scores = shuffled = None
     if drawn is not None:
-        true_scores = [truth_scores(detector, drawn, own, one) for own, one in zip(truths, targets)]
-    for entry in entries(detector, passes):
-        seeds = range(2 if entry.repeated else 1)
-        first, *second = (_maps(detector, image, targets, entry, seed) for seed in seeds)
+        true_scores = [truth_scores(detector, drawn, part, one) for part, one in zip(truths, targets)]
+        shuffled = randomise(detector, seed=truth.image) if detector.stages else None
+    for entry in entries(detector, passes, own=own):
+        first = _maps(detector, image, targets, entry, 0)
+        # masks of another seed each: the same ones would share their noise
+        second = _maps(detector, image, targets, entry, 1) if entry.cheap and entry.drawn else {}
+        lost = _maps(shuffled, image, targets, entry, 1) if entry.cheap and shuffled else {}
         for name, (maps, n_forward) in first.items():
             curves = metrics.curves(detector, canvas, targets, maps, steps=steps)
-            for k, own in enumerate(truths):
+            again = _comparisons(maps, second.get(name), lost.get(name), targets)
+            for k, row in enumerate(truths):
                 deletion, insertion = (curves[kind][k].score for kind in metrics.OVER_ALL)
                 values = {
                     "passes": n_forward / len(targets),
                     "over_all": insertion - deletion,
                     "insertion": insertion,
                     "deletion": deletion,
-                    "ebpg": metrics.ebpg(maps[k], truth.boxes[own]),
-                    "pointing": metrics.pointing_game(maps[k], truth.boxes[own]),
+                    "ebpg": metrics.ebpg(maps[k], truth.boxes[row]),
+                    "pointing": metrics.pointing_game(maps[k], truth.boxes[row]),
                     "sparsity": metrics.sparsity(maps[k]),
                 }
                 values |= true_scores[k](maps[k]) if true_scores else {}
-                again = [metrics.rank_correlation(maps[k], other[name][0][k]) for other in second]
-                values["agreement"] = again[0] if again else np.nan
+                values |= {score: numbers[k] for score, numbers in again.items()}
                 objects[k]["methods"][name] = {score: rounded(value) for score, value in values.items()}
     return {"objects": objects}
 
 
+def _comparisons(
+    maps: np.ndarray, second: Maps | None, lost: Maps | None, targets: Detections
+) -> dict[str, np.ndarray]:
+    """``agreement``, ``shuffled`` and ``by_chance`` of maps (n, H, W), (n,) each; see `study_image`."""
+    nothing = np.full(len(maps), np.nan)
+    agreement, shuffled, by_chance = nothing, nothing, nothing
+    if second is not None:
+        agreement = np.array(list(map(metrics.rank_correlation, maps, second[0])))
+    if lost is not None:
+        table, _ = compare(maps, lost[0], targets.boxes, np.zeros((1, 2), dtype=int))
+        shuffled, by_chance = (table[COLUMNS.index(column)] for column in ("|rank|", "moved |rank|"))
+    return {"agreement": agreement, "shuffled": shuffled, "by_chance": by_chance}
+
+
 def _maps(
     detector: Detector, image: np.ndarray, targets: Detections, entry: Entry, seed: int
-) -> dict[str, tuple[np.ndarray, int]]:
-    """Maps (n, H, W) of an entry and their forward passes, by its name; MFPP's beside D-CLOSE's."""
+) -> dict[str, Maps]:
+    """Maps of an entry by its name; MFPP's beside D-CLOSE's."""
     canvas = detector.prepare(image)
     options = entry.options(canvas.content_image, len(targets))
     e = explain(detector, image, targets, method=entry.method, seed=seed, progress=False, **options)
@@ -171,6 +202,7 @@ def study(
     coco_folder: str | Path | None = None,
     detector: str = "planted",
     passes: Sequence[int] = PASSES,
+    own: bool = True,
     steps: int = STEPS,
     limit: int | None = None,
     **run_options: Any,
@@ -187,15 +219,17 @@ def study(
         on, with `LAYOUTS` in turn.
     detector : str
         See `load_detector`, or `RULES` for planted scenes.
-    passes, steps
+    passes, own, steps
         See `entries` and `study_image`.
     limit : int, optional
         Only the first so many images in random order, or scenes (by default `SCENES`).
     **run_options
         ``workers``, ``executor`` and ``progress`` of `runner.run_study`, whose errors are raised here too.
     """
+    checks.instance("own", own, bool)
     settings: Record = {
         "passes": [checks.at_least("passes", number, 1) for number in passes],
+        "own": own,
         "steps": checks.at_least("steps", steps, 1, largest=metrics.MOST_STEPS),
     }
     if coco_folder is not None:
@@ -232,6 +266,8 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--coco", dest="coco_folder", metavar="DIR", help="default: planted scenes")
     parser.add_argument("--detector", default="planted", help="or 'rules'; default: %(default)s")
     parser.add_argument("--passes", nargs="+", type=int, default=PASSES, metavar="N", help="an object")
+    own = "also each method's own number of passes (default)"
+    parser.add_argument("--own", action=BooleanOptionalAction, default=True, help=own)
     parser.add_argument("--limit", type=int, metavar="N", help="only N images, in random order, or scenes")
     options = vars(parser.parse_args(arguments))
     return study_command("leaderboard", lambda: study(**options).path)

@@ -1,5 +1,6 @@
 """The leaderboard charges each object for its passes, and scores what methods give."""
 
+import numpy as np
 import pytest
 
 import dclose_nb as dc
@@ -11,6 +12,7 @@ from dclose_nb.studies import leaderboard
 from dclose_nb.studies.coco import Truth, matched
 from dclose_nb.studies.leaderboard import Entry, entries, regions_for
 from dclose_nb.studies.planted_truth import LAYOUTS
+from dclose_nb.studies.sanity import moved_ranks, randomise, unit_ranks
 
 
 def test_an_image_shares_masks_and_greedy_pays_for_each_object():
@@ -32,11 +34,13 @@ def test_every_method_has_a_row(lamps):
     assert {f"{method} own" for method in METHODS} <= rows
     assert {f"{method} 100" for method in METHODS} - rows == {"gradcam 100", "odam 100", "gcame 100"}
     assert not {"gradcam", "odam", "gcame"} & {entry.method for entry in entries(lamps)}
+    own = {entry.method for entry in entries(network, [100], own=False) if entry.passes is None}
+    assert own == {"gradcam", "odam", "gcame"}
 
 
 def test_a_scene_is_scored_against_its_truth(tmp_path, monkeypatch):
     asked = [Entry("drise", 12), Entry("dclose", 12), Entry("greedy", 6), Entry("odam", None)]
-    monkeypatch.setattr(leaderboard, "entries", lambda detector, passes: asked)
+    monkeypatch.setattr(leaderboard, "entries", lambda detector, passes, own: asked)
     options = {"passes": (12,), "steps": 3, "limit": 1, "progress": False}
     (line,) = leaderboard.study(tmp_path, **options).lines
     n, drawn = len(line["objects"]), dc.planted.scene(60)
@@ -51,6 +55,11 @@ def test_a_scene_is_scored_against_its_truth(tmp_path, monkeypatch):
         dc.explain(detector, drawn.image, targets, method="drise", n_masks=12 * n, seed=seed, progress=False)
         for seed in (0, 1)
     )
+    shuffled = randomise(detector, seed=60)
+    lost = dc.explain(
+        shuffled, drawn.image, targets, method="drise", n_masks=12 * n, seed=1, progress=False
+    ).saliency
+    by_chance = np.abs(moved_ranks(unit_ranks(first.saliency), unit_ranks(lost))).mean(axis=(1, 2))
     for k, record in enumerate(line["objects"]):
         found = record["methods"]
         assert list(found) == ["drise 12", "dclose 12", "mfpp 12", "greedy 6", "odam own"]
@@ -59,9 +68,12 @@ def test_a_scene_is_scored_against_its_truth(tmp_path, monkeypatch):
         costs = [found[name]["passes"] for name in ("drise 12", "mfpp 12", "greedy 6")]
         assert costs == [12, 12, m * (m + 1)]
         assert found["odam own"]["passes"] == round(1 / n, 4) and found["odam own"]["agreement"] is None
+        assert found["odam own"]["shuffled"] is not None and found["greedy 6"]["agreement"] is None
         for score, value in {
             "ebpg": dc.metrics.ebpg(first.saliency[k], drawn.boxes[own[k]]),
             "agreement": dc.metrics.rank_correlation(first.saliency[k], other.saliency[k]),
+            "shuffled": abs(dc.metrics.rank_correlation(first.saliency[k], lost[k])),
+            "by_chance": by_chance[k],
             "localisation_mass": relevance_mass(first.saliency[k], drawn.causal_masks[own[k]]),
         }.items():
             assert found["drise 12"][score] == pytest.approx(value, abs=2e-3)
@@ -69,7 +81,7 @@ def test_a_scene_is_scored_against_its_truth(tmp_path, monkeypatch):
 
 
 def test_rules_take_turns_and_their_exact_map_judges(tmp_path, monkeypatch):
-    monkeypatch.setattr(leaderboard, "entries", lambda detector, passes: [Entry("drise", 8)])
+    monkeypatch.setattr(leaderboard, "entries", lambda detector, passes, own: [Entry("drise", 8)])
     options = {"detector": "rules", "passes": (8,), "steps": 3, "limit": 25, "progress": False}
     lines = leaderboard.study(tmp_path, **options).lines
     layouts = {(line["rule"], line["image"] % 4) for line in lines}
@@ -83,7 +95,9 @@ def test_rules_take_turns_and_their_exact_map_judges(tmp_path, monkeypatch):
         e = dc.explain(detector, drawn.image, targets, method="drise", n_masks=n_masks, progress=False)
         for k, record in enumerate(line["objects"]):
             shared = shared_energy(e.saliency[k], detector.true_map(targets[k]))
-            assert record["methods"]["drise 8"]["truth_shared"] == pytest.approx(shared, abs=1e-4)
+            scored = record["methods"]["drise 8"]
+            assert scored["truth_shared"] == pytest.approx(shared, abs=1e-4)
+            assert scored["shuffled"] is None  # a rule has no weights
 
 
 def test_the_command_says_what_is_wrong(tmp_path, capsys):
