@@ -116,6 +116,11 @@ def instance(name: str, value: Any, kind: Any, advice: str = "") -> None:
         raise InputError(f"{wanted}: {advice}" if advice else wanted)
 
 
+def line_of(error: Exception, which: int = 0) -> str:
+    """A line of what an error says, by default the first; of one that says nothing, its type."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[which]
+
+
 def probability(name: str, value: Any) -> float:
     """Return `value` if it lies strictly between 0 and 1."""
     if not isinstance(value, int | float | np.floating) or not 0 < value < 1:

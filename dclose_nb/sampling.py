@@ -6,7 +6,6 @@
 from __future__ import annotations
 
 import threading
-import warnings
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
@@ -60,9 +59,9 @@ def plain_loop(detector: Detector, canvas: Canvas, targets: Detections, plan: Pl
     predict = detector.predict if target_masks is None else detector.predict_masks
     levels = []
     for sampler, count in zip(plan.samplers, plan.counts):
-        density = torch.zeros(canvas.content[2:], dtype=torch.float64)  # (h, w)
-        weighted_sum = torch.zeros(len(targets), *density.shape, dtype=torch.float64)  # (n, h, w)
-        weights = torch.zeros(count, len(targets))
+        density = torch.zeros(canvas.content[2:], dtype=torch.float64, device=boxes.device)  # (h, w)
+        weighted_sum = torch.zeros(len(targets), *density.shape).to(density)  # (n, h, w)
+        weights = torch.zeros(count, len(targets), device=boxes.device)
         for i in range(count):
             mask = sampler.masks(i, i + 1)[0]  # (h, w)
             masked = canvas.pixels.clone()
@@ -74,8 +73,8 @@ def plain_loop(detector: Detector, canvas: Canvas, targets: Detections, plan: Pl
             weighted_sum += weight[:, None, None] * mask  # step 5: the sum in Eq. 7
             density += mask  # step 5: Eq. 3
             weights[i] = weight
-        sums = weighted_sum.numpy(), density.numpy()
-        levels.append(Level(sampler, *sums, weights.numpy(), np.arange(count)))
+        sums = weighted_sum.cpu().numpy(), density.cpu().numpy()
+        levels.append(Level(sampler, *sums, weights.cpu().numpy(), np.arange(count)))
     return levels  # step 6, the division of Eq. 7, is `Level.saliency`
 
 
@@ -162,7 +161,7 @@ class Sampling:
                 bar.update(len(weights))
                 if self._size < size:  # warn here: in a thread, a warning names no caller
                     size = self._size
-                    warnings.warn(f"memory does not suffice: going on with batches of {size}", stacklevel=4)
+                    checks.warn(f"memory does not suffice: going on with batches of {size}")
                 if batch.last:
                     yield taken
 
@@ -211,7 +210,7 @@ class Sampling:
                 halves = range(len(self._sums))
                 members = [self._half_of(sampler, batch.start, batch.stop) == half for half in halves]
                 return batch, weights, torch.stack([rows * inside @ masks.flatten(1) for inside in members])
-            except (MemoryError, RuntimeError) as error:
+            except Exception as error:  # ONNX Runtime's own types are no RuntimeError
                 if count == 1 or not _is_about_memory(error):
                     raise
             self._of_thread.masked = None

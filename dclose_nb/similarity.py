@@ -184,7 +184,7 @@ def mask_weights(
         place = place * counts
     if question == "class":
         highest, index = place.max(dim=1, keepdim=True)
-        return (cosine.gather(1, index) * (highest > 0))[:, 0]
+        return torch.where(highest > 0, cosine.gather(1, index), 0 * highest)[:, 0]  # NaN stays NaN
     return (place * cosine if question == "all" else place).amax(dim=1)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import cv2
@@ -15,7 +16,6 @@ from . import checks
 from .checks import InputError
 from .detection import Canvas, Detector, Proposals, box_iou
 from .images import load_photo
-from .threads import map_in_threads
 
 TRAINING_LAYERS = _BatchNorm, _DropoutNd  # layers that work differently in training
 SURE = 0.5  # a box with this score must be found again where its image has moved
@@ -249,11 +249,18 @@ def _inconsistent_answers(detector: Detector, proposals: Proposals, batch: torch
         )
     predict = _ask(detector, "predictor", detector.predictor, 1000)
     many = _predict(detector, batch, predict, "predictor(1000)")
-    at_once = _ask(
-        detector,
-        "predictor",
-        lambda: list(map_in_threads(detector, lambda image: _copy(predict(image)), images * 4)),
-    )
+
+    def asked(image: torch.Tensor) -> Proposals:
+        with torch.inference_mode():  # each thread has its own
+            return _copy(predict(image))
+
+    def by_threads() -> list[Proposals]:
+        if not detector.thread_safe:
+            return list(map(asked, images * 4))
+        with ThreadPoolExecutor(4) as threads:
+            return list(threads.map(asked, images * 4))
+
+    at_once = _ask(detector, "predictor", by_threads)
     if _distance(proposals, many) > SAME:
         yield "predictor(1000) gives other answers than predict"
     elif any(_distance(*answers) > SAME for answers in zip(alone * 4, at_once)):

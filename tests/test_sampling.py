@@ -5,11 +5,13 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from onnxruntime.capi.onnxruntime_pybind11_state import Fail
 from toys import out_of_memory_above
 
 import dclose_nb as dc
 from dclose_nb.masks import grid_masks, superpixel_masks
 from dclose_nb.sampling import Plan, Sampling, plain_loop, sample
+from dclose_nb.similarity import QUESTIONS
 
 
 def plan(shape, counts=(11, 6), *, seed=0, filtered=False):
@@ -149,14 +151,15 @@ def test_without_targets_nothing_is_masked(lamps, lit):
     assert levels[0].saliency.shape == (0, 12, 20) and levels[0].weights.shape == (0, 0)
 
 
-def test_nan_from_the_detector_is_named(lamps, lit):
+@pytest.mark.parametrize("question", QUESTIONS)
+def test_nan_from_the_detector_is_named(lamps, lit, question):
     targets = lamps.detect(lit)
     healthy = lamps.predict
     lamps.predict = lambda pixels: healthy(pixels)._replace(
         objectness=torch.full((len(pixels), 2), torch.nan)
     )
     with pytest.raises(FloatingPointError, match="lamps"):
-        levels_of(lamps, lit, targets)
+        dc.explain(lamps, lit, targets, n_masks=10, question=question, progress=False)
 
 
 def test_ctrl_c_stops_within_a_batch(lamps, lit):
@@ -173,13 +176,16 @@ def test_ctrl_c_stops_within_a_batch(lamps, lit):
     assert calls == [4]
 
 
-def test_too_little_memory_halves_the_batch(lamps, lit):
+@pytest.mark.parametrize(
+    "error", [torch.OutOfMemoryError("out of memory"), MemoryError(), Fail("Failed to allocate memory")]
+)
+def test_too_little_memory_halves_the_batch(lamps, lit, error):
     targets = lamps.detect(lit)
     expected = levels_of(lamps, lit, targets, batch_size=8)
-    lamps.predict = out_of_memory_above(3, lamps.predict)
+    lamps.predict = out_of_memory_above(3, lamps.predict, error)
     with pytest.warns(UserWarning, match="going on with batches of 2") as warned:
         got = levels_of(lamps, lit, targets, batch_size=8)
-    assert len(warned) == 1
+    assert [one.filename for one in warned] == [__file__]
     for level, wanted in zip(got, expected):
         assert np.allclose(level.saliency, wanted.saliency, atol=1e-6)
         assert np.allclose(level.weights, wanted.weights, atol=1e-6)

@@ -306,7 +306,7 @@ def test_an_answer_to_other_pixels_is_named(image):
         check_detector(Lazy(), image)
 
 
-def test_a_detector_that_is_not_thread_safe_is_found_out(image, threads):
+def test_a_detector_that_is_not_thread_safe_is_found_out(image):
     class Shared(Blobs):
         thread_safe = True
 

@@ -11,12 +11,12 @@ def weights_at_hand() -> bool:
     return weights.path_of("yolox_nano").is_file()
 
 
-def out_of_memory_above(most, predict):
+def out_of_memory_above(most, predict, error=None):
     """A `predict` that runs out of memory with more than `most` images at once."""
 
     def narrow(pixels):
         if len(pixels) > most:
-            raise torch.OutOfMemoryError("out of memory")
+            raise error or torch.OutOfMemoryError("out of memory")
         return predict(pixels)
 
     return narrow

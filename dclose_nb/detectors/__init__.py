@@ -74,7 +74,7 @@ def load_detector(
     if detector is None:
         detector = _default()
     if isinstance(detector, Detector):
-        _refuse_unused(facts, "a Detector", class_names=class_names, name=name)
+        _refuse_unused(facts, "a Detector", class_names=class_names, name=name, device=device)
         return detector
     if isinstance(detector, torch.nn.Module):
         from .huggingface import HuggingFaceDetector, is_huggingface
@@ -114,6 +114,11 @@ def load_detector(
 
         _refuse_unused(facts, "a folder", class_names=class_names)
         return load_folder(folder, name, device=pick_device(device))
+    if folder is not None and str(detector) not in named:
+        raise InputError(
+            f"{str(detector)!r} is no folder; a detector must be one of {', '.join(map(repr, named))}, or "
+            "the path of a network"
+        )
     known = checks.choice("detector", detector, named)
     _refuse_unused(facts, repr(known), class_names=class_names, name=name)
     if known == picodet.NAME:
@@ -160,5 +165,5 @@ def pick_device(device: Any) -> torch.device:
         device = torch.device(device)
         torch.ones(1, device=device).cpu()
     except (RuntimeError, AssertionError, TypeError) as error:
-        raise InputError(f"device {str(device)!r} cannot be used: {str(error).splitlines()[0]}") from error
+        raise InputError(f"device {str(device)!r} cannot be used: {checks.line_of(error)}") from error
     return device

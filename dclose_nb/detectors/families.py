@@ -10,6 +10,7 @@ import torch
 from torch.nn.functional import one_hot
 from torchvision.ops import box_convert
 
+from ..checks import InputError
 from ..detection import Proposals
 from .yolox import proposals_of
 
@@ -45,14 +46,12 @@ def yolox(outputs: list[torch.Tensor], size: tuple[int, int]) -> Proposals:
 
 
 def yolox_decoded(outputs: list[torch.Tensor], size: tuple[int, int]) -> Proposals:
-    """Decode what YOLOX's export writes with ``--decode_in_inference``: boxes in canvas pixels."""
+    """Decode what YOLOX's export writes with ``--decode_in_inference``: boxes in canvas pixels.
+
+    YOLOv5's and YOLOv7's exports have the same layout, with three boxes in each cell.
+    """
     (output,) = outputs
     return proposals_of(output)
-
-
-def yolov5(outputs: list[torch.Tensor], size: tuple[int, int]) -> Proposals:
-    """Decode YOLOv5 and YOLOv7: as `yolox_decoded`, with three boxes in each cell."""
-    return yolox_decoded(outputs, size)
 
 
 def yolov8(outputs: list[torch.Tensor], size: tuple[int, int]) -> Proposals:
@@ -88,7 +87,13 @@ def rt_detr(outputs: list[torch.Tensor], size: tuple[int, int], n_classes: int) 
 
 def _labelled(boxes: torch.Tensor, scores: torch.Tensor, labels: torch.Tensor, n_classes: int) -> Proposals:
     """Proposals of labels and scores: with one-hot vectors, Eq. 2 compares classes as the same or not."""
-    probs = one_hot(labels.long().clamp(0, n_classes - 1), n_classes)
+    labels = labels.long().clamp(min=0)  # some exports fill up with -1
+    if labels.numel() and labels.max() >= n_classes:
+        raise InputError(
+            f"the network gives the label {labels.max()} and there are {n_classes} class names: "
+            "give class_names=[...], one for each"
+        )
+    probs = one_hot(labels, n_classes)
     return Proposals(boxes, scores, probs.to(scores.dtype))
 
 
@@ -98,8 +103,13 @@ def detr(outputs: list[torch.Tensor], size: tuple[int, int], n_classes: int) -> 
     With a logit more than classes, it is a softmax whose last class is the background; else sigmoids.
     """
     boxes, logits = _boxes_first(outputs)
+    return of_queries(boxes, logits, size, n_classes)
+
+
+def of_queries(boxes: torch.Tensor, logits: torch.Tensor, size: tuple[int, int], n_classes: int) -> Proposals:
+    """Proposals of DETR's boxes (B, T, 4) and logits (B, T, K), see `detr`."""
     height, width = size
-    boxes = box_convert(boxes, "cxcywh", "xyxy") * torch.tensor([width, height, width, height])
+    boxes = box_convert(boxes, "cxcywh", "xyxy") * boxes.new_tensor([width, height, width, height])
     if logits.shape[-1] == n_classes + 1:
         return Proposals.from_softmax(boxes, logits.softmax(-1)[..., :-1])
     return Proposals.from_scores(boxes, logits.sigmoid())
@@ -173,7 +183,7 @@ class Family(NamedTuple):
 FAMILIES = {
     "yolox": Family(yolox, "bgr", std=(1, 1, 1), resize="letterbox"),
     "yolox_decoded": Family(yolox_decoded, "bgr", std=(1, 1, 1), resize="letterbox"),
-    "yolov5": Family(yolov5),
+    "yolov5": Family(yolox_decoded),
     "yolov8": Family(yolov8),
     "yolo_end_to_end": Family(yolo_end_to_end),
     "detr": Family(detr, "rgb", *IMAGENET, "stretch"),
@@ -182,7 +192,6 @@ FAMILIES = {
     "mmdeploy": Family(mmdeploy, "bgr", *IMAGENET_BGR, "letterbox"),
     "gfl": Family(gfl, "bgr", *IMAGENET_BGR, "stretch"),
 }
-OTHER = Family(yolox, "bgr", std=(1, 1, 1), resize="letterbox")  # facts beside a function that decodes
 
 
 def recognise(outputs: list[torch.Tensor], size: tuple[int, int]) -> dict[str, list[int]]:

@@ -7,11 +7,12 @@ from typing import Any
 
 import numpy as np
 import torch
-from torchvision.ops import box_convert
 
+from .. import checks
 from ..checks import InputError
 from ..detection import Canvas, Detector, Proposals
 from . import weights
+from .families import of_queries
 
 
 class HuggingFaceDetector(Detector):
@@ -74,12 +75,8 @@ class HuggingFaceDetector(Detector):
 
     def predict(self, pixels: torch.Tensor) -> Proposals:
         output = self.module(pixel_values=(pixels - self._mean) / self._std)
-        boxes = box_convert(output.pred_boxes, "cxcywh", "xyxy")  # in [0, 1] of the canvas
         height, width = pixels.shape[-2:]
-        boxes = boxes * torch.tensor([width, height, width, height], device=boxes.device)
-        if output.logits.shape[-1] == len(self.class_names) + 1:
-            return Proposals.from_softmax(boxes, output.logits.softmax(-1)[..., :-1])
-        return Proposals.from_scores(boxes, output.logits.sigmoid())
+        return of_queries(output.pred_boxes, output.logits, (height, width), len(self.class_names))
 
 
 def load_folder(folder: Path, name: str | None, *, device: torch.device) -> HuggingFaceDetector:
@@ -103,8 +100,7 @@ def load_folder(folder: Path, name: str | None, *, device: torch.device) -> Hugg
         module = AutoModelForObjectDetection.from_pretrained(folder, use_safetensors=True, **options)
         processor = AutoImageProcessor.from_pretrained(folder, **options)
     except Exception as error:  # of many types, for a damaged file, an unknown model or a missing package
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        raise InputError(f"{str(folder)!r} cannot be read as a model: {reason}") from error
+        raise InputError(f"{str(folder)!r} cannot be read as a model: {checks.line_of(error)}") from error
     return HuggingFaceDetector(name or folder.name, module, processor, device=device)
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Sequence
 from functools import cached_property
 from pathlib import Path
@@ -16,8 +15,9 @@ from torchvision.models.detection import SSD300_VGG16_Weights
 from .. import checks
 from ..checks import InputError
 from ..detection import Canvas, Detections, Detector, Proposals
+from ..files import sha256
 from .canvases import letterbox, letterbox_centred, stretch
-from .families import FAMILIES, OTHER, recognise
+from .families import FAMILIES, recognise
 from .sessions import OnnxSession, Session, open_ir
 from .yolox import COCO_CLASSES
 
@@ -98,8 +98,10 @@ class FileDetector(Detector):
     ) -> None:
         self.path = path
         checksums = {"file_sha256": _sha256(path)}
-        if path.suffix.lower() == ".xml":
-            checksums["weights_sha256"] = _sha256(path.with_suffix(".bin"))
+        ir = path.suffix.lower() == ".xml"
+        beside = path.with_suffix(".bin") if ir else path.with_name(f"{path.name}.data")  # PyTorch's name
+        if ir or beside.exists():
+            checksums["weights_sha256"] = _sha256(beside)
         facts = _given(colours=colours, mean=mean, std=std, resize=resize)
         if decode is not None and not callable(decode):
             checks.choice("decode", decode, FAMILIES)
@@ -108,7 +110,7 @@ class FileDetector(Detector):
         known = recognise(outputs, self.input_size)
         decode = decode or self._recognised(known, outputs)
         if callable(decode):
-            called, family = getattr(decode, "__name__", "decode"), OTHER._replace(decode=decode)
+            called, family = getattr(decode, "__name__", "decode"), FAMILIES["yolox"]._replace(decode=decode)
         else:
             called, family = decode, FAMILIES[decode]
         family = family._replace(**facts)
@@ -139,7 +141,9 @@ class FileDetector(Detector):
         except ImportError as error:
             raise InputError(f"{self.path.name} needs {package}: pip install {package} ({error})") from error
         except Exception as error:  # its own types, of a file that is damaged or too new
-            raise InputError(f"{str(self.path)!r} cannot be read as a network: {_reason(error)}") from error
+            raise InputError(
+                f"{str(self.path)!r} cannot be read as a network: {checks.line_of(error, -1)}"
+            ) from error
 
     def __getstate__(self) -> dict[str, Any]:
         return {name: value for name, value in self.__dict__.items() if name != "_session"}  # made anew
@@ -181,7 +185,7 @@ class FileDetector(Detector):
         try:
             return self._run(torch.zeros(given))
         except Exception as error:  # the runtime's own types, no memory, outputs that are no tensors
-            reason = _reason(error)
+            reason = checks.line_of(error, -1)
             raise InputError(f"{self.path.name} has no answer to an input of {given}: {reason}") from error
 
     def _shown(self, outputs: list[torch.Tensor]) -> str:
@@ -276,14 +280,9 @@ class FileDetector(Detector):
 
 def _sha256(path: Path) -> str:
     try:
-        return hashlib.sha256(path.read_bytes()).hexdigest()
+        return sha256(path)
     except OSError as error:
         raise InputError(f"{str(path)!r} cannot be read: {error.strerror or error}") from error
-
-
-def _reason(error: Exception) -> str:
-    """The last line of an error, where OpenVINO says what is wrong."""
-    return (str(error).strip().splitlines() or [type(error).__name__])[-1]
 
 
 def _given(**facts: Any) -> dict[str, Any]:
@@ -293,14 +292,18 @@ def _given(**facts: Any) -> dict[str, Any]:
         if fact in facts:
             checks.choice(fact, facts[fact], allowed)
     for fact in ("mean", "std"):
-        if fact in facts and not _channels(fact, facts[fact]).all() and fact == "std":
-            raise InputError(f"std must not be 0, got {facts[fact]!r}: pixels are divided by it")
+        if fact in facts:
+            facts[fact] = _channels(fact, facts[fact])
+    if "std" in facts and not facts["std"].all():
+        raise InputError(
+            f"std must not be 0, got {facts['std'].flatten().tolist()}: pixels are divided by it"
+        )
     return facts
 
 
 def _channels(name: str, values: Sequence[float]) -> torch.Tensor:
     try:
-        channels = torch.tensor(values, dtype=torch.float32).reshape(3, 1, 1)
+        channels = torch.as_tensor(values, dtype=torch.float32).reshape(3, 1, 1)
         if channels.isfinite().all():
             return channels
     except (TypeError, ValueError, RuntimeError):

@@ -59,8 +59,8 @@ def _session(network: _Network, input_size: tuple[int, int]) -> OnnxSession | No
             return OnnxSession(file)
     except ImportError as error:
         reason = str(error)
-    except RuntimeError as error:
-        reason = f"no ONNX of this one ({str(error).splitlines()[-1]})"
+    except Exception as error:  # the exporter's, and ONNX Runtime's own types
+        reason = f"no ONNX of this one ({checks.line_of(error, -1)})"
     checks.warn(f"networks run in PyTorch, which is slower: {reason}")
     return None
 

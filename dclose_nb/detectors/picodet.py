@@ -20,7 +20,7 @@ from yolox.data.datasets import COCO_CLASSES
 
 from ..checks import InputError
 from ..detection import Canvas, Detector, Proposals
-from ..files import atomic_write
+from ..files import atomic_write, sha256
 from .canvases import stretch
 from .families import IMAGENET
 from .sessions import OpenVinoSession, load_openvino
@@ -65,7 +65,7 @@ class PicoDetDetector(Detector):
     def __init__(self, folder: Path) -> None:
         for name, expected in SHA256.items():
             try:
-                found = hashlib.sha256((folder / name).read_bytes()).hexdigest()
+                found = sha256(folder / name)
             except OSError as error:
                 raise WeightsError(f"{folder / name} cannot be read: {error.strerror or error}") from error
             if found != expected:

@@ -86,7 +86,7 @@ def load(name: str) -> Weights:
         state = torch.load(path, map_location="cpu", weights_only=True)["model"]
     except Exception as error:  # torch raises many types for a damaged or foreign file
         raise WeightsError(
-            f"{path} cannot be read as weights of {name}: {_first_line(error)}. "
+            f"{path} cannot be read as weights of {name}: {checks.line_of(error)}. "
             "Remove it to have the official file fetched."
         ) from error
     official = sha256 == OFFICIAL[name]
@@ -138,14 +138,14 @@ def _download(path: Path) -> None:
             fname=path.name,
             downloader=pooch.HTTPDownloader(progressbar=True, timeout=TIMEOUT, chunk_size=2**16),
         )
+    except requests.ConnectionError:  # its own text is a page long
+        raise MissingWeights(f"{missing} (no connection). {where}") from None
+    except (requests.RequestException, OSError) as error:  # some are ValueErrors, too
+        raise MissingWeights(f"{missing} ({checks.line_of(error)}). {where}") from error
     except ValueError as error:  # pooch's word for a sum that does not match
         raise MissingWeights(
             f"what {url} sent is not {name}.pth, whose sha256 is {OFFICIAL[name]}: thrown away. {where}"
         ) from error
-    except requests.ConnectionError:  # its own text is a page long
-        raise MissingWeights(f"{missing} (no connection). {where}") from None
-    except (requests.RequestException, OSError) as error:
-        raise MissingWeights(f"{missing} ({_first_line(error)}). {where}") from error
     finally:
         log.setLevel(level)
 
@@ -156,10 +156,6 @@ def digest(module: torch.nn.Module) -> str:
     for value in module.state_dict().values():
         sums.update(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
     return sums.hexdigest()
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).splitlines() or [""])[0] or type(error).__name__
 
 
 def refuse_no_numbers(name: str, state: Mapping[str, Any]) -> None:
@@ -193,11 +189,11 @@ def load_shipped(path: Path) -> Weights:
         expected = read_json(path.with_suffix(".json"))["sha256"]
         content = path.read_bytes()
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise WeightsError(f"{path} or its manifest cannot be read: {_first_line(error)}") from error
+        raise WeightsError(f"{path} or its manifest cannot be read: {checks.line_of(error)}") from error
     found = hashlib.sha256(content).hexdigest()
     if found != expected:
         raise WeightsError(f"{path} is wrong or damaged: its sha256 is {found}, expected {expected}")
     try:
         return Weights(safetensors.torch.load(content), found, official=True)
     except Exception as error:  # its own type, and others for what lies in a damaged header
-        raise WeightsError(f"{path} cannot be read as weights: {_first_line(error)}") from error
+        raise WeightsError(f"{path} cannot be read as weights: {checks.line_of(error)}") from error

@@ -15,7 +15,7 @@ from .. import checks
 from ..checks import InputError
 from ..detection import Canvas
 from ..fusion import cascade
-from ..masks import SEGMENTS, MaskSampler, superpixel_masks, superpixels
+from ..masks import MOST, SEGMENTS, MaskSampler, superpixel_masks, superpixels
 from ..sampling import Level, Plan
 from .method import Maps, Method
 
@@ -33,7 +33,7 @@ class Pyramid(Method):
     p : float
         Probability that a superpixel is kept, in (0, 1).
     r : float
-        Resize offset, 0 or more.
+        Resize offset, 0 to 1000.
     """
 
     least: ClassVar[int] = 1  # fewest masks of a level
@@ -52,7 +52,7 @@ class Pyramid(Method):
             least = f"{('one', 'two')[self.least - 1]} for each of {len(self.segments)} levels"
             raise InputError(f"n_masks must be at least {least}, got {self.n_masks}")
         checks.probability("p", self.p)
-        checks.at_least("r", self.r, 0, integer=False)
+        checks.at_least("r", self.r, 0, largest=MOST, integer=False)
 
     @property
     def counts(self) -> list[int]:

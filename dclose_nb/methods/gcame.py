@@ -20,7 +20,7 @@ class Gcame(Gradients):
     As Grad-CAM, each channel A_k has the mean a_k of its gradient as weight. It is also multiplied by a
     Gaussian G_k about the first pixel, row by row, at which its gradient is not 0:
 
-    ``ReLU(sum_k sign(a_k) |a_k| G_k o A_k)``, over the channels of all layers, each enlarged to the canvas.
+    ``ReLU(sum_k a_k G_k o A_k)``, over the channels of all layers, each enlarged to the canvas.
 
     The width of G_k is ``|ln |a_k| / q * ln(stride)|`` with ``q = floor(sqrt(rows * columns) - 1) / 6``, and
     G_k is scaled to [0, 1]. The stride is the canvas's width divided by the number of columns.

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import threading
 from abc import abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
+from typing import Any
 
 import numpy as np
 import torch
@@ -51,7 +54,14 @@ class Gradients(OwnWay):
         return detector.feature_layers
 
     def maps(
-        self, detector: Detector, canvas: Canvas, targets: Detections, *, question: str, progress: bool
+        self,
+        detector: Detector,
+        canvas: Canvas,
+        targets: Detections,
+        *,
+        question: str,
+        batch_size: int,
+        progress: bool,
     ) -> tuple[Maps, int]:
         """See `OwnWay`.
 
@@ -65,10 +75,14 @@ class Gradients(OwnWay):
         """
         layers = self._layers(detector)
         outputs: dict[str, torch.Tensor] = {}
+        own_thread = threading.get_ident()
+
+        def keep(name: str, _: Any, __: Any, output: torch.Tensor) -> None:
+            if threading.get_ident() == own_thread:  # another one may ask the same module meanwhile
+                outputs[name] = output
+
         hooks = [
-            detector.module.get_submodule(name).register_forward_hook(  # type: ignore[attr-defined]
-                lambda _, __, output, name=name: outputs.__setitem__(name, output)
-            )
+            detector.module.get_submodule(name).register_forward_hook(partial(keep, name))  # type: ignore[attr-defined]
             for name in layers
         ]
         try:
@@ -107,7 +121,7 @@ class Gradients(OwnWay):
     def _layers(self, detector: Detector) -> list[str]:
         """Names of the layers to use, finest first."""
         module = getattr(detector, "module", None)
-        if not isinstance(module, torch.nn.Module) or not detector.feature_layers:
+        if not isinstance(module, torch.nn.Module) or not (self.layer or detector.feature_layers):
             raise InputError(
                 f"this method needs a network with feature maps, and {detector.name!r} shows none: "
                 "take one that looks at outputs alone, as 'regression' or 'dclose'"
@@ -120,4 +134,5 @@ class Gradients(OwnWay):
 
 
 def _known(detector: Detector) -> str:
-    return f"its feature maps are made by {', '.join(detector.feature_layers)}"
+    known = ", ".join(detector.feature_layers)
+    return f"its feature maps are made by {known}" if known else "choose one of its module.named_modules()"

@@ -13,7 +13,6 @@ from tqdm.auto import tqdm
 from .. import checks
 from ..detection import Canvas, Detections, Detector
 from ..masks import superpixels
-from ..sampling import batch_size_for
 from ..similarity import mask_weights
 from ..threads import map_in_threads
 from .method import Maps, OwnWay
@@ -49,12 +48,19 @@ class Greedy(OwnWay):
         checks.at_least("regions", self.regions, 1, largest=1000)
 
     def maps(
-        self, detector: Detector, canvas: Canvas, targets: Detections, *, question: str, progress: bool
+        self,
+        detector: Detector,
+        canvas: Canvas,
+        targets: Detections,
+        *,
+        question: str,
+        batch_size: int,
+        progress: bool,
     ) -> tuple[Maps, int]:
         labels = superpixels(canvas.content_image, self.regions)
-        cells, m = torch.from_numpy(labels).to(canvas.pixels.device), labels.max() + 1
+        cells, m = torch.from_numpy(labels).to(canvas.pixels.device), int(labels.max()) + 1
         passes = len(targets) * m * (m + 1)
-        predict, size = detector.predictor(passes), batch_size_for(detector, None)
+        predict = detector.predictor(passes)
 
         def weights(target: Detections, shown: torch.Tensor) -> np.ndarray:
             """Weights (b,) of the images that show regions (b, m) of 0 and 1."""
@@ -65,7 +71,7 @@ class Greedy(OwnWay):
                 pixels[:, :, *canvas.window] *= batch[:, None, cells]
                 return mask_weights(predict(pixels), *vectors, question=question)[:, 0]
 
-            found = torch.cat(list(map_in_threads(detector, weigh, shown.to(cells.device).split(size))))
+            found = torch.cat(list(map_in_threads(detector, weigh, shown.to(cells.device).split(batch_size))))
             if not found.isfinite().all():
                 raise FloatingPointError(f"detector {detector.name!r} proposed NaN for a masked image")
             bar.update(len(found))
@@ -87,7 +93,7 @@ def _fall(weights: Callable[[torch.Tensor], np.ndarray], m: int) -> np.ndarray:
         reached.append(raised[best])
         order.append(left.pop(best))
         chosen[order[-1]] = 1
-    changes = np.abs(np.diff(reached, prepend=2 - reached[-1]))  # F of no region is 2 less that of all
+    changes = np.abs(np.diff(reached, prepend=2 - reached[-1]))  # F of no region = 2 - F of all regions
     values = np.empty(m)
     values[order] = changes[::-1].cumsum()[::-1]
     return values

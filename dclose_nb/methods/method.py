@@ -24,7 +24,8 @@ class Method(ABC):
     """A sampling method: a frozen dataclass of its options, which `__post_init__` checks."""
 
     own_error: ClassVar[bool] = False  # whether `combine` gives the error; else two halves are compared
-    most: ClassVar[int | None] = None  # masks that it can take, and "auto" may; None: no limit
+    # most masks that it takes; "auto" goes up to them, or to n_masks if None
+    most: ClassVar[int | None] = None
 
     @property
     def cascade_order(self) -> slice | None:
@@ -45,9 +46,16 @@ class OwnWay(ABC):
 
     @abstractmethod
     def maps(
-        self, detector: Detector, canvas: Canvas, targets: Detections, *, question: str, progress: bool
+        self,
+        detector: Detector,
+        canvas: Canvas,
+        targets: Detections,
+        *,
+        question: str,
+        batch_size: int,
+        progress: bool,
     ) -> tuple[Maps, int]:
         """Maps of n targets in one image, and the number of images that the network saw.
 
-        See `similarity.mask_weights` for the question.
+        The network sees at most `batch_size` images at once. See `similarity.mask_weights` for the question.
         """

@@ -369,3 +369,9 @@ def test_without_a_runtime_its_package_is_named(exported, monkeypatch):
         monkeypatch.setitem(sys.modules, f"{package}.frontend", None)
         with pytest.raises(dc.InputError, match=f"{file.name} needs {package}: pip install {package}"):
             dc.load_detector(file)
+
+
+@pytest.mark.parametrize("layout", ["rt_detr", "mmdeploy", "yolo_end_to_end"])
+def test_a_label_beyond_the_names_is_refused(exported, layout):
+    with pytest.raises(dc.InputError, match=r"gives the label \d and there are 1 class names"):
+        dc.load_detector(exported(layout), class_names=["only"])

@@ -1,5 +1,6 @@
 """ONNX files as detectors: PyTorch's answers, other families, and files that do not fit."""
 
+import hashlib
 import os
 import pickle
 import subprocess
@@ -351,3 +352,12 @@ def test_an_input_beyond_memory_is_refused(one):
         dc.InputError, match=r"one.onnx has no answer to an input of \(1, 3, 1099511627776, 12\)"
     ):
         dc.load_detector(one)
+
+
+def test_weights_in_a_file_beside_it_are_part_of_the_record(one, tmp_path):
+    facts = {"decode": decode, "class_names": ["a", "b", "c"]}
+    alone = dc.load_detector(one, **facts)
+    (tmp_path / "one.onnx.data").write_bytes(b"weights")
+    both = dc.load_detector(one, **facts)
+    assert "weights_sha256" not in alone.provenance
+    assert both.provenance["weights_sha256"] == hashlib.sha256(b"weights").hexdigest()

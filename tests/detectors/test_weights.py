@@ -7,6 +7,7 @@ import pickle
 import threading
 import time
 from collections import Counter
+from pathlib import Path
 
 import pytest
 import safetensors.torch
@@ -176,6 +177,10 @@ def test_unknown_detectors_and_devices_are_refused(lamps):
             dc.load_detector("yolox_nano", device=device)
     with pytest.raises(dc.InputError, match="detector must be"):
         dc.load_detector(["yolox_nano"])
+    with pytest.raises(dc.InputError, match=r"'my_detrr' is no folder; .* or the path of a network"):
+        dc.load_detector(Path("my_detrr"))
+    with pytest.raises(dc.InputError, match="a Detector takes no device"):
+        dc.load_detector(lamps, device="cpu")
     assert dc.load_detector(lamps) is lamps
 
 
@@ -231,3 +236,10 @@ def test_shipped_weights_of_another_network_are_refused(tmp_path):
         (tmp_path / f"planted_two_stage{ending}").write_bytes(content)
     with pytest.raises(dc.WeightsError, match="does not hold the weights of planted_two_stage"):
         networks.load("planted_two_stage", device=torch.device("cpu"), folder=tmp_path)
+
+
+def test_a_proxy_that_cannot_be_used_is_no_wrong_file(empty_home, monkeypatch):
+    monkeypatch.setenv("HTTPS_PROXY", "nonsense://127.0.0.1:9")
+    with pytest.raises(dc.WeightsError, match="could not be fetched") as caught:
+        dc.load_detector("yolox_nano")
+    assert "thrown away" not in str(caught.value)

@@ -1,6 +1,7 @@
 """ODAM and G-CAME on a network of one layer, whose gradients are written down."""
 
 import math
+import threading
 
 import numpy as np
 import pytest
@@ -117,3 +118,34 @@ def test_a_box_that_nothing_answers_for_has_an_empty_map(image):
     for method in ("odam", "gcame"):
         far = dc.explain(OneLayer(), image, dc.Targets([[0, 0, 1, 1]], ["a"]), method=method)
         assert (far.saliency == 0).all()
+
+
+def test_only_the_method_s_own_forward_pass_counts(image):
+    """Another thread asks the same network before the method has taken its gradients."""
+
+    class Shared(OneLayer):
+        def predict(self, pixels):
+            proposals = super().predict(pixels)
+            other = threading.Thread(target=self.module, args=(torch.zeros_like(pixels),))
+            other.start()
+            other.join()
+            return proposals
+
+    for method in ("gradcam", "odam", "gcame"):
+        alone, shared = (
+            dc.explain(one, image, TARGET, method=method, progress=False) for one in (OneLayer(), Shared())
+        )
+        assert alone.saliency.max() > 0 and np.array_equal(alone.saliency, shared.saliency)
+
+
+def test_a_layer_can_be_named_where_the_detector_names_none(image):
+    class Quiet(OneLayer):
+        feature_layers = ()
+
+    target = dc.Targets([[2, 2, 6, 6]], ["a"])
+    named, known = Quiet(), OneLayer()
+    layer = known.feature_layers[-1]
+    expected = dc.explain(known, image, target, method="gradcam", layer=layer).saliency
+    assert np.array_equal(dc.explain(named, image, target, method="gradcam", layer=layer).saliency, expected)
+    with pytest.raises(dc.InputError, match=r"no layer 'nose': choose one of its module\.named_modules"):
+        dc.explain(named, image, target, method="gradcam", layer="nose")

@@ -19,7 +19,7 @@ def test_a_linear_detector_orders_regions_by_what_each_adds(lamps, patches):
     regions = 12
     found = dc.explain(lamps, patches, lamps.detect(patches), method="greedy", regions=regions)
     labels = superpixels(patches, regions)
-    m = labels.max() + 1
+    m = int(labels.max()) + 1
     assert found.n_forward == len(found) * m * (m + 1)  # the targets were given
     for saliency, one in zip(found.saliency, found.detections):
         x1, y1, x2, y2 = one.boxes[0].astype(int)
@@ -57,3 +57,13 @@ def test_bad_regions(lamps, lit):
     for regions in (0, 1.5, 10_000):
         with pytest.raises(dc.InputError, match="regions must be"):
             dc.explain(lamps, lit, method="greedy", regions=regions)
+
+
+def test_the_network_sees_no_more_images_at_once_than_asked(lamps, lit):
+    maps, most = [], []
+    for size in (2, 64):
+        lamps.seen.clear()
+        options = {"regions": 6, "batch_size": size, "progress": False}
+        maps.append(dc.explain(lamps, lit, lamps.detect(lit), method="greedy", **options).saliency)
+        most.append(max(map(len, lamps.seen)))
+    assert most[0] == 2 < most[1] and np.array_equal(*maps)

@@ -8,7 +8,7 @@ import torch
 
 import dclose_nb as dc
 from dclose_nb.masks import superpixel_masks, superpixels
-from dclose_nb.methods import make
+from dclose_nb.methods import METHODS, make, options_of
 from dclose_nb.methods.contrast import Contrast
 from dclose_nb.methods.dclose import Dclose
 from dclose_nb.sampling import Plan, sample
@@ -174,21 +174,21 @@ def test_grad_cam_in_closed_form():
     )
 
 
-@pytest.mark.parametrize("name", ["planted", "planted_two_stage"])
-def test_grad_cam_uses_the_layer_that_made_the_box(name):
-    """A large and a small object use different layers, without a gradient on coarser ones."""
+@pytest.mark.parametrize(("name", "differ"), [("planted", True), ("planted_two_stage", False)])
+def test_grad_cam_uses_the_layer_that_made_the_box(name, differ):
+    """The last that has a gradient. With two stages, large objects of scenes lie on the finest, too."""
     detector, drawn = dc.load_detector(name, device="cpu"), dc.planted.scene(266)
     found = detector.detect(drawn.image)
     large, small = (found[found.names.index(label)] for label in ("taxi", "house"))
-    maps = {
-        layer: dc.explain(detector, drawn.image, [large, small][k], method="gradcam", layer=layer).saliency[0]
-        for k, layers in enumerate((detector.feature_layers[1:], detector.feature_layers))
-        for layer in layers
-    }
-    automatic = dc.explain(detector, drawn.image, small, method="gradcam").saliency[0]
-    finest = detector.feature_layers[0]
-    assert np.array_equal(automatic, maps[finest]) and automatic.max() > 0
-    assert all(maps[layer].max() == 0 for layer in detector.feature_layers[2:])
+    layers = detector.feature_layers
+
+    def by(target, layer=None):
+        return dc.explain(detector, drawn.image, target, method="gradcam", layer=layer).saliency[0]
+
+    for target, coarse in ((small, False), (large, True)):
+        used = [layer for layer in layers if by(target, layer).max() > 0]
+        assert np.array_equal(by(target), by(target, used[-1]))
+        assert (used[-1] != layers[0]) == (coarse and differ)
 
 
 def test_grad_cam_is_empty_without_a_similar_proposal():
@@ -248,3 +248,13 @@ def test_without_targets_the_maps_are_empty(lamps, lit):
 def test_lists_of_another_form_are_refused(name, options):
     with pytest.raises(dc.InputError, match=f"{next(iter(options))} must be"):
         make(name, **options)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_what_a_method_gives_can_be_kept(method, tmp_path):
+    detector, image = dc.load_detector("planted", device="cpu"), dc.planted.scene(1).image
+    options = {"regions": 4} if method == "greedy" else {}
+    options |= {"n_masks": 10} if "n_masks" in options_of(method) else {}
+    found = dc.explain(detector, image, method=method, progress=False, **options)
+    again = dc.Explanation.load(found.save(tmp_path))
+    assert again.n_forward == found.n_forward and np.array_equal(again.saliency, found.saliency)
