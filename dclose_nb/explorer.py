@@ -16,7 +16,7 @@ from datetime import datetime
 from functools import partial
 from pathlib import Path
 from queue import Queue
-from typing import Any
+from typing import Any, ClassVar
 
 import cv2
 import ipywidgets as widgets
@@ -29,7 +29,7 @@ from PIL import Image
 from . import checks, explorer_steps, files, metrics, plot, reports
 from .checks import InputError
 from .detection import Detections, Detector
-from .detectors import load_detector
+from .detectors import load_detector, picodet
 from .detectors.planted import NETWORKS
 from .detectors.weights import OFFICIAL
 from .explanation import Explanation, explain
@@ -59,14 +59,15 @@ NOTHING = (
 )
 UNSTARTED = "Run this cell to start the explorer."  # in its place, where it cannot be shown
 STILL = Path(__file__).parent / "assets" / "explorer.jpg"  # what an explorer looks like, by docs/film.py
-KEPT = 32  # explanations that need not be made again
+KEPT = 500_000_000  # bytes of a photo's explanations that need not be made again
 
 
 def explore(detector: Detector | str, image: Any) -> Explorer:
     """Explore why a detector draws its boxes: an explorer to stand last in a notebook cell.
 
     Click a box, or choose it from the list: its map appears and sharpens while masks are added. The
-    kernel stays free meanwhile.
+    kernel stays free meanwhile. One explorer of a kernel computes at a time: a new one, and a click in
+    another one, stop it.
 
     Parameters
     ----------
@@ -107,7 +108,14 @@ class Photo:
     detections: Detections
     name: str
     source: str | None
-    finished: dict[Any, Explanation] = field(default_factory=dict)  # by what was asked for
+    finished: dict[Any, Explanation] = field(default_factory=dict)  # by what was asked for, newest last
+
+    def keep(self, key: Any, explanation: Explanation) -> None:
+        """Keep an explanation as the newest. The oldest go if all fill more than `KEPT`, but two stay."""
+        self.finished.pop(key, None)
+        self.finished[key] = explanation
+        while len(self.finished) > 2 and sum(map(_size, self.finished.values())) > KEPT:
+            del self.finished[next(iter(self.finished))]
 
 
 @dataclass(eq=False)
@@ -119,6 +127,7 @@ class Run:
     plans: list[tuple[str, dict[str, Any]]]  # methods and their options
     stop: threading.Event = field(default_factory=threading.Event)
     maps: dict[int, Explanation] = field(default_factory=dict)  # by panel, as far as they have come
+    failed: set[int] = field(default_factory=set)  # panels of which no map could be made or scored
 
     @property
     def target(self) -> Detections:
@@ -140,6 +149,40 @@ class Run:
         return self.photo is other.photo and (self.k, self.plans) == (other.k, other.plans)
 
 
+class _Worker:
+    """A thread that does one job after another. It starts with the first one."""
+
+    def __init__(self) -> None:
+        self._jobs: Queue[Callable[[], None] | None] = Queue()
+        self._thread: threading.Thread | None = None
+        self._starting = threading.Lock()
+
+    def do(self, job: Callable[[], None]) -> None:
+        """Do a job after those that were asked for before."""
+        self._jobs.put(job)
+        with self._starting:
+            if self._thread is None:
+                self._thread = threading.Thread(target=self._work, daemon=True)
+                self._thread.start()
+
+    def wait(self) -> None:
+        """Wait until all jobs are done."""
+        self._jobs.join()
+
+    def close(self) -> None:
+        if self._thread is not None:
+            self._jobs.put(None)
+            self._thread.join(timeout=2)
+
+    def _work(self) -> None:
+        while job := self._jobs.get():
+            try:
+                job()
+            except Exception:  # of this file: a detector's own are caught where they can be shown
+                traceback.print_exc()
+            self._jobs.task_done()
+
+
 class Explorer(widgets.VBox):
     """See `explore`.
 
@@ -155,20 +198,27 @@ class Explorer(widgets.VBox):
         What the lines above the photo and beside *Save* say.
     """
 
+    _explainer, _artist = _Worker(), _Worker()  # of all explorers; the second draws steps
+    _latest: ClassVar[Run | None] = None  # that any explorer has begun
+
     def __init__(self, detector: Detector, image: Any) -> None:
         self.detector = detector
         self._run: Run | None = None  # what is shown belongs to it; `_begin` alone replaces it
-        self._explainer, self._artist = _Worker(), _Worker()
+        if isinstance(image, str | Path):
+            pixels, name, source = load_photo(image), Path(image).stem, str(image)
+        else:
+            pixels, name, source = checks.image(image).copy(), "image", None  # the caller may change its own
+        self._stop_latest()
+        if not detector.thread_safe:
+            self._artist = self._explainer  # one thread asks the detector
+            self._explainer.wait()
+        detections = detector.detect(pixels)
         self._lock = threading.RLock()
         self._clicked: dict[str, datetime] = {}  # when each page sent its last click that was answered
         self._build()
         super().__init__(self._rows())
         self.add_class("dclose-explorer")
-        if isinstance(image, str | Path):
-            self._take(load_photo(image), Path(image).stem, str(image))
-        else:
-            self._take(image, "image")
-        atexit.register(self._end)
+        self._take(Photo(pixels, detections, name, source))
 
     @property
     def explanation(self) -> Explanation | None:
@@ -297,10 +347,9 @@ class Explorer(widgets.VBox):
 
     # A photo, its boxes, and the one that is chosen
 
-    def _take(self, image: Any, name: str, source: str | None = None) -> None:
-        """Show a photo and what the detector finds in it. Where that fails, nothing changes."""
-        image = checks.image(image)
-        self.photo = Photo(image, self.detector.detect(image), name, source)
+    def _take(self, photo: Photo) -> None:
+        """Show a photo and what was found in it."""
+        self.photo, image = photo, photo.image
         height, width = image.shape[:2]
         shares = (self.detections.boxes / [width, height, width, height]).clip(0, 1)  # (n, 4)
         colours = [plot.box_colour(k) for k in range(len(shares))]
@@ -313,8 +362,8 @@ class Explorer(widgets.VBox):
         self._answer((ground,), partial(self._unless_late, partial(self._say, words)))
         numbers = widgets.HTML(_numbers(shares, colours, width / height))
         numbers.add_class("dclose-numbers")
-        photo = widgets.Image(value=_jpeg(plot.fit(image, PICTURE)), format="jpeg")
-        self.picture.children = [photo, ground, *on_top_last, numbers]
+        picture = widgets.Image(value=_jpeg(plot.fit(image, PICTURE)), format="jpeg")
+        self.picture.children = [picture, ground, *on_top_last, numbers]
         captions = [(_caption(self.photo, k), k) for k in range(len(self.boxes))]
         self.list.options = [("choose one" if captions else "none found", NO_BOX), *captions]
         self.list.index = 0  # not one of the boxes: it would be explained unasked
@@ -341,6 +390,7 @@ class Explorer(widgets.VBox):
             self.list.value = k
 
     def _take_upload(self) -> None:
+        """Read an uploaded photo, and let the detector look at it once the run that is shown has stopped."""
         for file in self.upload.value:
             name = str(file["name"])
             try:
@@ -348,11 +398,28 @@ class Explorer(widgets.VBox):
                 factor = (LARGEST / (image.shape[0] * image.shape[1])) ** 0.5
                 if factor < 1:
                     image = cv2.resize(image, None, fx=factor, fy=factor, interpolation=cv2.INTER_AREA)
-                self._take(image, Path(name).stem)
             except Exception as error:  # as in `_explain`
                 self._say(_words(error))
-                return
-            if factor < 1:
+            else:
+                self._stop()
+                self._say(f"Looking for objects in {name} ...")
+                self._explainer.do(partial(self._detect, image, name, factor < 1))
+        self.upload.value = ()  # the same file may come again
+
+    def _detect(self, image: np.ndarray, name: str, shrunk: bool) -> None:
+        """Show an uploaded photo and what is found in it; in a thread of its own.
+
+        Where the detector fails, the photo that is shown stays.
+        """
+        try:
+            detections = self.detector.detect(image)
+        except Exception as error:  # as in `_explain`
+            with self._lock:
+                self._say(_words(error))
+            return
+        with self._lock:
+            self._take(Photo(image, detections, Path(name).stem, None))
+            if shrunk:
                 height, width = image.shape[:2]
                 self._say(f"The photo was shrunk to {width} x {height} pixels. {self.status_text}")
 
@@ -444,7 +511,15 @@ class Explorer(widgets.VBox):
             self._say(words if found else NOTHING)
         else:
             self._say(f"{run.caption}: looking ...")
-            self._explainer.todo.put(partial(self._explain, run))
+            self._stop_latest()
+            Explorer._latest = run
+            self._explainer.do(partial(self._explain, run))
+
+    @staticmethod
+    def _stop_latest() -> None:
+        """Keep what there is of the run that is computed, whichever explorer shows it."""
+        if Explorer._latest is not None:
+            Explorer._latest.stop.set()
 
     def _stop(self) -> None:
         """Keep what there is of the run that is shown."""
@@ -459,13 +534,15 @@ class Explorer(widgets.VBox):
                     if not run.stop.is_set():
                         work(run, place)
                 except Exception as error:  # whatever a person's own detector raises must reach that person
+                    if work != self._preview:
+                        run.failed.add(place)
                     self._tell(run, partial(self._fail, run, place, error))
         self._tell(run, partial(self._finish, run))
 
     def _preview(self, run: Run, place: int) -> None:
-        """Draw the map of `PREVIEW`, made once, wherever one of masks will stand.
+        """Draw a map by `PREVIEW` on each panel whose own map is made from masks and not yet known.
 
-        It is no result, and nothing keeps it.
+        The preview is made once, for all panels, and it is not kept: the explorer never gives it as a result.
         """
         waiting = [
             panel
@@ -500,15 +577,14 @@ class Explorer(widgets.VBox):
             explanation = explain(
                 self.detector, image, target, method=method, watch=watch, progress=False, **options
             )
-            if not run.stop.is_set():
-                newest = list(run.photo.finished.items())[-KEPT + 1 :]
-                run.photo.finished = dict(newest) | {run.key(place): explanation}
+        if not run.stop.is_set():
+            run.photo.keep(run.key(place), explanation)
         made = _made_in(explanation)
         self._show(run, place, explanation, f"stopped after {made}" if run.stop.is_set() else made + SCORING)
 
     def _score(self, run: Run, place: int) -> None:
-        """Score the map of one of the methods, if there is one."""
-        if explanation := run.maps.get(place):
+        """Score the map of one of the methods, if it is finished."""
+        if explanation := run.finished(place):
             saliency, steps = explanation.saliency[0], STEPS_OF_CURVES
             curves = metrics.over_all(self.detector, run.photo.image, run.target, saliency, steps=steps)
             self._tell(run, partial(self._say_below, place, _scores(explanation, curves.score)))
@@ -556,13 +632,14 @@ class Explorer(widgets.VBox):
             self._say_end(run, "not scored: ")
             if not run.maps:
                 self._say("Stopped before there was a map.")
-            for place, (method, _) in enumerate(run.plans):
-                if place not in run.maps:
-                    self.panels[place].image.value = _faint(run.photo.image)
+        for place, (method, _) in enumerate(run.plans):
+            if place not in run.maps:
+                self.panels[place].image.value = _faint(run.photo.image)  # in place of the preview
+                if place not in run.failed:
                     self._say_below(place, f"<b>{method}</b>: stopped before it began")
-            self._write_code()
-        if len(run.maps) < len(run.plans):
+        if run.failed:
             run.stop.set()  # so that another click tries again
+        self._write_code()
         self._draw_step()
 
     def _restyle(self) -> None:
@@ -571,10 +648,14 @@ class Explorer(widgets.VBox):
             self._draw_on(place, explanation)
         self._write_code()
 
+    @property
+    def _style(self) -> dict[str, Any]:
+        """How maps are laid over the photo, see `plot.blend`."""
+        return {"opacity": self.opacity.value, "threshold": self.threshold.value}
+
     def _draw_on(self, place: int, explanation: Explanation) -> None:
-        style = {"opacity": self.opacity.value, "threshold": self.threshold.value}
         box = explanation.detections.boxes[0]
-        drawn = _drawn(explanation.image, explanation.saliency[0], box, **style)
+        drawn = _drawn(explanation.image, explanation.saliency[0], box, **self._style)
         self.panels[place].image.value = _jpeg(drawn)
 
     def wait(self) -> Explorer:
@@ -582,17 +663,18 @@ class Explorer(widgets.VBox):
 
         Where no box is chosen, it raises `InputError`.
         """
-        self._explainer.todo.join()
-        self._artist.todo.join()
+        self._explainer.wait()
+        self._artist.wait()
         if self.list.value == NO_BOX:
             raise InputError("choose a box first: click one, or choose it from the list")
         return self
 
-    def _end(self) -> None:
+    @classmethod
+    def _end(cls) -> None:
         """End the threads, before the kernel does."""
-        self._stop()
-        self._explainer.close()
-        self._artist.close()
+        cls._stop_latest()
+        cls._explainer.close()
+        cls._artist.close()
 
     # The steps, the code, and what is kept
 
@@ -603,7 +685,7 @@ class Explorer(widgets.VBox):
             self._show_step("The step is drawn once there is a map." if name else "")
             return
         self._show_step("Drawing ...")
-        self._artist.todo.put(partial(self._draw, name, run, run.maps[0]))
+        self._artist.do(partial(self._draw, name, run, run.maps[0]))
 
     def _draw(self, name: str, run: Run, explanation: Explanation) -> None:
         """Draw a step; in a thread of its own."""
@@ -626,9 +708,9 @@ class Explorer(widgets.VBox):
         if run is None:
             self.code.value = ""
             return
-        styles = {"opacity": (self.opacity.value, plot.OPACITY), "threshold": (self.threshold.value, 0)}
-        style = "".join(f", {name}={value:g}" for name, (value, usual) in styles.items() if value != usual)
-        lines, known = ["import dclose_nb as dc", ""], self.detector.name in (*OFFICIAL, *NETWORKS)
+        usual = {"opacity": plot.OPACITY, "threshold": 0}
+        style = "".join(f", {name}={v:g}" for name, v in self._style.items() if v != usual[name])
+        lines, known = ["import dclose_nb as dc", ""], _is_known(self.detector)
         if not known or run.photo.source is None:
             lines.append("# explorer = dc.explore(...): the explorer must have this name")
         if known:
@@ -641,12 +723,12 @@ class Explorer(widgets.VBox):
             lines.append(f"image = dc.load_photo({run.photo.source!r})")
         lines.append(f"target = detector.detect(image)[{run.k}]  # {run.caption}")
         for place, (name, (method, options)) in enumerate(zip(("explanation", "beside"), run.plans)):
-            usual = _defaults(method)
-            given = {"method": method} | {key: v for key, v in options.items() if v != usual[key]}
+            defaults = _defaults(method)
+            given = {"method": method} | {key: v for key, v in options.items() if v != defaults[key]}
             arguments = "".join(f", {key}={value!r}" for key, value in given.items())
             made, total = run.maps[place].n_forward if place in run.maps else 0, options.get("n_masks", 0)
             if run.stop.is_set() and 0 < made < total:
-                lines.append(f"# You stopped this map after {made} masks. The next line makes all {total}.")
+                lines.append(f"# The explorer shows a map of {made} masks. The next line makes all {total}.")
             lines.append(f"{name} = dc.explain(detector, image, target{arguments})")
             lines.append(f"dc.plot.explanation({name}{style});")
         self.code.value = "\n".join(lines)
@@ -659,21 +741,20 @@ class Explorer(widgets.VBox):
             return
         self.save.disabled = True  # until it is done: a second click would save it again
         self._say_saved("Saving ...")
-        style = {"opacity": self.opacity.value, "threshold": self.threshold.value}
         try:
             parent, photo = checks.path(folder), run.photo
             with files.write_errors(parent):
                 parent.mkdir(parents=True, exist_ok=True)
                 if photo.source is None:
-                    path = _untaken(parent / f"{_slug(photo.name)}.png")
+                    path = _untaken(parent / f"{reports.slug(photo.name)}.png")
                     with files.atomic_write(path) as unfinished:
                         Image.fromarray(photo.image).save(unfinished, "png")
                     photo.source = str(path)
             saved = []
             for _, explanation in sorted(run.maps.items()):
                 names = photo.name, f"{run.k + 1} {run.target.names[0]}", explanation.method
-                own = _untaken(parent / "_".join(map(_slug, names)))
-                saved.append(str(reports.report(explanation, own, photo=photo.source, **style)))
+                own = _untaken(parent / "_".join(map(reports.slug, names)))
+                saved.append(str(reports.report(explanation, own, photo=photo.source, **self._style)))
             said = f"Saved in {' and '.join(saved)}"
         except InputError as error:
             said = str(error)
@@ -694,22 +775,18 @@ class _Panel(widgets.VBox):
         super().__init__([self.image, self.caption])
 
 
-class _Worker:
-    """A thread that does one thing after another."""
+atexit.register(Explorer._end)
 
-    def __init__(self) -> None:
-        self.todo: Queue[Callable[[], None] | None] = Queue()
-        self._thread = threading.Thread(target=self._work, daemon=True)
-        self._thread.start()
 
-    def close(self) -> None:
-        self.todo.put(None)
-        self._thread.join(timeout=2)
+def _is_known(detector: Detector) -> bool:
+    """Whether `load_detector` gives this detector for its name, which a file or a function may have, too."""
+    return detector.name in (*OFFICIAL, *NETWORKS, picodet.NAME) and "weights" in detector.provenance
 
-    def _work(self) -> None:
-        while work := self.todo.get():
-            work()
-            self.todo.task_done()
+
+def _size(explanation: Explanation) -> int:
+    """Bytes of an explanation's arrays."""
+    maps = explanation.saliency, explanation.levels, explanation.density, explanation.error
+    return sum(array.nbytes for array in (explanation.image, *maps) if array is not None)
 
 
 def _message() -> tuple[str, datetime]:
@@ -757,7 +834,10 @@ def _made_in(explanation: Explanation) -> str:
 
 def _made(explanation: Explanation) -> str:
     """What a map was made of."""
-    return f"{explanation.n_forward} masks" if "n_masks" in explanation.params else "1 forward pass"
+    number = explanation.n_forward
+    if "n_masks" in explanation.params:
+        return f"{number} masks"
+    return "1 forward pass" if number == 1 else f"{number} forward passes"
 
 
 def _spoken(text: str) -> str:
@@ -774,38 +854,29 @@ def _words(error: Exception) -> str:
     return f"the detector failed: {why} ({Path(place.filename).name}, line {place.lineno}, in {place.name})"
 
 
-def _slug(text: str) -> str:
-    """Text as a part of a file's name."""
-    return re.sub(r"[^a-z0-9]+", "-", text.lower()).strip("-")[:40] or "object"
-
-
 def _untaken(path: Path) -> Path:
     """The path, with a number where something of that name is there already."""
     numbered = (path.with_stem(f"{path.stem}_{n}") for n in itertools.count(2))
     return next(free for free in itertools.chain([path], numbered) if not free.exists())
 
 
-def _numbers(boxes: np.ndarray, colours: list[str], aspect: float) -> str:
+def _numbers(shares: np.ndarray, colours: list[str], aspect: float) -> str:
     """Numbers of boxes on the photo, as HTML: in the corner of a box, or above one that it would hide.
 
-    Where another number is, it moves to the nearest place. `boxes` (n, 4) are shares of the photo,
-    `aspect` is its width over its height.
+    They are placed for a small window, where most is near. A number that finds no room is left out: the
+    list has it. `shares` (n, 4) are the boxes as shares of the photo, `aspect` is its width over its height.
     """
     width = min(SMALLEST[0], SMALLEST[1] * aspect)
-    size = np.array([NUMBER[0] / width, NUMBER[1] * aspect / width])  # of a number, as shares
-    steps = (np.arange(0, max(1 - share, 0) + 1e-9, share / 2) for share in size)
-    grid = np.stack(np.meshgrid(*steps), axis=-1).reshape(-1, 2)  # (m, 2), left and top
-    taken, tags = np.empty((0, 2)), ""
-    for k, (box, colour) in enumerate(zip(boxes, colours)):
-        hidden = np.any(box[2:] - box[:2] < 2 * size)
-        corner = np.clip(box[:2] - hidden * size * [0, 1], 0, np.maximum(1 - size, 0))
-        places = np.concatenate([corner[None], grid])  # (m + 1, 2)
-        shared = np.minimum(places + size, box[2:]) - np.maximum(places, box[:2])  # with the box
-        astray = np.all(shared > 0, axis=1) if hidden else np.any(shared < size * 0.999, axis=1)
-        free = np.all(np.any(np.abs(places[:, None] - taken) >= size * 0.999, axis=2), axis=1)
-        left, top = places[(np.abs(places - corner).sum(1) + astray + 9 * ~free).argmin()]
-        taken = np.concatenate([taken, [[left, top]]])
-        tags += f'<span style="left:{left:.2%};top:{top:.2%};background:{colour}">{k + 1}</span>'
+    frame = np.array([width, width / aspect])
+    boxes = shares * np.tile(frame, 2)
+    large = np.all(boxes[:, 2:] - boxes[:, :2] >= 2 * np.array(NUMBER), axis=1)
+    boxes[large, 1] += NUMBER[1]  # above this edge is in the corner
+    places = plot.label_places(boxes, [NUMBER] * len(boxes), frame) / frame
+    tags = "".join(
+        f'<span style="left:{left:.2%};top:{top:.2%};background:{colour}">{k}</span>'
+        for k, ((left, top), colour) in enumerate(zip(places, colours), 1)
+        if not np.isnan(left)
+    )
     return f'<div aria-hidden="true">{tags}</div>'
 
 

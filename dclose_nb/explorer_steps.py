@@ -1,4 +1,4 @@
-"""The steps of section 3.5 as pictures for the explorer: each of one explanation, drawn as it was made."""
+"""Pictures of the steps of section 3.5 for the explorer: how one explanation was made."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from .methods import METHODS, make
 from .methods.dclose import Pyramid
 from .sampling import Plan, sample
 
-SAMPLE = 8  # masks a level behind "masked images" and "weights"
+SAMPLE = 8  # masks a level at most, behind "masked images" and "weights"
 WIDTH, PANEL = 12.5, 3.75  # inches of a whole picture, and of a panel at most
 
 
@@ -74,9 +74,10 @@ def _planned(detector: Detector, explanation: Explanation) -> tuple[Canvas, Plan
 
 @lru_cache(maxsize=1)
 def _sampled(detector: Detector, explanation: Explanation) -> tuple[Canvas, Plan, list[np.ndarray]]:
-    """The image, and the weights of the first masks of each level, (SAMPLE,) each."""
+    """The image, and the weights of the first masks of each level, at most (SAMPLE,) each."""
     canvas, plan = _planned(detector, explanation)
-    plan = plan._replace(counts=[SAMPLE] * len(plan.samplers))
+    seen = max(explanation.n_forward // len(plan.counts), 1)  # of each level; a run may have been stopped
+    plan = plan._replace(counts=[min(SAMPLE, seen, count) for count in plan.counts])
     levels = sample(detector, canvas, explanation.detections, plan, progress=False)
     return canvas, plan, [level.weights[:, 0] for level in levels]
 
@@ -119,7 +120,7 @@ def _draw_weights(detector: Detector, explanation: Explanation) -> Figure:
     ax = figure.subplots()
     ax.boxplot(weights, tick_labels=[str(asked) for asked in explanation.segments])
     for k, weight in enumerate(weights):
-        ax.plot(np.full(SAMPLE, k + 1), weight, ".", color="C0")
+        ax.plot(np.full(len(weight), k + 1), weight, ".", color="C0")
     ax.set(xlabel="superpixels asked", ylabel="weight (Eq. 6)")
     return figure
 
@@ -133,10 +134,6 @@ def _draw_levels(_: Detector, explanation: Explanation) -> Figure:
 
 
 def _draw_cascade(_: Detector, explanation: Explanation) -> Figure:
-    if make(explanation.method, **explanation.params).cascade_order is None:
-        raise InputError(
-            f"{explanation.method} has no cascade of levels: see step {[*STEPS].index('levels') + 1}"
-        )
     return _draw_maps(plot.cascade, explanation, rows=2)
 
 
@@ -151,9 +148,11 @@ def _draw_maps(draw: Callable[..., np.ndarray], explanation: Explanation, rows: 
 STEPS = {
     "superpixels": Step("The superpixels of each level (section 3.1)", _draw_superpixels),
     "masks": Step("A mask of each level (section 3.1)", _draw_masks),
-    "masked images": Step(f"The best of {SAMPLE} masked images of each level (section 3.5)", _draw_masked),
+    "masked images": Step(
+        f"The best of up to {SAMPLE} masked images of each level (section 3.5)", _draw_masked
+    ),
     "weights": Step(
-        f"Weights: how much of the box {SAMPLE} masks of each level leave (Eq. 6)", _draw_weights
+        f"Weights: how much of the box up to {SAMPLE} masks of each level leave (Eq. 6)", _draw_weights
     ),
     "density": Step("Density: how many masks kept each pixel (Eq. 3)", _draw_density),
     "levels": Step("A map of each level (Eq. 7)", _draw_levels),

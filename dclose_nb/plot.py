@@ -28,7 +28,7 @@ from . import checks
 from .checks import InputError
 from .detection import Detections, Targets, float_array
 from .explanation import Explanation
-from .files import write_errors
+from .files import atomic_write, write_errors
 from .fusion import cascade_steps, min_max
 from .methods import make
 from .planted.scene import Scene
@@ -207,7 +207,7 @@ def superpixels(image: np.ndarray, labels: np.ndarray, *, ax: Any = None) -> np.
 def maps(maps: Mapping[str, np.ndarray], *, box: np.ndarray | None = None, ax: Any = None) -> np.ndarray:
     """Named maps (H, W) side by side, each scaled to [0, 1], and a box (x1, y1, x2, y2) in each.
 
-    A map of which all pixels are equal is marked as empty.
+    A map whose pixels are equal but for rounding is marked as empty.
     """
     checks.instance("maps", maps, Mapping, "give each map a name, {'a name': saliency}")
     named = {name: checks.numbers(f"map {name!r}", value, ("H", "W")) for name, value in maps.items()}
@@ -220,7 +220,7 @@ def maps(maps: Mapping[str, np.ndarray], *, box: np.ndarray | None = None, ax: A
         panel.set_title(name)
         if box is not None:
             _draw_box(panel, box, "cyan")
-        if np.ptp(saliency) == 0:
+        if not scaled.any():
             word = panel.text(0.5, 0.1, "empty map", color="white", ha="center", transform=panel.transAxes)
             word.set_in_layout(False)  # it lies in its panel
     return axes
@@ -256,7 +256,7 @@ def comparison(
     Parameters
     ----------
     explanation : Explanation
-        Of the ground truth, then of the prediction, as far as there are both.
+        Of the ground truth, then of the prediction, or of the one that is given.
     truth : Targets or None
         One object; its box is green.
     prediction : Detections or None
@@ -303,7 +303,8 @@ def curves(
     """Named curves in [0, 1], by default of deletion or insertion: score against share of pixels changed.
 
     Each is (points,), or (3, points): a mean and the ends of its band. `x` are the points' places or
-    names, by default from no pixel to all; `labels` are those of the axes.
+    names, by default from no pixel to all; `labels` are those of the axes. The y axis goes from 0 to 1,
+    and its limits can be set anew.
     """
     checks.instance("curves", curves, Mapping, "give each curve a name, {'a name': curve}")
     x, labels = checks.plain(x), checks.plain(labels)
@@ -311,6 +312,8 @@ def curves(
     at = None if x is None else np.arange(len(x)) if named else checks.numbers("x", x, ("points",))
     if not isinstance(labels, tuple) or len(labels) != 2:
         raise InputError(f"labels must be two texts, those of the axes, got {checks.shown(labels)}")
+    if not curves:
+        raise InputError("there is nothing to draw")
     drawn = {name: np.atleast_2d(checks.numbers(f"curve {name!r}", curve)) for name, curve in curves.items()}
     for name, rows in drawn.items():
         points = rows.shape[-1] if at is None else len(at)
@@ -322,10 +325,12 @@ def curves(
     (panel,) = axes = _given(ax, 1)
     for name, (mean, *band) in drawn.items():
         places = np.linspace(0, 1, len(mean)) if at is None else at
-        (line,) = panel.plot(places, mean, marker="o" if named else None, markersize=4, label=name)
+        marker = "o" if named or len(mean) == 1 else None  # one point makes no line
+        (line,) = panel.plot(places, mean, marker=marker, markersize=4, label=name)
         if band:
             panel.fill_between(places, *band, color=line.get_color(), alpha=0.2, linewidth=0)
-        panel.set(xlim=(places[0], places[-1]))
+        if places[0] != places[-1]:
+            panel.set(xlim=(places[0], places[-1]))
     if named:
         panel.set_xticks(at, x, rotation=45, ha="right", parse_math=False)
     panel.set(xlabel=labels[0], ylabel=labels[1], ylim=(0, 1))
@@ -354,28 +359,33 @@ def intervals(
         Drawn as a line. A mean is a hollow dot if its interval holds this value, and is left out if it has
         no interval.
     ax : axes, optional
-        One.
+        One. If it has rows already, or shares its axis with panels that have some, they must be the same.
 
     Returns
     -------
     (1,) array of Axes
     """
     checks.instance("series", series, Mapping, "give each series a name, {'a name': {'a row': estimate}}")
+    for name, values in series.items():
+        checks.instance(f"series {name!r}", values, Mapping, "give each row a name, {'a row': estimate}")
+    found = {
+        name: [_mean_and_ends(row, value) for row, value in values.items()] for name, values in series.items()
+    }
     rows = list(dict.fromkeys(row for values in series.values() for row in values))
     if not rows:
         raise InputError("there is nothing to draw")
     if ax is None:
         _, ax = plt.subplots(figsize=(6, 1 + 0.3 * len(rows)), layout="constrained")
     (panel,) = axes = _given(ax, 1)
-    for one in panel.get_shared_y_axes().get_siblings(panel):
-        shown = [tick.get_text() for tick in one.get_yticklabels()]  # empty inside a grid of panels
-        if one is not panel and one.containers and any(shown) and shown != rows:
-            raise InputError("panels that share an axis must have the same rows, in the same order")
+    sharing = panel.get_shared_y_axes().get_siblings(panel)  # it is one of them
+    shown = [[tick.get_text() for tick in one.get_yticklabels()] for one in sharing]
+    others = any(any(names) and names != rows for names in shown)  # inside a grid a panel shows no names
+    if others and any(one.containers for one in sharing):
+        raise InputError("a panel, and panels that share an axis, must keep the same rows in the same order")
     if reference is not None:
         panel.axvline(reference, color="gray", linestyle="--", linewidth=1)
     for k, (name, values) in enumerate(series.items()):
-        found = [_mean_and_ends(row, value) for row, value in values.items()]
-        mean, low, high = np.reshape(found, (-1, 3)).T
+        mean, low, high = np.reshape(found[name], (-1, 3)).T
         if reference is not None:
             mean = np.where(np.isnan(low), np.nan, mean)
         places = np.array([rows.index(row) + 0.5 * ((k + 0.5) / len(series) - 0.5) for row in values])
@@ -398,10 +408,14 @@ def intervals(
 
 def _mean_and_ends(row: str, value: Sequence[float]) -> np.ndarray:
     """The first three numbers of a row of `intervals`, (3,); they may be NaN."""
+    wanted = f"row {row!r} must be a mean and two ends, one on each side of it, got {checks.shown(value)}"
     try:
-        return np.array(value[:3], dtype=float).reshape(3)
-    except (TypeError, ValueError) as error:
-        raise InputError(f"row {row!r} must be a mean and two ends, got {checks.shown(value)}") from error
+        mean, low, high = found = np.array(value[:3], dtype=float).reshape(3)
+    except (TypeError, ValueError, KeyError) as error:
+        raise InputError(wanted) from error
+    if mean < low or high < mean:  # never true of NaN
+        raise InputError(wanted)
+    return found
 
 
 def parts(scene: Scene, *, ax: Any = None) -> np.ndarray:
@@ -502,14 +516,20 @@ def label_places(boxes: Any, sizes: Any, frame: Any) -> np.ndarray:
 def save(figure: Figure, path: Path | str, *, dpi: int = 300, **options: Any) -> None:
     """Write a figure as journals want it: no white border, and TrueType fonts in place of Type 3.
 
-    `dpi` is that of a PNG, and of the pictures in a PDF. `options` are those of `Figure.savefig`.
+    A path without an ending gets the usual one of Matplotlib, ``.png``. `dpi` is that of a PNG, and of the
+    pictures in a PDF. `options` are those of `Figure.savefig`. An older file of that name stays as it was
+    until the new one is whole.
     """
     checks.instance("figure", figure, Figure, "a panel has it as .figure")
     path, dpi = checks.path(path), checks.at_least("dpi", dpi, 1, largest=10_000, integer=False)
+    if not path.suffix and "format" not in options:
+        path = path.with_suffix(f".{plt.rcParams['savefig.format']}")
+    settings: dict[str, Any] = {"bbox_inches": "tight", "pad_inches": 0.02} | options
     with write_errors(path.parent), plt.rc_context({"pdf.fonttype": 42, "ps.fonttype": 42}):
         try:
-            figure.savefig(path, dpi=dpi, bbox_inches="tight", pad_inches=0.02, **options)
-        except ValueError as error:  # a format that Matplotlib does not know, or too many pixels
+            with atomic_write(path) as unfinished:
+                figure.savefig(unfinished, dpi=dpi, **settings)
+        except (ValueError, RuntimeError) as error:  # a format that Matplotlib does not know, or the size
             raise InputError(f"cannot write the figure {str(path)!r}: {error}") from error
 
 
@@ -532,7 +552,8 @@ def _panels(
     if not n:
         raise InputError("there is nothing to draw")
     if ax is None:
-        columns = columns or (n if n <= 5 else min((4, 5, 3), key=lambda some: -n % some))  # full rows
+        # as few empty places in the last row as possible
+        columns = columns or (n if n <= 5 else min((4, 5, 3), key=lambda some: -n % some))
         rows = -(-n // columns)
         aspect = min(max(shape[0] / shape[1], 0.3), 2.5)  # height over width
         width = {1: 5.6, 2: 4.4, 3: 3.6}.get(columns, 2.4) / max(aspect, 1)
@@ -625,9 +646,13 @@ def _draw_overlay(
 
 
 def _title(panel: Axes, text: str) -> None:
-    """Write a title, of which a line that is wider than its panel takes two; a $ in it starts no formula."""
-    points = 72 * 1.15 * panel.get_position().width * panel.figure.bbox.width / panel.figure.dpi  # laid out
-    letters = int(points / (0.55 * float(panel.title.get_fontsize())))
+    """Write a title, in which a $ starts no formula.
+
+    A line that is wider than its panel takes two, and what these cannot hold is cut to "…".
+    """
+    # The panel is not laid out yet: layout makes it about 1.15 times as wide.
+    points = 72 * 1.15 * panel.get_position().width * panel.figure.bbox.width / panel.figure.dpi
+    letters = int(points / (0.55 * float(panel.title.get_fontsize())))  # a letter's mean width
     lines = [fill(line, max(letters, 3), max_lines=2, placeholder="…") for line in text.split("\n")]
     panel.set_title("\n".join(lines), parse_math=False)
 

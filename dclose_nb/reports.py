@@ -27,7 +27,7 @@ from . import checks, metrics, plot
 from .checks import InputError
 from .explanation import Explanation
 from .explanation import staged as staged_explanation
-from .files import MANIFEST
+from .files import MANIFEST, write_errors
 from .fusion import min_max
 
 PAGE = "report.html"
@@ -114,19 +114,25 @@ def write(
     if html:
         manifest = json.loads((stage / MANIFEST).read_text(encoding="utf-8"))
         content = _page(explanation, manifest, **style)
-        (stage / PAGE).write_text(content, encoding="utf-8", errors="xmlcharrefreplace", newline="\n")
+        with write_errors(stage):
+            (stage / PAGE).write_text(content, encoding="utf-8", errors="xmlcharrefreplace", newline="\n")
 
 
 def overlay_name(explanation: Explanation, index: int) -> str:
     """File name of a detection's overlay, without its ending."""
-    label = re.sub(r"[^a-z0-9]+", "-", explanation.detections.names[index].lower()).strip("-") or "object"
-    return f"overlay_{index + 1:02d}_{label[:40]}"
+    return f"overlay_{index + 1:02d}_{slug(explanation.detections.names[index])}"
+
+
+def slug(text: str) -> str:
+    """Text as a part of a file's name."""
+    return re.sub(r"[^a-z0-9]+", "-", text.lower()).strip("-")[:40] or "object"
 
 
 def _save_figure(axes: np.ndarray, path: Path) -> None:
     figure = axes[0].figure
-    for ending in (".png", ".pdf"):
-        plot.save(figure, path.with_name(path.name + ending), dpi=150)
+    with write_errors(path.parent):
+        for ending in (".png", ".pdf"):
+            plot.save(figure, path.with_name(path.name + ending), dpi=150)
     plt.close(figure)
 
 
@@ -228,6 +234,7 @@ def _layers(explanation: Explanation) -> list[tuple[str, np.ndarray]]:
     layers = [("saliency", explanation.saliency)]
     if explanation.levels is not None:
         names = [f"level of about {count} superpixels" for count in explanation.segments]
+        names = names or [f"level {k}" for k in range(1, len(explanation.levels) + 1)]
         layers += zip(names, explanation.levels)
     return layers
 

@@ -1,6 +1,7 @@
 """The explorer, without a browser: what a click, a control and a bad photo lead to."""
 
 import base64
+import contextlib
 import inspect
 import io
 import itertools
@@ -9,7 +10,7 @@ import subprocess
 import sys
 import threading
 import time
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -20,6 +21,8 @@ from PIL import Image
 import dclose_nb as dc
 from dclose_nb.explorer import LARGEST, STEPS, STEPS_OF_CURVES, Explorer
 from dclose_nb.fusion import min_max
+from dclose_nb.methods import METHODS, Maps
+from dclose_nb.methods.method import OwnWay
 from dclose_nb.planted import RuleDetector, scene
 
 DRAWN = scene(2, layout="overlap")
@@ -39,6 +42,23 @@ class Cabled(RuleDetector):
         if self.unplugged:
             raise RuntimeError("the cable is <out>")
         return super().predict(pixels)
+
+
+class OneAtATime(RuleDetector):
+    """A detector that refuses a second thread while it answers a first one."""
+
+    def __init__(self, scene):
+        super().__init__(scene)
+        self.free = threading.Lock()
+
+    def predict(self, pixels):
+        if not self.free.acquire(blocking=False):
+            raise RuntimeError("two threads at once")
+        try:
+            time.sleep(0.02)
+            return super().predict(pixels)
+        finally:
+            self.free.release()
 
 
 @pytest.fixture
@@ -189,7 +209,7 @@ def test_the_map_sharpens_and_stop_keeps_what_there_is(explorer):
     explorer.stop.click()
     stopped = explorer.wait().explanation
     assert 0 < stopped.n_forward < 100_000 and "stopped after" in explorer.status_text
-    said = f"# You stopped this map after {stopped.n_forward} masks. The next line makes all 100000."
+    said = f"# The explorer shows a map of {stopped.n_forward} masks. The next line makes all 100000."
     assert f"\n{said}\nexplanation = dc.explain(" in explorer.code.value
     explorer.options["n_masks"].value = "40"
     assert explorer.wait().explanation.n_forward == 40
@@ -379,6 +399,22 @@ def test_a_method_that_masks_nothing_counts_forward_passes():
     assert explorer.progress.layout.visibility == "hidden"
 
 
+def test_forward_passes_of_a_method_without_masks_are_counted(detector, monkeypatch):
+    class Twice(OwnWay):
+        """A map of the box, from two passes."""
+
+        def maps(self, detector, canvas, targets, **_):
+            saliency = np.zeros((1, *canvas.content[2:]), np.float32)
+            saliency[:, : saliency.shape[1] // 2] = 1
+            return Maps(saliency), 2
+
+    monkeypatch.setitem(METHODS, "twice", dataclass(frozen=True)(Twice))
+    explorer = Explorer(detector, DRAWN.image)
+    explorer.options["method"].value = "twice"
+    explorer.boxes[0].click()
+    assert "twice: done: 2 forward passes, " in explorer.wait().status_text
+
+
 def test_opacity_and_threshold_redraw_without_a_new_run(explorer):
     explorer.boxes[0].click()
     before = explorer.wait().explanation, explorer.panels[0].image.value
@@ -400,12 +436,24 @@ def test_every_step_opens_for_every_method_that_has_levels(explorer, method):
         explorer.wait()
         if method in ("regression", "mfpp") and step == "cascade":
             assert explorer.step.value == b""
-            assert explorer.step_text.value == f"{method} has no cascade of levels: see step 6"
+            assert "ran without a cascade" in explorer.step_text.value
         else:
             picture = shown(explorer.step)
             assert min(picture.shape[:2]) > 100 and np.ptp(picture) > 50
             assert (picture > 250).all((1, 2)).mean() < 0.15  # rows that are white: no bands
             assert explorer.step_text.value == f"{method}: {STEPS[step].title}"
+
+
+@pytest.mark.parametrize("step", ["masked images", "weights"])
+def test_a_step_shows_no_mask_that_the_run_never_saw(explorer, detector, step):
+    explorer.options["n_masks"].value = "10"  # two of each level
+    explorer.boxes[0].click()
+    explorer.wait()
+    asked, predict = [], detector.predict
+    detector.predict = lambda pixels: asked.append(len(pixels)) or predict(pixels)
+    explorer.steps.value = step
+    assert "up to 8" in explorer.wait().step_text.value
+    assert sum(asked) == 10 + 5 * (step == "masked images")  # whose best one of each level is drawn
 
 
 @pytest.mark.parametrize("method", ["drise", "sodex"])
@@ -445,6 +493,115 @@ def test_what_a_detector_raises_reaches_the_person_and_the_explorer_goes_on(expl
     assert explorer.wait().explanation is not None
 
 
+def test_a_failure_after_the_first_map_is_not_taken_for_an_end(explorer, detector):
+    """Its words stay, what there is gets no scores, and another click tries again."""
+    many_masks(explorer)
+    explorer.boxes[0].click()
+    until(lambda: explorer.explanation is not None)
+    detector.unplugged = True
+    explorer.wait()
+    for said in (explorer.status_text, explorer.panels[0].caption.value):
+        assert "the detector failed: the cable is " in said and "over-all" not in said
+    made = explorer.explanation.n_forward
+    assert f"# The explorer shows a map of {made} masks. The next line makes all" in explorer.code.value
+    detector.unplugged = False
+    explorer.boxes[0].click()
+    until(lambda: "of 100000 masks" in explorer.status_text)
+    explorer.stop.click()
+    assert "stopped after" in explorer.wait().status_text
+
+
+def test_a_failure_to_score_is_said_and_another_click_tries_again(explorer, detector, monkeypatch):
+    def over_all(*args, **options):
+        detector.unplugged = True
+        return curves(*args, **options)
+
+    curves = dc.metrics.over_all
+    with monkeypatch.context() as patched:
+        patched.setattr("dclose_nb.metrics.over_all", over_all)
+        explorer.boxes[0].click()
+        assert "the cable is <out>" in explorer.wait().status_text
+    made, detector.unplugged = explorer.explanation, False
+    explorer.boxes[0].click()
+    assert ": done: 40 masks" in explorer.wait().status_text and explorer.explanation is made
+
+
+def test_a_stop_leaves_the_reason_why_a_method_failed(explorer):
+    many_masks(explorer)
+    explorer.options["method"].value, explorer.options["beside"].value = "gradcam", "contrast"
+    explorer.boxes[0].click()
+    until(lambda: explorer.panels[1].caption.value.startswith("<b>contrast</b>, "))
+    explorer.stop.click()
+    explorer.wait()
+    first, second = (panel.caption.value for panel in explorer.panels)
+    assert first.startswith("<b>gradcam</b>: this method needs a network") and "sparsity" in second
+
+
+def test_a_detector_is_asked_by_one_thread_at_a_time():
+    """While many masks are drawn a step is opened, a photo comes, and another explorer is made."""
+    detector = OneAtATime(DRAWN)
+    explorer = Explorer(detector, DRAWN.image)
+    many_masks(explorer)
+    explorer.boxes[0].click()
+    until(lambda: explorer.explanation is not None)
+    explorer.steps.value = "masked images"
+    time.sleep(0.2)
+    explorer.stop.click()
+    assert "stopped after" in explorer.wait().status_text
+    assert explorer.step_text.value == f"contrast: {STEPS['masked images'].title}"
+    explorer.boxes[1].click()
+    until(lambda: explorer.explanation is not None)
+    send(explorer, png(DRAWN.image), "again.png")
+    until(lambda: "found: click one" in explorer.status_text)
+    explorer.boxes[0].click()
+    until(lambda: explorer.explanation is not None)
+    Explorer(detector, DRAWN.image)
+    until(lambda: "contrast: stopped after" in explorer.status_text)
+
+
+def test_one_explorer_computes_at_a_time(explorer):
+    many_masks(explorer)
+    explorer.boxes[0].click()
+    until(lambda: explorer.explanation is not None)
+    other = dc.explore("planted", "scene_3")
+    other.options["n_masks"].value = "20"
+    until(lambda: "contrast: stopped after" in explorer.status_text)
+    explorer.boxes[0].click()
+    until(lambda: "of 100000 masks" in explorer.status_text)
+    other.boxes[0].click()
+    assert "done: 20 masks" in other.wait().status_text
+    assert "contrast: stopped after" in explorer.status_text
+
+
+def test_an_explorer_that_cannot_be_made_leaves_no_thread(detector):
+    before = threading.active_count()
+    for image in ("no such photo", np.zeros((9, 9, 3), np.uint8)):
+        with pytest.raises(dc.InputError):
+            Explorer(detector, image)
+    assert threading.active_count() == before
+
+
+def test_the_explorer_has_a_photo_of_its_own(detector):
+    image = DRAWN.image.copy()
+    explorer = Explorer(detector, image)
+    image[:] = 0
+    assert np.array_equal(explorer.image, DRAWN.image)
+
+
+def test_old_explanations_go_when_they_fill_too_much_but_two_stay(explorer, monkeypatch):
+    def of_seed(seed):
+        explorer.options["seed"].value = seed
+        return explorer.wait().explanation
+
+    explorer.boxes[0].click()
+    first, second, third = map(of_seed, range(3))
+    assert [of_seed(seed) for seed in range(3)] == [first, second, third]
+    monkeypatch.setattr("dclose_nb.explorer.KEPT", 1)
+    fourth = of_seed(3)
+    assert of_seed(2) is third and of_seed(3) is fourth and of_seed(0) is not first
+    assert of_seed(3) is fourth and of_seed(2) is not third
+
+
 def test_no_superpixels_is_said_in_words(explorer):
     for box in explorer.segments.values():
         box.value = False
@@ -457,9 +614,16 @@ def test_no_superpixels_is_said_in_words(explorer):
     assert explorer.wait().explanation.params["segments"] == (600,)
 
 
-def upload(explorer, content, name):
-    file = {"name": name, "type": "image/png", "size": len(content), "last_modified": datetime.now(UTC)}
+def send(explorer, content, name):
+    file = {"name": name, "type": "image/png", "size": len(content), "last_modified": datetime(2026, 1, 1)}
     explorer.upload.value = ({**file, "content": memoryview(content)},)
+
+
+def upload(explorer, content, name):
+    """Send a photo, and wait until it is taken."""
+    send(explorer, content, name)
+    with contextlib.suppress(dc.InputError):  # no box is chosen
+        explorer.wait()
 
 
 def png(image):
@@ -470,22 +634,21 @@ def png(image):
 
 @pytest.mark.parametrize("k", [0, -1])
 def test_an_upload_becomes_the_photo_and_explains_nothing_unasked(k):
-    """While another photo is explained, of which nothing is shown any more."""
+    """Nothing is shown any more of the photo that was explained when it came."""
     explorer, other = dc.explore("planted", "scene_3"), dc.load_photo("scene_4")
     many_masks(explorer)
     explorer.boxes[k].click()
     explorer.options["seed"].value = 1  # waits for the first run to stop
     until(lambda: explorer.explanation is not None)
     upload(explorer, png(other), "other.png")
-    for _ in range(2):  # at once, and when the old run has ended
-        assert np.array_equal(explorer.image, other) and "found: click one" in explorer.status_text
-        assert explorer.list.label == "choose one" and explorer.explanation is None
-        assert explorer.code.value == explorer.label.value == ""
-        assert explorer.panels[0].caption.value == "The map will be here."
-        assert explorer.save.disabled and explorer.stop.disabled
-        grey = other.mean(axis=2, keepdims=True)
-        assert np.abs(shown(explorer.panels[0].image) - 0.4 * other - 0.6 * grey).mean() < 4
-        waits_for_a_choice(explorer)
+    assert np.array_equal(explorer.image, other) and "found: click one" in explorer.status_text
+    assert explorer.list.label == "choose one" and explorer.explanation is None
+    assert explorer.code.value == explorer.label.value == ""
+    assert explorer.panels[0].caption.value == "The map will be here."
+    assert explorer.save.disabled and explorer.stop.disabled
+    grey = other.mean(axis=2, keepdims=True)
+    assert np.abs(shown(explorer.panels[0].image) - 0.4 * other - 0.6 * grey).mean() < 4
+    waits_for_a_choice(explorer)
     explorer.options["n_masks"].value = "40"
     waits_for_a_choice(explorer)
     assert explorer.explanation is None
@@ -503,6 +666,16 @@ def test_no_photo_and_one_that_the_detector_refuses_change_nothing(explorer):
     assert "knows one scene" in explorer.status_text and explorer.image is before
     explorer.boxes[0].click()
     assert explorer.wait().explanation is not None
+
+
+def test_the_same_file_can_come_again_after_a_failure(explorer, detector):
+    content = png(DRAWN.image)
+    detector.unplugged = True
+    upload(explorer, content, "mine.png")
+    assert "the cable is <out>" in explorer.status_text
+    detector.unplugged = False
+    upload(explorer, content, "mine.png")
+    assert "found: click one" in explorer.status_text
 
 
 def test_a_huge_photo_is_shrunk():
@@ -651,6 +824,23 @@ def test_the_code_of_a_detector_of_ones_own_takes_it_from_the_explorer(explorer)
     exec(explorer.code.value, names)
     assert same(names["explanation"].saliency, wanted.saliency)
     assert names["beside"].method == "drise"
+
+
+def test_the_code_loads_by_name_what_was_loaded_by_name(detector):
+    """And not what bears the name of another detector, as a file may."""
+    alike = dc.load_detector(lambda image: [], class_names=["a"], name="yolox_nano")
+    for found, provenance, known in (
+        ("planted", {"weights": "planted.safetensors"}, True),
+        ("picodet_s", {"weights": "paddlelabel_ml==1.0.0"}, True),
+        ("yolox_nano", alike.provenance, False),
+    ):
+        detector.name, detector.provenance = found, provenance
+        explorer = Explorer(detector, DRAWN.image)
+        explorer.boxes[0].click()
+        explorer.stop.click()
+        explorer.wait()
+        line = f"\ndetector = dc.load_detector({found!r})\n" if known else "\ndetector = explorer.detector\n"
+        assert line in explorer.code.value
 
 
 def test_a_page_that_shows_no_widgets_shows_the_picture(explorer):

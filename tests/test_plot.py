@@ -1,5 +1,6 @@
 """Figures: the right panels with the right titles on the axes that were given."""
 
+import contextlib
 import time
 from dataclasses import replace
 from itertools import combinations
@@ -8,6 +9,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 from matplotlib.axes import Axes
+from matplotlib.lines import Line2D
 
 import dclose_nb as dc
 from dclose_nb import plot
@@ -208,20 +210,19 @@ def test_intervals_have_a_row_for_each_name_and_a_colour_for_each_series():
     (legend,) = panel.figure.legends
     assert not any(text.get_parse_math() for text in legend.get_texts())
     panel.figure.canvas.draw()
-    assert plot.intervals({"b": series["b"]}, ax=panel)[0] is panel
-    for nothing in ({}, {"a": {}}):
-        with pytest.raises(dc.InputError, match="nothing to draw"):
-            plot.intervals(nothing)
-    with pytest.raises(dc.InputError, match="row 'x' must"):
-        plot.intervals({"a": {"x": (1, 2)}})
+    assert plot.intervals({"c": series["$a$"]}, ax=panel)[0] is panel  # the same rows again
 
 
-def test_panels_that_share_their_rows_must_have_the_same():
+def test_rows_stay_those_of_the_panel_and_of_panels_that_share_them():
     _, (left, right) = plt.subplots(1, 2, sharey=True)
-    plot.intervals({"a": {"x": (1, 0, 2), "y": (2, 1, 3)}}, ax=left)
-    plot.intervals({"a": {"x": (1, 0, 2), "y": (2, 1, 3)}}, ax=right)
-    with pytest.raises(dc.InputError, match="the same rows, in the same order"):
-        plot.intervals({"a": {"y": (2, 1, 3), "x": (1, 0, 2)}}, ax=right)
+    _, alone = plt.subplots()
+    for panel in (right, left, alone):
+        plot.intervals({"a": {"x": (1, 0, 2), "y": (2, 1, 3)}}, ax=panel)
+        for others in ({"y": (2, 1, 3), "x": (1, 0, 2)}, {"y": (2, 1, 3)}):
+            with pytest.raises(dc.InputError, match="the same rows in the same order"):
+                plot.intervals({"a": others}, reference=0, ax=panel)
+        assert panel.get_yticks().tolist() == [0, 1]
+        assert len(panel.containers) == 1 and len(panel.lines) == 1  # nothing was added, not even a reference
 
 
 def test_a_mean_whose_interval_holds_the_reference_is_hollow():
@@ -248,6 +249,39 @@ def test_maps_are_scaled_and_named():
     assert (first.get_title(), second.get_title()) == ("one", "two")
     assert first.images[0].get_array().max() == 1 and second.images[0].get_array().max() == 0
     assert first.patches[-1].get_width() == 2
+
+
+def test_a_map_that_is_constant_but_for_rounding_is_marked_as_empty():
+    ones = np.ones((3, 4), np.float32)
+    noisy = ones.copy()
+    noisy[0, 0] += 1e-7
+    assert noisy.max() > 1
+    axes = plot.maps({"constant": ones, "noise": noisy, "a map": np.arange(12.0).reshape(3, 4)})
+    words = [[text.get_text() for text in panel.texts] for panel in axes]
+    assert words == [["empty map"], ["empty map"], []]
+
+
+def test_an_overlay_is_mixed_by_hand():
+    """The higher a value, the more of its colour, by its root; the rest is the photo in faint colours."""
+    image = np.array([[[200, 100, 0], [0, 50, 250], [90, 90, 90]]], np.uint8)
+    grey = image @ np.array([0.213, 0.715, 0.072])
+    faint = 0.4 * image + 0.6 * grey[..., None]
+    saliency = np.array([[0, 0.5, 2]])  # scaled: 0, a quarter, 1
+    colours = 255 * plt.get_cmap("inferno")([0.0, 0.25, 1.0])[:, :3]
+    half = (faint[0, 1] + colours[1]) / 2  # the root of a quarter
+    for settings, expected in (
+        ({"opacity": 0}, faint[0]),
+        ({"opacity": 1}, [faint[0, 0], half, colours[2]]),
+        ({"opacity": 1, "threshold": 0.3}, [faint[0, 0], faint[0, 1], colours[2]]),
+        ({"opacity": 0.5}, [faint[0, 0], (faint[0, 1] + half) / 2, (faint[0, 2] + colours[2]) / 2]),
+    ):
+        assert np.abs(plot.blend(image, saliency, **settings)[0] - np.array(expected)).max() <= 0.5
+
+
+def test_a_sheet_says_how_many_objects_there_are(found, lamps, lit):
+    nothing = dc.explain(lamps, np.zeros_like(lit), n_masks=10, progress=False)
+    titles = [plot.sheet(shown)[0].get_title() for shown in (nothing, found[0], found)]
+    assert titles == ["no object found", "1 object", "2 objects"]
 
 
 def test_a_comparison_has_both_boxes_and_a_difference_centred_at_zero(lamps, lit):
@@ -304,6 +338,13 @@ def test_curves_have_their_bands():
     assert not any(text.get_parse_math() for text in named)  # a method may be called $a$
     with pytest.raises(dc.InputError, match="ax must hold 1 axes"):
         plot.curves({"a": mean}, ax=[panel, panel])
+
+
+def test_a_curve_of_one_point_is_a_dot():
+    (panel,) = plot.curves({"a": [0.5]}, x=[200])
+    assert panel.lines[0].get_marker() == "o"
+    low, high = panel.get_xlim()
+    assert low < 200 < high
 
 
 def test_parts_are_coloured_by_their_role():
@@ -389,7 +430,26 @@ WRONG = {
     "two predictions": (lambda e: plot.comparison(e, TRUTH, e.detections), "boxes of the prediction must be"),
     "a pair of others": (lambda e: plot.pair(IMAGE, e.detections, None), "truth must be Targets"),
     "no intervals": (lambda e: plot.intervals({}), "nothing to draw"),
-    "no curves": (lambda e: plot.curves([[0, 1]]), "curves must be Mapping, got list"),
+    "intervals without rows": (lambda e: plot.intervals({"a": {}}), "nothing to draw"),
+    "intervals without names": (
+        lambda e: plot.intervals({"a": [1, 2]}),
+        "series 'a' must be Mapping, got list: give each row a name",
+    ),
+    "a mean with one end": (lambda e: plot.intervals({"a": {"x": (1, 2)}}), "row 'x' must be a mean and two"),
+    "ends without order": (
+        lambda e: plot.intervals({"a": {"x": {1, 2, 3}}}),
+        "row 'x' must be a mean and two",
+    ),
+    "a mean below its ends": (
+        lambda e: plot.intervals({"a": {"x": (0, 1, 2)}}),
+        r"one on each side of it, got \(0, 1, 2\)",
+    ),
+    "a mean above its ends": (
+        lambda e: plot.intervals({"a": {"x": (3, np.nan, 2)}}),
+        "one on each side of it",
+    ),
+    "no curves": (lambda e: plot.curves({}), "nothing to draw"),
+    "curves without names": (lambda e: plot.curves([[0, 1]]), "curves must be Mapping, got list"),
     "an empty curve": (lambda e: plot.curves({"a": []}), "curve 'a' must be"),
     "a curve with its score": (
         lambda e: plot.curves({"a": dc.metrics.Curve(0.5, MAP[0])}),
@@ -415,16 +475,50 @@ def test_a_value_that_cannot_be_drawn_is_refused_before_a_figure_is_made(found, 
 
 def test_a_figure_that_cannot_be_written_is_refused(tmp_path):
     figure = plt.figure()
+    figure.text(0.5, 0.5, "letters of less than a pixel")
     for path, options, words in (
         (tmp_path / "none" / "a.png", {}, "cannot write to the folder .* No such file"),
         (tmp_path / "a.doc", {}, "cannot write the figure .*Format 'doc' is not supported"),
         (tmp_path / "a.png", {"dpi": 0}, "dpi must be a number from 1"),
         (tmp_path / "a.png", {"dpi": "high"}, "dpi must be a number from 1"),
+        (tmp_path / "a.png", {"dpi": 1}, "cannot write the figure"),
         (5, {}, "cannot be used as a path"),
     ):
         with pytest.raises(dc.InputError, match=words):
             plot.save(figure, path, **options)
     assert not [*tmp_path.iterdir()]
+
+
+@pytest.mark.parametrize("last", [1, 2, 3])
+def test_an_older_figure_stays_whole_when_a_new_one_is_stopped(tmp_path, last):
+    """Matplotlib draws it more than once; it is stopped at one of these times, or it is done before."""
+
+    class Stopped(Line2D):
+        rounds = 0
+
+        def draw(self, renderer):
+            self.rounds += 1
+            if self.rounds == last:
+                raise KeyboardInterrupt
+            super().draw(renderer)
+
+    path = tmp_path / "figure.pdf"
+    path.write_bytes(b"whole")
+    figure = plt.figure()
+    line = figure.add_artist(Stopped([0, 1], [0, 1]))
+    with contextlib.suppress(KeyboardInterrupt):
+        plot.save(figure, path)
+    assert (path.read_bytes() == b"whole") == (line.rounds == last) and [*tmp_path.iterdir()] == [path]
+
+
+def test_a_figure_takes_matplotlib_s_options_and_an_ending_where_it_has_none(tmp_path):
+    figure = plt.figure(figsize=(2, 1))
+    plot.save(figure, tmp_path / "plain", dpi=50)
+    plot.save(figure, tmp_path / "wide", dpi=50, bbox_inches=None)
+    plot.save(figure, tmp_path / "vector", format="svg")
+    assert {path.name for path in tmp_path.iterdir()} == {"plain.png", "wide.png", "vector"}
+    assert plt.imread(tmp_path / "wide.png").shape[:2] == (50, 100)
+    assert b"<svg" in (tmp_path / "vector").read_bytes()
 
 
 def test_images_of_every_kind_are_drawn_as_they_look(found):

@@ -6,6 +6,7 @@ import io
 import json
 import re
 import shutil
+from dataclasses import dataclass
 from html.parser import HTMLParser
 from itertools import combinations
 from pathlib import Path
@@ -20,6 +21,9 @@ from toys import Lamps
 import dclose_nb as dc
 from dclose_nb import plot, reports
 from dclose_nb.fusion import min_max
+from dclose_nb.masks import grid_masks
+from dclose_nb.methods import METHODS, Maps, Method
+from dclose_nb.sampling import Plan
 
 
 @pytest.fixture
@@ -444,6 +448,28 @@ def test_a_photo_without_objects_has_a_page_too(lamps, lit, tmp_path):
 def test_methods_without_levels_have_one_layer(lamps, lit, tmp_path):
     drise = dc.explain(lamps, lit, method="drise", n_masks=10, progress=False)
     assert len(page_of(drise, tmp_path).all("img", **{"class": "heat"})) == 2
+
+
+def test_a_method_of_one_s_own_may_have_levels_of_anything(lamps, lit, tmp_path, monkeypatch):
+    @dataclass(frozen=True)
+    class TwoGrids(Method):
+        n_masks: int = 20
+
+        def plan(self, canvas, seed):
+            shape = canvas.content[2:]
+            grids = [grid_masks(shape, grid=(k, k), seed=seed, device="cpu") for k in (2, 4)]
+            return Plan(grids, [self.n_masks // 2] * 2)
+
+        def combine(self, levels):
+            maps = np.stack([level.contrast for level in levels])
+            return Maps(maps.sum(axis=0), maps)
+
+    monkeypatch.setitem(METHODS, "two grids", TwoGrids)
+    made = dc.explain(lamps, lit, method="two grids", progress=False)
+    folder = dc.report(made, tmp_path / "own")
+    again = dc.Explanation.load(folder)
+    assert again.segments == [] and np.array_equal(again.levels, made.levels)
+    assert "level 1" in (folder / "report.html").read_text()
 
 
 def test_an_error_that_is_known_is_shown(lamps, lit, tmp_path):
