@@ -20,7 +20,11 @@ if TYPE_CHECKING:
     from .images import Example
     from .studies.runner import DetectorSource
 
-RESUMES = "evaluate", "figures"  # go on where they were stopped
+LEFT = {  # what an interrupted run leaves, by command; of the others nothing is half-written
+    "explain": "nothing is half-written, and with many photos the same command goes on from there",
+    "evaluate": "the same command goes on from there",
+    "figures": "the same command goes on from there",
+}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -75,7 +79,7 @@ def _parser() -> argparse.ArgumentParser:
 
     def command(name: str, run: Callable[..., int], example: str, **texts: Any) -> Callable[..., Any]:
         """A subcommand, to which options are added; what it leaves of an interrupted run is said."""
-        left = "the same command goes on from there" if name in RESUMES else "nothing is half-written"
+        left = LEFT.get(name, "nothing is half-written")
         added = commands.add_parser(name, epilog=f"Example: dclose-nb {name} {example}", **texts)
         added.set_defaults(run=run, left=left)
         return added.add_argument
@@ -229,9 +233,9 @@ def _explain(args: argparse.Namespace) -> int:
     from .images import Example
     from .similarity import QUESTIONS
 
-    if args.top is not None:
-        checks.at_least("--top", args.top, 1)
-    checks.fraction("--confidence", args.confidence)
+    labels = None if args.labels is None else args.labels.split(",")
+    choice = folder.Choice(args.confidence, labels, args.top)
+    choice.check()
     checks.at_least("seed", args.seed, 0)
     method = methods.make(args.method, n_masks=None if args.n_masks == "auto" else args.n_masks)
     condition = None if args.fail_if is None else folder.Condition.parse(args.fail_if)
@@ -241,10 +245,9 @@ def _explain(args: argparse.Namespace) -> int:
         and not (args.n_masks == "auto" or getattr(method, "own_error", False))
     ):
         raise checks.InputError(f"{args.method} gives no error: take --method regression or --n-masks auto")
-    checks.choice("--question", args.question, QUESTIONS)
+    checks.choice("question", args.question, QUESTIONS)
     options = {"method": args.method, "n_masks": args.n_masks, "seed": args.seed, "question": args.question}
-    labels = None if args.labels is None else args.labels.split(",")
-    source, choice = _source(args, default=None), folder.Choice(args.confidence, labels, args.top)
+    source = _source(args, default=None)
     photos = folder.find_photos(args.photos)
     if photos != args.photos or len(photos) > 1:
         return _explain_many(args, photos, source, choice, condition, options)
@@ -258,7 +261,7 @@ def _explain(args: argparse.Namespace) -> int:
     out = _own_folder(photo, args.method) if args.out is None else checks.path(args.out)
     limits = f"score {args.confidence:g} or more{f', labels {args.labels}' if args.labels else ''}"
     explanation = _write(out, situation, photo, limits, html=args.html, **options)
-    return _failing(folder.detection_rows(explanation, photo, out), condition)
+    return _failing(folder.detection_rows(explanation, photo, out), condition) if condition else 0
 
 
 def _explain_many(
@@ -279,16 +282,17 @@ def _explain_many(
     for line in failed:
         print(f"    {line['photo']}: {line['error']}")
     rows = [row for line in lines for row in line.get("detections", ())]
-    status = _failing(rows, condition)
+    status = _failing(rows, condition) if condition else 0
     print(
         f"\n{checks.path(args.out)}/  {folder.INDEX}, {folder.CSV}, {folder.JSONL}, a folder for each photo"
     )
     return 1 if failed else status
 
 
-def _failing(rows: Sequence[dict[str, Any]], condition: Condition | None) -> int:
+def _failing(rows: Sequence[dict[str, Any]], condition: Condition) -> int:
     """Print the detections for which a condition holds; returns 1 if there are any, else 0."""
-    if condition is None or not (found := [row for row in rows if condition.holds(row)]):
+    found = [row for row in rows if condition.holds(row)]
+    if not found:
         return 0
     print(f"{len(found)} of {len(rows)} detections have {condition}:")
     for row in found:
@@ -298,14 +302,12 @@ def _failing(rows: Sequence[dict[str, Any]], condition: Condition | None) -> int
 
 
 def _own_folder(photo: str, method: str) -> Path:
-    """The default folder of a photo, unless it holds another's: names can be the same."""
+    """The default folder of a photo, unless it holds another's."""
     from . import checks
-    from .folder import photo_of
+    from .folder import refuse_another
 
     folder = checks.path(Path("explanations") / f"{Path(photo).stem}_{method}")
-    there = photo_of(folder)
-    if there is not None and Path(there).resolve() != Path(photo).resolve():
-        raise checks.InputError(f"{str(folder)!r} holds the maps of {there!r}: choose another with --out")
+    refuse_another(folder, photo)
     return folder
 
 
@@ -354,21 +356,19 @@ def _figures(args: argparse.Namespace) -> int:
 
     matplotlib.use("agg")
     from . import checks
-    from .files import owned
     from .paper import gallery
 
     numbers = list(gallery.FIGURES) if args.only is None else args.only
     out = checks.path(args.out)
-    with owned(out):
-        records = gallery.make(
-            out,
-            detector=_source(args),
-            coco=args.coco,
-            photos=args.photo,
-            n_masks=args.n_masks,
-            seed=args.seed,
-            only=numbers,
-        )
+    records = gallery.make(
+        out,
+        detector=_source(args),
+        coco=args.coco,
+        photos=args.photo,
+        n_masks=args.n_masks,
+        seed=args.seed,
+        only=numbers,
+    )
     for number in sorted(set(numbers)):
         record = records[number]
         print(f"figure {number}: {', '.join(record['files']) or 'missing'}")
@@ -405,7 +405,10 @@ def _class_names(file: str) -> tuple[str, ...]:
 def _write(
     out: Path, situation: Callable[[], Example], photo: str, limits: str, *, html: bool = True, **options: Any
 ) -> Explanation:
-    """Explain what `situation` gives within `limits`, into a folder that is known to be writable before."""
+    """Explain what `situation` gives, into a folder that is known to be writable before.
+
+    `limits` says in words what was looked for, in case nothing was found.
+    """
     import matplotlib
 
     matplotlib.use("agg")
@@ -416,16 +419,19 @@ def _write(
         explanation = dc.explain(detector, image, targets, **options)
         explanation = replace(explanation, n_forward=explanation.n_forward + 1)  # the detection before
         reports.write(stage, explanation, photo=photo, html=html)
-    _print_table(explanation, [reports.overlay_name(explanation, k) for k in range(len(explanation))])
+    _print_table(explanation)
     if not len(explanation):
         print(f"no object was found ({limits}), so there is nothing to explain")
     print(f"\n{out}/  sheet.png, overlays, {'report.html, ' * html}maps.npz, manifest.json")
     return explanation
 
 
-def _print_table(explanation: Explanation, overlays: Sequence[str]) -> None:
+def _print_table(explanation: Explanation) -> None:
+    from .reports import overlay_name
+
     row = "{:<16} {:>5}  {:<8} {:>7} {:>8}  {}"
     print(row.format("object", "score", "method", "passes", "seconds", "overlay"))
     cost = explanation.method, explanation.n_forward, f"{explanation.seconds:.1f}"
-    for detection, overlay in zip(explanation.detections, overlays):
-        print(row.format(detection.names[0], f"{detection.scores[0]:.2f}", *cost, f"{overlay}.png"))
+    for k, detection in enumerate(explanation.detections):
+        overlay = f"{overlay_name(explanation, k)}.png"
+        print(row.format(detection.names[0], f"{detection.scores[0]:.2f}", *cost, overlay))

@@ -7,7 +7,6 @@ import json
 import platform
 import re
 import time
-import warnings
 import zipfile
 from collections.abc import Callable, Collection, Iterator
 from contextlib import AbstractContextManager, suppress
@@ -69,9 +68,10 @@ class Explanation:
     params : dict
         Every option of the method.
     seed, batch_size, tolerance : int, int, float
-        Options of the run; None if the method does not use them.
+        Options of the run; None for a method that draws no random masks.
     n_forward : int
-        Images that the network saw, including the first detection and the targets' masks.
+        Images that `explain` showed to the network: masked ones, those of the targets' own masks, and the
+        whole image where it had to find the targets.
     seconds : float
         Time that `explain` took.
     provenance : dict
@@ -144,8 +144,8 @@ class Explanation:
 
     @property
     def segments(self) -> list[int]:
-        """Number of superpixels of each of `levels`, finest first."""
-        return [] if self.levels is None else sorted(self.params["segments"], reverse=True)
+        """Number of superpixels of each of `levels`, finest first; empty for a method without such levels."""
+        return [] if self.levels is None else sorted(self.params.get("segments", ()), reverse=True)
 
     def save(self, folder: str | Path) -> Path:
         """Write ``maps.npz`` (all arrays) and ``manifest.json`` (how they were made); see `load`.
@@ -161,11 +161,12 @@ class Explanation:
     def write(self, stage: Path, *, drawings: tuple[str, ...] = (), photo: str | None = None) -> None:
         """Write the two files to a `staged` folder that already holds the drawings."""
         own = {one.name: getattr(self.detections, one.name) for one in fields(Detections)}
-        _save_arrays(stage / ARRAYS, self._arrays() | own)
-        manifest = self.manifest(photo) | {"files": sorted([*drawings, ARRAYS, files.MANIFEST])}
-        (stage / files.MANIFEST).write_text(json.dumps(manifest, indent=2) + "\n", encoding="utf-8")
+        manifest = self._manifest(photo) | {"files": sorted([*drawings, ARRAYS, files.MANIFEST])}
+        with files.write_errors(stage):
+            _save_arrays(stage / ARRAYS, self._arrays() | own)
+            (stage / files.MANIFEST).write_text(json.dumps(manifest, indent=2) + "\n", encoding="utf-8")
 
-    def manifest(self, photo: str | None = None) -> dict[str, Any]:
+    def _manifest(self, photo: str | None = None) -> dict[str, Any]:
         """How the maps were made, as plain data; `photo` is the image's name."""
         found, (height, width) = self.detections, self.image.shape[:2]
         sha256 = hashlib.sha256(self.image.tobytes()).hexdigest()
@@ -222,7 +223,7 @@ class Explanation:
             if record["method"] in METHODS:
                 METHODS[record["method"]](**record["params"])  # refuses what its options cannot be
                 n_levels, segments = len(arrays.get("levels", ())), record["params"].get("segments", ())
-                if n_levels and len(segments) != n_levels:
+                if n_levels and "segments" in options_of(record["method"]) and len(segments) != n_levels:
                     raise InputError(f"its params have {len(segments)} segments for {n_levels} levels")
             record["provenance"] = {name: manifest[name] for name in ("detector", "versions")}
             return cls(detections=found, **record)
@@ -377,7 +378,10 @@ def explain(
         )
 
     if not sampled:
-        return explanation(*chosen.maps(detector, canvas, targets, question=question, progress=progress))
+        found = chosen.maps(
+            detector, canvas, targets, question=question, batch_size=batch_size, progress=progress
+        )
+        return explanation(*found)
 
     plan = chosen.plan(canvas, seed)._replace(overlap=overlap, question=question)
     limit = tolerance or np.inf
@@ -414,9 +418,7 @@ def explain(
             watched = time.monotonic()
     final = so_far()
     if (reached := worst_error(final)) > limit:
-        warnings.warn(
-            f"after {taken} masks a map's error is {reached:.2f}, not {tolerance} or less", stacklevel=2
-        )
+        checks.warn(f"after {taken} masks a map's error is {reached:.2f}, not {tolerance} or less")
     return final
 
 
@@ -443,7 +445,7 @@ def versions() -> dict[str, str]:
     """Versions of Python and of the packages that compute the maps."""
     found = {"python": platform.python_version()}
     packages = "dclose_nb torch torchvision onnxruntime numpy scikit-image opencv-python pixeltable-yolox"
-    for name in (*packages.split(), "transformers"):
+    for name in (*packages.split(), "openvino", "transformers"):
         with suppress(PackageNotFoundError):  # OpenCV has another name on conda-forge
             found[name] = version(name)
     return found

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import re
@@ -50,8 +51,14 @@ def write_errors(folder: Path) -> Iterator[None]:
         raise InputError(f"cannot write to the folder {str(known)!r}: {error.strerror or error}") from error
 
 
+def sha256(path: Path) -> str:
+    """sha256 of a file's bytes, which need not fit into the memory."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
 def read_json(path: Path) -> Any:
-    """What a file of JSON holds; one that is none raises ValueError, however deep its brackets nest."""
+    """What a file of JSON holds. Other content, and brackets that nest too deeply, raise ValueError."""
     return from_json(path.read_bytes())
 
 
@@ -81,7 +88,6 @@ def owned(folder: Path) -> Iterator[bool]:
     made = [part for part in (folder, *folder.parents) if not part.exists()]  # innermost first
     try:
         with write_errors(folder):
-            folder.mkdir(parents=True, exist_ok=True)
             lock = _lock(folder)
         try:
             yield lock is not None
@@ -96,11 +102,19 @@ def owned(folder: Path) -> Iterator[bool]:
 
 
 def _lock(folder: Path) -> IO[str] | None:
-    """A file in a folder that nobody else can lock until it is closed; None where the system has no locks."""
+    """A file in a folder that nobody else can lock until it is closed; None where the system has no locks.
+
+    The folder is made where it does not exist.
+    """
     if fcntl is None:
+        folder.mkdir(parents=True, exist_ok=True)
         return None
     while True:
-        file = (folder / LOCK).open("a")
+        folder.mkdir(parents=True, exist_ok=True)  # a run that has just ended may have removed it
+        try:
+            file = (folder / LOCK).open("a")
+        except FileNotFoundError:
+            continue
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             if os.path.samestat(os.fstat(file.fileno()), (folder / LOCK).stat()):
@@ -116,6 +130,7 @@ def _lock(folder: Path) -> IO[str] | None:
             ) from None
         except OSError as error:
             file.close()
+            (folder / LOCK).unlink(missing_ok=True)
             checks.warn(f"{str(folder)!r} cannot be locked ({error.strerror}): let no other run write there")
             return None
 
@@ -127,7 +142,8 @@ def staged(folder: str | Path, own: re.Pattern[str], expected: Collection[str], 
     Entered before long work, it shows at once whether `folder` can be written. Left by an error
     or Ctrl-C, it leaves nothing behind; what a killed process left is removed by the next one. The old
     manifest goes first and the new one comes last, so that a folder with a manifest is whole. Files
-    that only the old one named are removed.
+    that only the old one named are removed. Where files cannot be moved, not even at a second try, the
+    hidden folder stays, and the next writer takes its place.
 
     Parameters
     ----------
@@ -147,25 +163,32 @@ def staged(folder: str | Path, own: re.Pattern[str], expected: Collection[str], 
         of these names.
     """
     folder = checks.path(folder)
-    with owned(folder) as alone, write_errors(folder):
-        left = [*folder.glob(f"{UNFINISHED}*")] if alone else []  # by processes that were killed
-        old = _named_by_manifest(folder, own).union(*(_named_by_manifest(stage, own) for stage in left))
-        old = {name for name in old if not (folder / name).is_dir()}
-        refuse_foreign(folder, set(expected) - old, f"not {owner}")
-        stage = Path(tempfile.mkdtemp(prefix=UNFINISHED, dir=folder))
+    with owned(folder) as alone:
+        with write_errors(folder):
+            left = [*folder.glob(f"{UNFINISHED}*")] if alone else []  # by processes that were killed
+            old = _named_by_manifest(folder, own).union(*(_named_by_manifest(stage, own) for stage in left))
+            old = {name for name in old if not (folder / name).is_dir()}
+            refuse_foreign(folder, set(expected) - old, f"not {owner}")
+            stage = Path(tempfile.mkdtemp(prefix=UNFINISHED, dir=folder))
+        needed = False  # whether files have moved out of the stage, and not yet all
         try:
-            yield stage
-            new = {file.name for file in stage.iterdir()}
-            refuse_foreign(folder, new - old, f"not {owner}")
-            try:
-                _replace(folder, stage, old - new)
-            except BaseException:  # a stop must not leave a folder that is half old and half new
-                _replace(folder, stage, old - new)
-                raise
+            yield stage  # what fails in there is not always the folder's fault
+            with write_errors(folder):
+                new = {file.name for file in stage.iterdir()}
+                refuse_foreign(folder, new - old, f"not {owner}")
+                needed = True
+                try:
+                    _replace(folder, stage, old - new)
+                except BaseException:  # a stop must not leave a folder that is half old and half new
+                    _replace(folder, stage, old - new)
+                    needed = False
+                    raise
+                needed = False
             for other in left:
                 shutil.rmtree(other, ignore_errors=True)
         finally:
-            shutil.rmtree(stage, ignore_errors=True)
+            if not needed:
+                shutil.rmtree(stage, ignore_errors=True)
 
 
 def _replace(folder: Path, stage: Path, stale: Iterable[str]) -> None:

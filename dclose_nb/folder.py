@@ -29,8 +29,10 @@ from . import checks, metrics, plot, reports
 from .checks import InputError
 from .detection import Detections, Detector, one_hot
 from .explanation import Explanation, explain, staged
-from .files import MANIFEST, atomic_write, owned, read_json, refuse_foreign, write_errors
+from .files import MANIFEST, atomic_write, owned, read_json, refuse_foreign, sha256, write_errors
 from .images import FORMATS, load_photo
+from .methods import Method, make
+from .similarity import QUESTIONS
 from .studies.records import Record
 from .studies.runner import DetectorSource, Task, detector_of, run_study
 
@@ -50,6 +52,12 @@ class Choice(NamedTuple):
     confidence: float = 0.25  # lowest score
     labels: Sequence[str] | None = None  # only of these classes
     top: int | None = None  # only so many, the best
+
+    def check(self) -> None:
+        """Refuse a confidence outside [0, 1] and a top below 1."""
+        checks.fraction("confidence", self.confidence)
+        if self.top is not None:
+            checks.at_least("top", self.top, 1)
 
     def detect(self, detector: Detector, image: np.ndarray) -> Detections:
         """The detections in an image (H, W, 3); a warning says if they are many."""
@@ -113,8 +121,8 @@ def find_photos(names: Iterable[str]) -> list[str]:
 
 
 def _photos_of(name: str) -> list[str]:
+    name = os.path.expanduser(name)  # a shell leaves ~ in quoted patterns
     if os.path.isdir(name):
-        Image.init()
         endings = {ending for ending, kind in Image.registered_extensions().items() if kind in FORMATS}
         with os.scandir(name) as entries:
             files = sorted(
@@ -166,13 +174,16 @@ def explain_photos(
     Parameters
     ----------
     photos : sequence of str
-        See `find_photos`.
+        Each as `images.load_photo` takes it; `find_photos` lists those of a folder.
     out : path
-        Gets a folder for each photo with ``report.html`` and the two files of `Explanation.save`, and then
-        the page and the tables. A photo that was done with these settings is done again only if its file
-        has changed or its report is not there.
-    detector, workers, progress
-        See `studies.coco.study_photos`.
+        Gets a folder for each photo, with ``report.html``, a thumbnail and the two files of
+        `Explanation.save`; ``records.jsonl`` and ``manifest.json`` of the run; and at the end the page and
+        the tables. A photo that was done with these settings is done again only if its file has changed or
+        its report is not there.
+    detector : str, DetectorSource or Detector
+        With a name or a source, each worker loads its own; a `Detector` is sent to the workers.
+    workers, progress
+        See `studies.runner.run_study`.
     choice : Choice
     method, n_masks, seed, question
         See `explain`.
@@ -186,9 +197,15 @@ def explain_photos(
     Raises
     ------
     InputError
-        A folder that cannot be written, or holds somebody else's files or photos of other settings; an
-        argument out of range.
+        A folder that cannot be written, or holds somebody else's files, photos of other settings or the
+        maps of another photo of the same name; an argument out of range.
     """
+    made = make(method, n_masks=None if n_masks == "auto" else n_masks)
+    if n_masks == "auto" and not isinstance(made, Method):
+        raise InputError(f"{method} draws no masks, so that n_masks cannot be 'auto'")
+    checks.at_least("seed", seed, 0)
+    checks.choice("question", question, QUESTIONS)
+    choice.check()
     out, loaded = checks.path(out), detector_of(detector)
     choice.wanted(loaded)
     if not (out / "records.jsonl").exists():
@@ -199,6 +216,8 @@ def explain_photos(
     settings = {"detector": known, "class_names": names, **options, **choice._asdict()}
     settings = json.loads(json.dumps(settings, default=str))
     folders = _folders(photos)
+    for photo, folder in folders.items():
+        refuse_another(out / folder, photo)
     tasks = [
         Task({"photo": photo}, (detector, photo, out / folder, choice, options))
         for photo, folder in folders.items()
@@ -209,7 +228,8 @@ def explain_photos(
         if folder is None:  # of another command
             return False
         there = line.get("report") == folder and photo_of(out / folder) == line["photo"]
-        return not there or line["sha256"] != _sha256(line["photo"])
+        there = there and (out / folder / reports.PAGE).is_file()
+        return not there or line["sha256"] != _sum_of(line["photo"])
 
     records = run_study(out, settings, tasks, _explain_photo, workers=workers, progress=progress, stale=stale)
     by_photo = {line["photo"]: line for line in records.lines}
@@ -232,15 +252,23 @@ def _folders(photos: Iterable[str]) -> dict[str, str]:
 def photo_of(folder: Path) -> str | None:
     """The photo whose explanation a folder holds; None if it holds none, or one without a photo's name."""
     try:
-        return read_json(folder / MANIFEST)["image"]["photo"]
+        photo = read_json(folder / MANIFEST)["image"]["photo"]
     except (OSError, ValueError, KeyError, TypeError):
         return None
+    return photo if isinstance(photo, str) else None
 
 
-def _sha256(photo: str) -> str | None:
-    """Of a photo's file; None for one that ships or is drawn."""
-    with suppress(OSError), open(photo, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+def refuse_another(folder: Path, photo: str) -> None:
+    """Refuse a folder that holds the maps of another photo, which may have the same name."""
+    there = photo_of(folder)
+    if there is not None and Path(there).resolve() != Path(photo).resolve():
+        raise InputError(f"{str(folder)!r} holds the maps of {there!r}: choose another with --out")
+
+
+def _sum_of(photo: str) -> str | None:
+    """sha256 of a photo's file; None for a photo that ships, a drawn scene or a file that cannot be read."""
+    with suppress(OSError):
+        return sha256(Path(photo))
     return None
 
 
@@ -253,7 +281,7 @@ def _explain_photo(
 ) -> Record:
     loaded = detector_of(detector)
     try:
-        image, sha256 = load_photo(photo), _sha256(photo)
+        image, known = load_photo(photo), _sum_of(photo)
         explanation = explain(loaded, image, choice.detect(loaded, image), progress=False, **options)
     except Exception as error:  # a detector may be anybody's code; the other photos go on
         kind = "" if isinstance(error, InputError) else f"{type(error).__name__}: "
@@ -261,9 +289,10 @@ def _explain_photo(
     explanation = replace(explanation, n_forward=explanation.n_forward + 1)  # the detection before
     with staged(folder, {reports.PAGE, THUMBNAIL}) as stage:
         small = Image.fromarray(plot.fit(explanation.image, THUMBNAIL_SIZE))
-        small.save(stage / THUMBNAIL, quality=80)
+        with write_errors(stage):
+            small.save(stage / THUMBNAIL, quality=80)
         reports.write(stage, explanation, photo=photo, figures=False)
-    return {"report": folder.name, "sha256": sha256, "detections": detection_rows(explanation, photo, folder)}
+    return {"report": folder.name, "sha256": known, "detections": detection_rows(explanation, photo, folder)}
 
 
 def detection_rows(explanation: Explanation, photo: str, folder: Path) -> list[Record]:

@@ -113,7 +113,7 @@ class Example(NamedTuple):
 
 
 class _Situation(NamedTuple):
-    """What shows it on a photo to a network of COCO's classes, and on a scene to the planted detector."""
+    """How a situation is shown: by a photo to a network of COCO's classes, else by a scene to "planted"."""
 
     seed: int
     layout: str
@@ -156,7 +156,7 @@ def load_example(name: str) -> Example:
     Raises
     ------
     InputError
-        An unknown situation.
+        An unknown situation; weights of one's own that do not find the objects.
     WeightsError
         Weights that are damaged.
 
@@ -171,6 +171,11 @@ def load_example(name: str) -> Example:
         if isinstance(wanted, Targets):
             return Example(detector, image, wanted)
         found = detector.detect(image)
+        lacking = [label for label in wanted if label not in found.names]
+        if lacking:
+            raise InputError(
+                f"{detector.name} finds no {lacking[0]} in {situation.photo}: use its official weights"
+            )
         return Example(detector, image, found[[found.names.index(label) for label in wanted]])
     detector = load_detector("planted")
     drawn = scene(situation.seed, n_objects=situation.n_objects, layout=situation.layout)

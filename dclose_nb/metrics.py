@@ -155,13 +155,13 @@ def _map(saliency: Any) -> np.ndarray:
 def window(box: Any, shape: tuple[int, ...]) -> tuple[slice, slice]:
     """Rows and columns of a box (x1, y1, x2, y2) in a map of `shape` (H, W).
 
-    Its edges are rounded, unless no pixel is left between them. A box outside the map raises `InputError`.
+    Its edges are cut at the map's and rounded, unless no pixel is left between them. A box outside the map
+    raises `InputError`.
     """
-    edges = checks.numbers("a box x1, y1, x2, y2", box, (4,)).reshape(2, 2)
+    edges = checks.numbers("a box x1, y1, x2, y2", box, (4,)).reshape(2, 2).clip(0, shape[1::-1])
     rounded, touched = np.round(edges), np.stack([np.floor(edges[0]), np.ceil(edges[1])])
-    edges = np.where(rounded[0] == rounded[1], touched, rounded)
-    x1, y1, x2, y2 = edges.ravel().clip(0, max(shape)).astype(int)
-    if x1 >= min(x2, shape[1]) or y1 >= min(y2, shape[0]):
+    x1, y1, x2, y2 = np.where(rounded[0] == rounded[1], touched, rounded).ravel().astype(int)
+    if x1 >= x2 or y1 >= y2:
         raise InputError(f"box {np.asarray(box).tolist()} holds no pixel of a map of {shape}")
     return slice(y1, y2), slice(x1, x2)
 

@@ -7,7 +7,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import warnings
 from functools import partial
 from pathlib import Path
 
@@ -23,12 +22,6 @@ from dclose_nb.files import shipped
 from dclose_nb.planted.dataset import write_coco
 
 NOBODY = "http://127.0.0.1:9"  # nobody listens on the discard port
-
-
-@pytest.fixture(autouse=True)
-def warnings_as_before(monkeypatch):
-    """The command says warnings its own way."""
-    monkeypatch.setattr(warnings, "showwarning", warnings.showwarning)
 
 
 @pytest.fixture
@@ -129,6 +122,11 @@ def test_a_condition_fails_the_command(photo, capsys):
         assert explain(*arguments, "--out", out, "--fail-if", condition) == 1
         assert re.search(named, capsys.readouterr().out)
         assert explain(*arguments, "--out", out, "--fail-if", "score > 1") == 0
+        assert (
+            explain(*arguments, "--out", f"{out}_error", "--method", "regression", "--fail-if", "error>0")
+            == 1
+        )
+        assert "2 of 2 detections have error > 0" in capsys.readouterr().out
         assert "detections have" not in capsys.readouterr().out
 
 
@@ -212,7 +210,7 @@ def test_classes_come_from_a_file(photo, maker, content):
         (["maker:raises"], "maker:raises gives no detector: OSError: no camera"),
         (["maker:wants"], "maker:wants gives no detector: TypeError: wants() missing 1 required"),
         (["maker:nothing"], "maker:nothing returns None: it must return what dc.load_detector takes"),
-        (["maker:detector", "--device", "cpu"], "maker:detector returns a detector that is on a device"),
+        (["maker:detector", "--device", "cpu"], "a Detector takes no device"),
         (["maker:function"], "needs class_names="),
         (["planted", "--classes", "two.txt"], "'planted' takes no class_names"),
         (["planted", "--decode", "yolox"], "'planted' takes no decode"),

@@ -54,6 +54,13 @@ def write(folder, content):
         (stage / "manifest.json").write_text('{"files": ["a.txt", "manifest.json"]}')
 
 
+def write_both(folder):
+    with staged(folder) as stage:
+        (stage / "manifest.json").write_text(MANIFEST)
+        for name in ("a.txt", "b.txt"):
+            (stage / name).write_text("new")
+
+
 def names(folder):
     return sorted(path.name for path in folder.iterdir())
 
@@ -126,10 +133,8 @@ def test_a_stop_while_files_move_waits_for_the_last(tmp_path, monkeypatch):
         replace(source, target)
 
     monkeypatch.setattr(os, "replace", stopped_once)
-    with suppress(KeyboardInterrupt), staged(tmp_path) as stage:
-        for name in ("a.txt", "b.txt"):
-            (stage / name).write_text("new")
-        (stage / "manifest.json").write_text(MANIFEST)
+    with pytest.raises(KeyboardInterrupt):
+        write_both(tmp_path)
     assert moved
     assert names(tmp_path) == ["a.txt", "b.txt", "manifest.json"]
     assert (tmp_path / "a.txt").read_text() == "new" and (tmp_path / "manifest.json").read_text() == MANIFEST
@@ -145,7 +150,11 @@ def test_without_locks_nobody_is_refused_and_nothing_is_cleared(tmp_path, monkey
     monkeypatch.setattr(files.fcntl, "flock", refuse)
     with pytest.warns(UserWarning, match=r"cannot be locked \(No locks available\): let no other run write"):
         write(tmp_path, "new")
-    assert f"{files.UNFINISHED}somebody" in names(tmp_path) and (tmp_path / "a.txt").read_text() == "new"
+    assert names(tmp_path) == [f"{files.UNFINISHED}somebody", "a.txt", "manifest.json"]
+    assert (tmp_path / "a.txt").read_text() == "new"
+    with pytest.warns(UserWarning, match="cannot be locked"), files.owned(tmp_path / "empty"):
+        pass
+    assert not (tmp_path / "empty").exists()
 
 
 @pytest.mark.parametrize("name", ["a.txt", "manifest.json"])
@@ -162,7 +171,8 @@ def test_a_folder_is_no_file_of_ours(tmp_path, name):
 def test_a_full_disk_is_one_line_and_leaves_nothing(tmp_path):
     """A limit on the size of files stands in for a disk without room."""
     limited = partial(resource.setrlimit, resource.RLIMIT_FSIZE, (1000, 1000))
-    then = "np = __import__('numpy'); np.savez(stage / 'b.npz', np.zeros(10_000))"
+    then = "np = __import__('numpy')\n"
+    then += "with files.write_errors(stage): np.savez(stage / 'b.npz', np.zeros(10_000))"
     command = [sys.executable, "-c", WRITER, str(tmp_path / "out"), then]
     said = subprocess.run(command, capture_output=True, text=True, preexec_fn=limited).stderr
     last = said.strip().splitlines()[-1]
@@ -190,3 +200,48 @@ def test_writers_of_one_file_do_not_meet_and_follow_no_link(tmp_path):
     assert (tmp_path / "a.txt").read_text() == "first" and victim.read_text() == "mine"
     assert (tmp_path / "a.txt").stat().st_mode == victim.stat().st_mode
     assert names(tmp_path) == [".a.txt.unfinished", "a.txt", "victim"]
+
+
+def test_a_folder_with_a_manifest_is_whole(tmp_path, monkeypatch):
+    """The old manifest goes before anything moves, and the new one comes last."""
+    write(tmp_path, "old")
+    replace, moved = os.replace, []
+
+    def watched(source, target):
+        assert not (tmp_path / "manifest.json").exists()
+        moved.append(os.path.basename(target))
+        replace(source, target)
+
+    monkeypatch.setattr(os, "replace", watched)
+    write_both(tmp_path)
+    assert sorted(moved[:-1]) == ["a.txt", "b.txt"] and moved[-1] == "manifest.json"
+
+
+def test_where_files_cannot_be_moved_nothing_new_is_lost(tmp_path, monkeypatch):
+    """As on Windows, where a viewer that shows b.txt keeps it."""
+    write(tmp_path, "old")
+    replace = os.replace
+
+    def held(source, target):
+        if os.path.basename(target) == "b.txt":
+            raise PermissionError(errno.EACCES, "Permission denied")
+        replace(source, target)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "replace", held)
+        with pytest.raises(dc.InputError, match=r"cannot write to the folder .* Permission denied"):
+            write_both(tmp_path)
+    (left,) = tmp_path.glob(f"{files.UNFINISHED}*")
+    assert (left / "b.txt").read_text() == "new"
+    write(tmp_path, "newest")
+    assert names(tmp_path) == ["a.txt", "manifest.json"] and (tmp_path / "a.txt").read_text() == "newest"
+
+
+def test_what_fails_beside_the_folder_is_not_the_folder_s_fault(tmp_path):
+    for error in (
+        FileNotFoundError(errno.ENOENT, "No such file"),
+        BrokenPipeError(errno.EPIPE, ""),
+    ):
+        with pytest.raises(type(error)), staged(tmp_path / "out"):
+            raise error
+    assert names(tmp_path) == []

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 from test_reports import EVIL, Page
 from toys import Lamps
@@ -166,7 +167,7 @@ def test_only_what_is_not_there_or_has_changed_is_done_again(photos, lamps, monk
     done, again = counting(photos, lamps, monkeypatch)
     assert done == photos[3:] and again == first  # what failed is tried again
     assert (Path("out/index.html").read_bytes(), Path("out/detections.csv").read_bytes()) == (page, rows)
-    shutil.rmtree("out/a")
+    Path("out/a/report.html").unlink()
     Image.fromarray(np.zeros((12, 20, 3), np.uint8)).save("photos/b.png")
     shutil.copy("photos/a.png", "photos/torn.png")
     done, again = counting(photos, lamps, monkeypatch)
@@ -222,6 +223,46 @@ def test_other_settings_and_other_s_files_are_refused(photos, lamps):
         explained(photos[:1], lamps, "single")
 
 
+def test_another_photo_of_the_same_name_is_refused_before_any_work(photos, lamps, monkeypatch):
+    Path("more").mkdir()
+    shutil.copy("photos/b.png", "more/a.png")
+    explained(photos[:1], lamps)
+    before = Path("out/a/maps.npz").read_bytes()
+    with pytest.raises(dc.InputError, match=r"'out/a' holds the maps of 'photos/a.png'"):
+        explained(["more/a.png"], lamps)
+    assert Path("out/a/maps.npz").read_bytes() == before
+    assert {row["photo"] for row in table()} == {"photos/a.png"}
+
+
+@pytest.mark.parametrize(
+    ("options", "word"),
+    [
+        ({"method": "gradcam", "n_masks": "auto"}, "gradcam draws no masks, so"),
+        ({"method": "magic"}, "method must be one of"),
+        ({"n_masks": 0}, "n_masks must be"),
+        ({"seed": -1}, "seed must be"),
+        ({"question": "who"}, "question must be one of"),
+        ({"choice": Choice(2.0)}, "confidence must be"),
+        ({"choice": Choice(top=0)}, "top must be"),
+    ],
+)
+def test_arguments_that_cannot_work_are_refused_before_anything_is_written(photos, lamps, options, word):
+    with pytest.raises(dc.InputError, match=word):
+        explained(photos, lamps, **options)
+    assert not Path("out").exists()
+
+
+def test_a_box_that_hardly_reaches_into_the_image_is_reported(photos, lit):
+    lamps = Lamps([[-5, 2, 0.3, 8], [19.7, 2, 25, 8]], np.eye(2))
+    lamps.predict = lambda pixels: dc.Proposals(
+        (lamps.boxes + torch.tensor([3, 2, 3, 2])).expand(len(pixels), -1, -1),
+        pixels.mean((1, 2, 3)).div(255)[:, None].expand(-1, 2),
+        lamps.class_probs.expand(len(pixels), -1, -1),
+    )
+    (line,) = explained(photos[:1], lamps)
+    assert [row["x1"] for row in line["detections"]] == [-5.0, 19.7]
+
+
 # -- finding photos
 
 
@@ -235,6 +276,8 @@ def test_photos_are_found_in_folders_patterns_and_lists(photos, monkeypatch):
     assert find_photos(["photos/*.png", "./photos/a.png"]) == [photo for photo in photos if "png" in photo]
     assert find_photos(["**/c.png"]) == ["photos/deep.png/c.png"]
     assert find_photos(["scene_3", "coffee", "nowhere.png"]) == ["scene_3", "coffee", "nowhere.png"]
+    monkeypatch.setenv("HOME", str(Path.cwd()))
+    assert find_photos(["~/photos/b.*"]) == [str(Path("photos/b.png").absolute())]
     Path("odd[1].png").touch()
     assert find_photos(["odd[1].png"]) == ["odd[1].png"]
 

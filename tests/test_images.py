@@ -11,6 +11,7 @@ import torch
 from PIL import Image
 
 import dclose_nb as dc
+from dclose_nb import images
 from dclose_nb.detection import box_iou
 from dclose_nb.images import PHOTOS, load_example
 
@@ -42,6 +43,8 @@ def test_greyscale_16_bit_palette_and_transparency(tmp_path):
     assert (dc.load_photo(save(tmp_path / "clear.png", clear)) == 255).all()
     clear = dc.load_photo(save(tmp_path / "deep.png", grey.astype(np.uint16) * 257, transparency=20 * 257))
     assert np.array_equal(clear, np.where(rgb == 20, 255, rgb))
+    clear = dc.load_photo(save(tmp_path / "key.png", grey, transparency=20))
+    assert np.array_equal(clear, np.where(rgb == 20, 255, rgb))
 
 
 def test_floats_in_0_1_are_read_and_others_refused(tmp_path):
@@ -66,9 +69,11 @@ def test_a_format_that_starts_other_programs_is_not_read(tmp_path):
 
 def test_exif_turns_the_photo_upright(tmp_path):
     array = np.zeros((4, 8, 3), np.uint8)
+    array[:2] = 200
     exif = Image.Exif()
     exif[0x0112] = 6  # the camera was held on its side
-    assert dc.load_photo(save(tmp_path / "turned.jpg", array, exif=exif)).shape == (8, 4, 3)
+    turned = dc.load_photo(save(tmp_path / "turned.png", array, exif=exif))
+    assert np.array_equal(turned, np.rot90(array, -1))
 
 
 def test_what_cannot_be_read_is_refused(tmp_path):
@@ -221,7 +226,7 @@ def test_the_network_is_asked_once(no_weights):
     for _ in range(3):
         with pytest.warns(UserWarning, match="planted"):
             load_example("one object")
-        counts.append(len(no_weights))
+        counts.append(number_of(no_weights))
     assert counts[0] >= 1 and counts == counts[:1] * 3
 
 
@@ -238,4 +243,10 @@ def test_damaged_weights_are_an_error(no_weights, tmp_path):
     (tmp_path / "weights").mkdir()
     (tmp_path / "weights" / "yolox_nano.pth").write_bytes(b"torn")
     with pytest.raises(dc.WeightsError, match="cannot be read"):
+        load_example("overlap")
+
+
+def test_weights_of_one_s_own_that_do_not_find_the_object(monkeypatch, lamps):
+    monkeypatch.setattr(images, "load_detector", lambda: lamps)
+    with pytest.raises(dc.InputError, match="lamps finds no cup in coffee: use its official weights"):
         load_example("overlap")
