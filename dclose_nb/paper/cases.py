@@ -23,7 +23,7 @@ from ..files import write_errors
 from ..images import Annotated, annotated_photos, annotated_scenes, load_photo
 from ..methods import make
 from ..planted.scene import scene
-from ..studies.coco import box_areas, read_coco
+from ..studies.coco import box_areas, intersections, read_coco
 from ..studies.error_analysis import Case, cases
 from ..studies.records import Record
 
@@ -118,11 +118,19 @@ class PictureSource:
     pictures: Sequence[Picture]
     identity: Any  # what tells these pictures from others, as plain data
     centres: Sequence[float] | None = None  # of the size groups, where the source has its own
+    progress: bool = True
 
     @cached_property
     def detected(self) -> list[DetectedPicture]:
         """What is found in every picture."""
-        bar = tqdm(self.pictures, unit="picture", desc=self.name, leave=False, delay=2)
+        bar = tqdm(
+            self.pictures,
+            unit="picture",
+            desc=self.name,
+            leave=False,
+            delay=2,
+            disable=not self.progress,
+        )
         return [detect(self.detector, picture) for picture in bar]
 
 
@@ -178,9 +186,9 @@ def of_size(pictures: Sequence[DetectedPicture], centres: Sequence[float], group
     every = [candidate for picture in pictures for candidate in _each(picture)]
     for candidate in sorted(every, key=attrgetter("score"), reverse=True):
         share = candidate.picture.area_shares(candidate.target.boxes)[0]
-        labels, names = {other.target.names[0] for other in chosen}, {other.picture.name for other in chosen}
-        new = candidate.target.names[0] not in labels and candidate.picture.name not in names
-        if new and np.abs(np.array(centres) - share).argmin() == group:
+        label, picture = candidate.target.names[0], candidate.picture
+        old = any(label == other.target.names[0] or picture is other.picture for other in chosen)
+        if not old and np.abs(np.array(centres) - share).argmin() == group:
             chosen.append(candidate)
     return chosen
 
@@ -208,7 +216,7 @@ def wrapping(pictures: Sequence[DetectedPicture]) -> Candidate | None:
         boxes, labels = float_array("boxes", truth.boxes, (4,)), np.array(truth.labels, dtype=str)
         for detection in picture.detections:
             box, name = detection.boxes, detection.names[0]
-            common = _intersections(box, boxes)[0]
+            common = intersections(box, boxes)[0]
             inside = (common > WITHIN * box_areas(boxes)) & (common > FILLED * box_areas(box))
             inside &= labels == name
             if inside.sum() > 1:
@@ -223,7 +231,7 @@ def overlapping(pictures: Sequence[DetectedPicture], *, wholly: bool) -> Candida
     for picture in pictures:
         detections = picture.true_positives
         areas, shares = box_areas(detections.boxes), picture.area_shares(detections.boxes)
-        covered = _intersections(detections.boxes, detections.boxes) / np.minimum.outer(areas, areas)
+        covered = intersections(detections.boxes, detections.boxes) / np.minimum.outer(areas, areas)
         for pair in combinations(range(len(detections)), 2):
             small, large = sorted(areas[list(pair)])
             nested = covered[pair] > WHOLLY and small < ALIKE * large
@@ -238,12 +246,6 @@ def _each(picture: DetectedPicture) -> list[Candidate]:
     detections = picture.true_positives
     truths = [case.truth for case in picture.cases if case.kind == "right"] or [None] * len(detections)
     return [Candidate(picture, *pair) for pair in zip(detections, truths)]
-
-
-def _intersections(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-    """Area that each of boxes (n, 4) has in common with each of (m, 4), (n, m)."""
-    ends = np.minimum(a[:, None, 2:], b[None, :, 2:]) - np.maximum(a[:, None, :2], b[None, :, :2])
-    return ends.clip(0).prod(axis=2)
 
 
 # -- what a figure is made from

@@ -194,7 +194,8 @@ def altered_weights(inputs: FigureInputs) -> tuple[Figure, str]:
     try:
         other = sanity.randomise(picture.detector, seed=inputs.seed)
     except InputError as error:
-        raise MissingCase(f"{str(error).capitalize()}.") from error
+        why = str(error)
+        raise MissingCase(f"{why[:1].upper()}{why[1:]}.") from error
     other.provenance = other.provenance | {"before": picture.detector.provenance}
     trained = inputs.explain(candidate)
     altered = inputs.explain(Candidate(picture._replace(detector=other), target))
@@ -276,7 +277,8 @@ def bad_conditions(inputs: FigureInputs) -> tuple[Figure, str]:
     clear, *_ = inputs.candidate(0, ROAD)
     columns = []
     for name, files in photographs().items():
-        photographed = None if clear.detector.name in NETWORKS else _photographed(clear.detector, name, files)
+        drawn = clear.detector.name in NETWORKS
+        photographed = None if drawn else _photographed(inputs, clear.detector, name, files)
         if photographed is not None:
             columns.append(photographed)
         elif name.replace(" ", "_") in conditions.CONDITIONS:
@@ -386,29 +388,32 @@ def _modelled(inputs: FigureInputs, name: str) -> tuple[str, Candidate]:
     clear, target, _ = inputs.candidate(0, ROAD)
     image = conditions.CONDITIONS[name](clear.image, conditions.MAPPED_AT)
     darkened = cases.detect(clear.detector, Picture(clear.name, lambda: image))
-    return name.replace("_", " "), Candidate(darkened, target)
+    return conditions.spoken(name), Candidate(darkened, target)
 
 
 def photographs() -> dict[str, list[Path]]:
     """Photographs of each condition of `REAL`, under the folder that ``DCLOSE_CONDITIONS`` names.
 
-    Of more than `MOST_PHOTOGRAPHS`, so many are taken at even distances.
+    Of each at most `MOST_PHOTOGRAPHS` are taken, at even distances. Without the variable there are none.
     """
-    folder = Path(os.environ.get("DCLOSE_CONDITIONS") or "nowhere")
+    folder = os.environ.get("DCLOSE_CONDITIONS")
     found = {}
     for name, patterns in REAL.items():
-        files = {file for pattern in patterns for file in folder.glob(pattern)}
+        files = {file for pattern in patterns for file in Path(folder).glob(pattern)} if folder else set()
         photos = sorted(file for file in files if file.suffix.lower() in (".png", ".jpg", ".jpeg"))
         found[name] = photos[:: max(-(-len(photos) // MOST_PHOTOGRAPHS), 1)]
     return found
 
 
-def _photographed(detector: Detector, name: str, files: Sequence[Path]) -> tuple[str, Candidate] | None:
+def _photographed(
+    inputs: FigureInputs, detector: Detector, name: str, files: Sequence[Path]
+) -> tuple[str, Candidate] | None:
     """The surest person or vehicle in photographs of a condition, where there are any."""
     pictures = [Picture(file.name, partial(load_photo, file)) for file in files]
+    source = PictureSource(name, detector, pictures, None, progress=inputs.progress)
     seen = [
         Candidate(picture, detection)
-        for picture in PictureSource(name, detector, pictures, None).detected
+        for picture in source.detected
         for detection in picture.detections
         if detection.names[0] in ROAD
     ]

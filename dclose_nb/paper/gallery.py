@@ -7,7 +7,9 @@ import json
 import sys
 import time
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
 from datetime import UTC, datetime
 from html import escape
 from pathlib import Path
@@ -20,7 +22,7 @@ from ..detection import Detector
 from ..detectors import MissingWeights, load_detector
 from ..detectors.planted import NETWORKS
 from ..explanation import versions
-from ..files import atomic_write, read_json, refuse_foreign, write_errors
+from ..files import atomic_write, owned, read_json, refuse_foreign, write_errors
 from ..reports import document, table
 from ..studies.records import Record
 from ..studies.runner import DetectorSource, detector_of
@@ -75,7 +77,8 @@ def make(
     ------
     InputError
         An unknown figure, a number out of range, pictures that cannot be read, a folder that
-        cannot be written or holds files of these names that are another's.
+        cannot be written, to which another run writes, or that holds files of these names that are
+        another's.
     """
     for number in only:
         if number not in FIGURES:
@@ -84,23 +87,24 @@ def make(
         checks.at_least("n_masks", n_masks, 40)  # an eighth is one for each of five levels
     checks.at_least("seed", seed, 0)
     out = checks.path(out)
-    sources, notes = _sources(detector, coco, photos)
-    records = _read_records(out)
-    with write_errors(out):
-        out.mkdir(parents=True, exist_ok=True)
-        _write_records(out, records)
-    for number in sorted({int(number) for number in only}):
-        inputs = FigureInputs(sources, out, n_masks, seed, progress, notes=list(notes))
-        settings = _settings(inputs, number)
-        old = records.get(number, {"settings": None, "files": []})
-        there = old["settings"] == settings and all((out / name).is_file() for name in old["files"])
-        if progress:
-            what = "there already" if there else FIGURES[number][0]
-            print(f"figure {number}: {what}", file=sys.stderr, flush=True)
-        if not there:
-            records[number] = _make(inputs, number, settings)
-            with write_errors(out):
-                _write_records(out, records)
+    with owned(out):
+        sources, notes = _sources(detector, coco, photos)
+        sources = [replace(source, progress=progress) for source in sources]
+        records = _read_records(out)
+        with write_errors(out):
+            _write_records(out, records)
+        for number in sorted({int(number) for number in only}):
+            inputs = FigureInputs(sources, out, n_masks, seed, progress, notes=list(notes))
+            settings = _settings(inputs, number)
+            old = records.get(number, {"settings": None, "files": []})
+            there = old["settings"] == settings and all((out / name).is_file() for name in old["files"])
+            if progress:
+                what = "there already" if there else FIGURES[number][0]
+                print(f"figure {number}: {what}", file=sys.stderr, flush=True)
+            if not there:
+                records[number] = _make(inputs, number, settings)
+                with write_errors(out):
+                    _write_records(out, records)
     return records
 
 
@@ -148,23 +152,34 @@ def _files(number: int) -> list[str]:
     return [f"figure_{number:02d}.png", f"figure_{number:02d}.pdf"]
 
 
+@contextmanager
+def _own_figures_closed() -> Iterator[None]:
+    """Close the figures that are opened meanwhile, be they drawn to their end or not, and no others."""
+    others = set(plt.get_fignums())
+    try:
+        yield
+    finally:
+        for number in set(plt.get_fignums()) - others:
+            plt.close(number)
+
+
 def _make(inputs: FigureInputs, number: int, settings: Record) -> Record:
     """Draw a figure and write its files, or remove those of before where it is missing now."""
     start = time.perf_counter()
     title, draw = FIGURES[number]
-    try:
-        figure, caption = draw(inputs)
-    except MissingCase as error:
-        figure, caption = None, str(error)
-    seconds = time.perf_counter() - start
-    with write_errors(inputs.folder):
-        for name in _files(number):
-            if figure is None:
-                (inputs.folder / name).unlink(missing_ok=True)
-                continue
-            with atomic_write(inputs.folder / name) as unfinished:
-                plot.save(figure, unfinished, format=name[-3:])
-    plt.close(figure)
+    with _own_figures_closed():
+        try:
+            figure, caption = draw(inputs)
+        except MissingCase as error:
+            figure, caption = None, str(error)
+        seconds = time.perf_counter() - start
+        with write_errors(inputs.folder):
+            for name in _files(number):
+                if figure is None:
+                    (inputs.folder / name).unlink(missing_ok=True)
+                    continue
+                with atomic_write(inputs.folder / name) as unfinished:
+                    plot.save(figure, unfinished, format=name[-3:])
     return {
         "title": title,
         "caption": caption,

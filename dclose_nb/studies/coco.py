@@ -90,8 +90,8 @@ def read_coco(folder: str | Path, *, split: str = "val2017", missing: str = "sto
     Raises
     ------
     InputError
-        No such folder or file, a file that is damaged, images that are missing, or fewer than
-        three boxes.
+        No such folder or file, a file that is damaged, images that are missing, or boxes of fewer than
+        three sizes.
     """
     checks.choice("missing", missing, ("stop", "skip"))
     folder = checks.path(folder)
@@ -135,8 +135,11 @@ def read_coco(folder: str | Path, *, split: str = "val2017", missing: str = "sto
         if missing == "stop":
             raise InputError(f"{lacking}: add them, or go on with the rest (missing='skip', --skip-missing)")
         checks.warn(f"{lacking}; they are left out")
-    if len(set(ratios)) < 3:
-        raise InputError(f"{str(path)!r} has {len(ratios)} boxes in the images that are there: too few")
+    if len(sizes := set(ratios)) < 3:
+        raise InputError(
+            f"{str(path)!r} has boxes of {len(sizes)} different sizes (box area over image area) in the "
+            "images that are there: three size groups need at least 3"
+        )
     model = KMeans(3, n_init=10, random_state=0).fit(np.array(ratios)[:, None])
     centres = sorted(round(float(centre), 6) for centre in model.cluster_centers_[:, 0])
     return DataSet(truths, absent, centres, hashlib.sha256(content).hexdigest())
@@ -203,6 +206,12 @@ def _filled(outline: Any, shape: tuple[int, int], name: str) -> np.ndarray:
 def box_areas(boxes: np.ndarray) -> np.ndarray:
     """Areas of boxes (n, 4) in square pixels, (n,)."""
     return (boxes[:, 2:] - boxes[:, :2]).prod(axis=1)
+
+
+def intersections(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    """Area in square pixels that each of boxes (n, 4) has in common with each of (m, 4), (n, m)."""
+    ends = np.minimum(a[:, None, 2:], b[None, :, 2:]) - np.maximum(a[:, None, :2], b[None, :, :2])
+    return ends.clip(0).prod(axis=2)
 
 
 def matched(

@@ -62,11 +62,13 @@ SCORES = {  # of `study_image`, as figures and tables name them
     "over_all": "over-all, black",
     "over_all_blur": "over-all, blur",
 }
+# What is taken of five levels
 LEVELS: dict[str, Callable[[list[float]], Any]] = {
     "mean": np.mean,
     "best": max,
     "coarsest": itemgetter(-1),
-}  # what is taken of five levels
+}
+BY_DAY = ("set00", "set01", "set02", "set06", "set07", "set08")  # the sets of KAIST; the others are at night
 Reader = Callable[[Record], Any]  # of a number of an object, None if it has none
 
 
@@ -211,12 +213,17 @@ def study_image(detector: Detector, image: np.ndarray, *, n_masks: int) -> Recor
     finds them. Boxes of all classes suppress each other, as they do in deletion and insertion. Each map is
     made with `n_masks` masks.
 
-    Each of ``objects`` has ``label``, ``score``, ``area`` (share of the image), ``left`` (by condition, its
-    weight at each of `SEVERITIES` over that in the clear image, Eq. 6) and ``maps``: for "clear" and each
-    of `MAPPED`, by method, the `map_scores`; ``drawn``, 1 if the detector finds the target in that
-    image, else 0; of the first seed's map ``over_all``, and ``over_all_blur``, for which deletion blurs
-    pixels instead of blackening them, both None if the target is not found; and, if the method has
-    levels, ``levels``: the score ``inside`` of each, finest first.
+    Each of ``objects`` has ``label``, ``score``, ``area`` (share of the image), and
+
+    - ``left``: by condition, its weight at each of `SEVERITIES` over that in the clear image (Eq. 6);
+    - ``maps``: for "clear" and each of `MAPPED`, by method, the scores below.
+
+    These are the `map_scores`, and
+
+    - ``drawn``: 1 if the detector finds the target in that image, see `detection.match`, else 0;
+    - ``over_all``: that of the first seed's map, None if the target is not found;
+    - ``over_all_blur``: the same, but deletion blurs pixels instead of blackening them;
+    - ``levels``, if the method has levels: the score ``inside`` of each, finest first.
     """
     targets = detector.detect(image, class_agnostic=True)[:MOST]
     if not len(targets):
@@ -237,6 +244,8 @@ def study_image(detector: Detector, image: np.ndarray, *, n_masks: int) -> Recor
     for name in ("clear", *MAPPED):
         shown = image if name == "clear" else CONDITIONS[name](image, MAPPED_AT)
         canvas = detector.prepare(shown)
+        found = match(detector.detect_on(canvas, class_agnostic=True), targets.boxes, targets.names)
+        still = {k for _, k in found}  # a neighbour of the same class is not the target
         for method in METHODS:
             settings: dict[str, Any] = {"method": method, "n_masks": n_masks, "progress": False}
             by_seed = [explain(detector, shown, targets, seed=seed, **settings) for seed in SEEDS]
@@ -251,10 +260,9 @@ def study_image(detector: Detector, image: np.ndarray, *, n_masks: int) -> Recor
             for k, record in enumerate(objects):
                 deletion, insertion, blurring = (curves[kind][k] for kind in metrics.KINDS)
                 scores = map_scores(maps[k], clear[method][k], targets.boxes[k])
-                drawn = deletion.curve[0] > 0
-                scores["drawn"] = float(drawn)
+                scores["drawn"] = float(k in still)
                 for over_all, removal in (("over_all", deletion), ("over_all_blur", blurring)):
-                    scores[over_all] = round(insertion.score - removal.score, 4) if drawn else None
+                    scores[over_all] = round(insertion.score - removal.score, 4) if k in still else None
                 if levels:
                     pairs = zip(*(of_seed[:, k] for of_seed in levels))
                     scores["levels"] = [
@@ -597,7 +605,7 @@ def pairs(folder: str | Path) -> list[tuple[str, Path, Path]]:
         ("mfnet/*_rgb.png", "rgb", "fir"),
     ):
         for file in sorted(folder.glob(pattern)):
-            light = "day" if file.name[:5] in ("set06", "set08") or "D_" in file.name else "night"
+            light = "day" if file.name[:5] in BY_DAY or "D_" in file.name else "night"
             found.append((light, file, file.with_name(file.name.replace(visible, infrared))))
     return found
 
@@ -615,13 +623,13 @@ def of_photographs(detector: Detector, folder: str | Path) -> list[Table]:
         both = len(match(felt, seen.boxes, seen.names))
         counts.append([files[0].stem, light, len(seen), len(felt), both])
     for light in ("day", "night"):
-        sums = np.sum([numbers for _, when, *numbers in counts if when == light], axis=0)
-        counts.append(["all", light, *np.atleast_1d(sums)])
+        numbers = np.array([own for _, when, *own in counts if when == light], dtype=int)
+        counts.append(["all", light, *numbers.reshape(-1, 3).sum(axis=0)])
     rows, marked = [], Path(folder) / "rtts_fog" / "boxes_quick_test.txt"
-    for line in marked.read_text().splitlines() if marked.is_file() else []:
-        photo, *boxes = line.split()
+    lines = marked.read_text().splitlines() if marked.is_file() else []
+    for photo, *boxes in filter(None, map(str.split, lines)):
         names = marked.with_name("vocfog.names").read_text().split()
-        truth = np.array([[int(number) for number in box.split(",")] for box in boxes])
+        truth = np.array([box.split(",") for box in boxes], dtype=int).reshape(-1, 5)
         found = detector.detect(load_photo(marked.with_name(Path(photo).name)))
         hits = len(match(found, truth[:, :4], [names[k] for k in truth[:, 4]]))
         rows.append([Path(photo).name, len(truth), hits, len(found) - hits])

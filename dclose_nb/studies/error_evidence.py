@@ -250,7 +250,7 @@ def map_table(kinds: Cases) -> Table:
         alike = mean(cases, lambda case: case["difference"]["same masks"] < 0.01)
         row = [f"{kind}: {alike.n_objects} of {alike.n_images} images"]
         row += [mean(cases, differs(how)).text(digits=3, sign="") for how in HOW]
-        row += [mean(cases, excess).text(digits=3), f"{alike.text(100, 0, '')} %"]
+        row += [mean(cases, excess).text(digits=3), f"{alike.text(100, 0, '')} %" if cases else ""]
         row += [mean(cases, lambda case: case["repeats"]).text(sign=""), repeats_less(cases).text()]
         rows.append(row)
     return Table("Mean absolute difference of the maps of prediction and truth", columns, rows)

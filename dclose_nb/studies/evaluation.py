@@ -90,9 +90,8 @@ def map_scores(
     return {
         "sparsity": round(metrics.sparsity(saliency), 4),
         "ebpg": round(metrics.ebpg(saliency, box), 5),
-        "ebpg_scaled": round(
-            metrics.ebpg(min_max(saliency), box), 5
-        ),  # without the floor that a map may have
+        # without the floor that a map may have
+        "ebpg_scaled": round(metrics.ebpg(min_max(saliency), box), 5),
         "pointing": round(metrics.pointing_game(saliency, box), 3),
         "deletion": round(deletion.score, 5),
         "insertion": round(insertion.score, 5),

@@ -149,7 +149,7 @@ def verdicts(claims: Iterable[Claim]) -> list[Verdict]:
     order = tested[np.argsort(p[tested], kind="stable")]
     corrected = np.full(len(p), np.nan)
     steps = p[order] * np.arange(len(order), 0, -1)
-    corrected[order] = np.maximum.accumulate(steps).clip(max=1) if len(order) else steps
+    corrected[order] = np.maximum.accumulate(steps).clip(max=1)
     return [Verdict(_word(claim, value), value) for claim, value in zip(claims, corrected.tolist())]
 
 

@@ -14,9 +14,8 @@ import numpy as np
 
 from .. import metrics
 from ..explanation import Explanation
-from ..planted.scene import scene
 from . import planted_truth, tables
-from .coco import box_areas
+from .coco import box_areas, intersections
 from .inference import Claim, Estimate
 from .records import Record, Records
 
@@ -29,15 +28,14 @@ SCENE_METHODS |= {"the truth": "truth"}
 DETECTORS = {  # of drawn scenes: what is printed, and how the names of its methods begin
     "planted": ("planted", ""),
     "planted_two_stage": ("planted_two_stage", ""),
-    "rules": ("the rule sum", "sum: "),
+    "rules": ('the rule "sum"', "sum: "),
 }
 
 
 def overlapping(boxes: np.ndarray, own: int) -> list[int]:
     """Indices of the boxes (n, 4) that overlap box `own` by at least `COVERED` of the smaller of the two."""
-    sides = np.minimum(boxes[:, 2:], boxes[own, 2:]) - np.maximum(boxes[:, :2], boxes[own, :2])
     areas = box_areas(boxes)
-    covered = sides.clip(0).prod(axis=1) / np.minimum(areas, areas[own])
+    covered = intersections(boxes, boxes[[own]])[:, 0] / np.minimum(areas, areas[own])
     covered[own] = 0
     return np.flatnonzero(covered >= COVERED).tolist()
 
@@ -70,10 +68,12 @@ def of_photos(records: Records) -> list[Record]:
 
 def summary(photos: list[Record]) -> str:
     """How many objects of how many images there are, and which image has most, in a sentence."""
-    (image, most), *_ = Counter(record["image"] for record in photos).most_common(1)
+    by_image = Counter(record["image"] for record in photos)
+    told = f"{len(photos)} objects that overlap others, of {len(by_image)} images"
+    if not photos:
+        return told
+    ((image, most),) = by_image.most_common(1)
     kinds = sorted({record["label"] for record in photos if record["image"] == image})
-    images = len({record["image"] for record in photos})
-    told = f"{len(photos)} objects that overlap others, of {images} images"
     return f"{told}; {most} are of one image: {', '.join(kinds)}"
 
 
@@ -87,8 +87,7 @@ def that_overlap(scenes: Mapping[str, list[Record]]) -> dict[str, list[Record]]:
 
     @cache
     def boxes(number: int) -> np.ndarray:
-        layouts = planted_truth.LAYOUTS
-        return scene(number, layout=layouts[number % len(layouts)]).boxes
+        return planted_truth.studied_scene(number).boxes
 
     return {
         name: [record for record in objects if overlapping(boxes(record["image"]), record["object"])]

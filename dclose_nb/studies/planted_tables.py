@@ -12,10 +12,9 @@ from typing import Any
 
 import numpy as np
 
-from ..planted import scene
 from . import inference, tables
 from .inference import Claim, Estimate
-from .planted_truth import BUDGETS, DETECTORS, LAYOUTS, STUDIED, objects
+from .planted_truth import BUDGETS, DETECTORS, STUDIED, objects, studied_scene
 from .records import Record, Records
 from .tables import Table
 
@@ -68,9 +67,7 @@ def counts(records: Records) -> Table:
 
 def _parts(record: Record) -> list[np.ndarray]:
     """Masks (H, W) of the parts of a record's object."""
-    number = record["image"]
-    drawn = scene(number, layout=LAYOUTS[number % len(LAYOUTS)])
-    return [part.mask for part in drawn.parts[record["object"]]]
+    return [part.mask for part in studied_scene(record["image"]).parts[record["object"]]]
 
 
 def part_sizes(found: list[Record]) -> np.ndarray:
@@ -181,8 +178,7 @@ def network_gains(known: dict[str, list[Record]], pairs: Iterable[tuple[str, str
     for network in NETWORKS:
         for a, b in pairs:
             found = [tables.difference(known[network], a, b, score) for score in LOCAL[:4]]
-            cells = [f"{one.text(100, 1)} ({one.n_objects})" for one in found]
-            rows.append([network, f"{called(a)} less {called(b)}", *cells])
+            rows.append([network, f"{called(a)} less {called(b)}", *map(_counted, found)])
     columns = ["network", "maps", *(SHORT[score] for score in LOCAL[:4])]
     return Table("Differences in hundredths, with 95 % intervals (objects)", columns, rows)
 
@@ -195,8 +191,13 @@ def network_parts(known: dict[str, list[Record]], names: Sequence[str]) -> Table
             columns.append(f"{network}, {SHORT[score]}")
             for row, name in zip(cells, names):
                 one = tables.mean(known[network], name, score)
-                row.append(f"{one.text(100, 1)} ({one.n_objects})" if one.n_objects else "-")
+                row.append(_counted(one))
     return Table("Rank correlations in hundredths, with 95 % intervals (objects)", columns, cells)
+
+
+def _counted(one: Estimate) -> str:
+    """A mean in hundredths with its number of objects."""
+    return f"{one.text(100, 1)} ({one.n_objects})" if one.n_objects else "-"
 
 
 def paper_claims(known: dict[str, list[Record]]) -> list[Claim]:

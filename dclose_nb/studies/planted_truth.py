@@ -285,7 +285,8 @@ def study_planted_truth(
         for method in methods_with(budget):
             make(method, n_masks=budget)  # raises here what would fail later
     options = {method: {**asdict(make(method)), "n_masks": "of each line"} for method in METHODS}
-    settings = {"rules": STUDIED, "layouts": LAYOUTS, "methods": options}
+    networks = [{"name": name, **detector_of(name).provenance} for name in DETECTORS if name != "rules"]
+    settings = {"rules": STUDIED, "detectors": networks, "layouts": LAYOUTS, "methods": options}
     tasks = [
         Task({"detector": name, "scene": number, "n_masks": budget}, (name, number, budget))
         for budget in budgets

@@ -41,9 +41,8 @@ ATTEMPTS = 3  # times in a row that workers may die before the study gives up
 class Task(NamedTuple):
     """An image to study."""
 
-    key: (
-        Record  # tells this task from all others, e.g. {"image": 139}; names and their order are those of all
-    )
+    # Tells this task from all others, for example {"image": 139}. All tasks have the same names in one order.
+    key: Record
     arguments: tuple[Any, ...]  # of the function that does the work
 
 
@@ -97,7 +96,8 @@ def run_study(
         runs = _runs_before(out)
         records = Records(out / "records.jsonl", settings)
         records.forget(stale)
-        records.count_once(names)
+        if names:
+            records.count_once(names)
         done = {tuple(line[name] for name in names) for line in records.lines}
         todo = [task for task in tasks if tuple(task.key.values()) not in done]
         of_which_done = len(tasks) - len(todo)
@@ -136,8 +136,6 @@ class DetectorSource(NamedTuple):
         """The detector; whatever is wrong with it raises `InputError`, as of `load_detector`."""
         called = self.detector is not None and FUNCTION.fullmatch(self.detector)
         made = _made_by(called[0]) if called else self.detector
-        if isinstance(made, Detector) and self.device is not None:
-            raise InputError(f"{self.detector} returns a detector that is on a device: leave out the device")
         facts = {} if self.decode is None else {"decode": self.decode}
         return load_detector(made, class_names=self.class_names, device=self.device, **facts)
 

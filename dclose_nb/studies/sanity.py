@@ -144,13 +144,18 @@ def compare(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Compare the maps of n objects, `a`, with their maps from another network, `b`; both (n, H, W).
 
-    Returns a row for each of `COLUMNS`, (columns, n); bars are for the absolute value: ``rank``, the rank
-    correlation of an object's two maps; ``other rank``, that of its map in `a` with the other objects' maps
-    in `b`, on average; ``moved |rank|``, the mean over all `moved_ranks`; ``mirrored rank``, the mean with
-    the map in `b` mirrored from left to right, from top to bottom and both, which shows what borders and the
-    centre give; ``alike``, that of the map in `b` and the
-    other objects' in `b`; ``focus`` of the map in `b` on the object's box, of `boxes` (n, 4). NaN where a map
-    is empty or no other is there. Also returns the sums of `moved_ranks` at each of `offsets` (D, 2), (D,).
+    Returns a row for each of `COLUMNS`, (columns, n). Bars are for the absolute value:
+
+    - ``rank``: the rank correlation of an object's two maps;
+    - ``other rank``: the mean rank correlation of its map in `a` with the other objects' maps in `b`;
+    - ``moved |rank|``: the mean of `moved_ranks` over all offsets, which is what chance gives;
+    - ``mirrored rank``: the mean rank correlation with the map in `b` mirrored from left to right, from top
+      to bottom and both, which is what borders and the centre give;
+    - ``alike``: the mean rank correlation of the map in `b` with the other objects' maps in `b`;
+    - ``focus``: the `focus` of the map in `b` on the object's box, of `boxes` (n, 4).
+
+    NaN where a map is empty or no other is there. Also returns the sums of `moved_ranks` at each of `offsets`
+    (D, 2), (D,).
     """
     first, second = unit_ranks(a), unit_ranks(b)
     moved = moved_ranks(first, second)
@@ -281,8 +286,8 @@ def _study_photo(detector: str | Detector, truth: Truth, seed: int, **options: A
 
 
 def _found(records: Records) -> list[Record]:
-    """Lines of images in which objects were found."""
-    return [line for line in records.lines if line.get("labels")]
+    """Lines of images in which objects were found, in the order of images: workers end in any order."""
+    return sorted((line for line in records.lines if line.get("labels")), key=itemgetter("image"))
 
 
 def objects(records: Records, method: str) -> list[Record]:
@@ -334,16 +339,26 @@ def less(found: list[Record], column: str, step: str, other: str, reference: str
 
 def half_lost(found: list[Record], step: str) -> Estimate:
     """Mean over `objects` of the rank at a step, less half of that of the trained network."""
-    return mean(found, lambda record: record["rank"][step] - record["rank"]["trained"] / 2)
+
+    def half(record: Record) -> float | None:
+        trained = record["rank"]["trained"]
+        return None if trained is None else trained / 2
+
+    return difference(found, at("rank", step), half)
 
 
 def place_left(ends: Records, asked: Records) -> dict[str, Estimate]:
     """What is left of D-CLOSE's maps with all shuffled, by whether the box, the class or neither is its own.
 
-    `asked` are records of the kind "class", of the images, networks and masks of `ends`.
+    `asked` are records of the kind "class", of the images, networks and masks of `ends`. Records of other
+    objects raise `InputError`.
     """
     own, other = (objects(records, "dclose") for records in (ends, asked))
-    both = [one | {"other class": two["|rank|"][OTHER_CLASS]} for one, two in zip(own, other, strict=True)]
+    if list(map(itemgetter("image", "label"), own)) != list(map(itemgetter("image", "label"), other)):
+        raise InputError(
+            f"{str(asked.path)!r} has other objects than {str(ends.path)!r}: study the same images"
+        )
+    both = [one | {"other class": two["|rank|"][OTHER_CLASS]} for one, two in zip(own, other)]
     told, stem = {}, "to stem"
     for words, found, step in (("own class", own, stem), ("another class", other, OTHER_CLASS)):
         for than, null in (("chance", "moved |rank|"), ("other objects", "other |rank|")):
@@ -410,9 +425,10 @@ def evidence(ends: Records, photos: Records, stages: Records) -> list[Table]:
             of_stages.append([kind, step, f"{weight.mean:.2g}", rank.text(), focused.text(sign="")])
     ranks = [
         {"image": line["image"], "negative": rank < 0}
-        for line in ends.lines
+        for line in _found(ends)
         for scores in line["methods"]["gradcam"]["scores"]["predictions"]
         for rank in scores[COLUMNS.index("rank")]
+        if rank is not None  # of an empty map
     ]
     others = {
         "D-CLOSE, scenes, predictions shuffled: rank less that of other objects": less(

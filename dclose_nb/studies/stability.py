@@ -166,9 +166,11 @@ def _by_budget(
 
 def summary(records: Records) -> str:
     """How many objects of how many images there are, in a sentence."""
-    counts = [len(line["objects"]) for line in records.lines]
+    counts = [len(line["objects"]) for line in records.lines if "error" not in line]
     told = f"{sum(counts)} objects of {np.count_nonzero(counts)} images"
-    return f"{told}; in {counts.count(0)} more images no detection matches an annotated object"
+    told += f"; in {counts.count(0)} more images no detection matches an annotated object"
+    unread = len(records.lines) - len(counts)
+    return told + (f"; {unread} images could not be read" if unread else "")
 
 
 def by_budget(found: list[Record], metric: str) -> dict[str, np.ndarray]:

@@ -43,6 +43,7 @@ NAMES = {  # as figures and text write them
     "odam": "ODAM",
     "gcame": "G-CAME",
 }
+NAMES |= {method: SETTINGS[method] for method in ("segments+density", "segments+fusion")}
 
 
 def named(method: str) -> str:
@@ -103,7 +104,8 @@ class Table(NamedTuple):
     def markdown(self) -> str:
         """A heading and a table in GitHub's Markdown."""
         lines = [self.columns, ["---"] * len(self.columns), *self.rows]
-        return f"**{self.title}**\n\n" + "\n".join(f"| {' | '.join(line)} |" for line in lines) + "\n"
+        rows = (" | ".join(cell.replace("|", r"\|") for cell in line) for line in lines)
+        return f"**{self.title}**\n\n" + "\n".join(f"| {row} |" for row in rows) + "\n"
 
     def _cells(self) -> list[list[str]]:
         return [[cell.translate(MARKS) for cell in line] for line in [self.columns, *self.rows]]
@@ -149,7 +151,7 @@ def _numbers(line: Record, methods: Iterable[str], costs: Iterable[str]) -> list
         values.append(record["area"])
         values += [record["methods"][method][metric] for method in methods for metric in METRICS]
         values += [record["methods"][method]["deletion_curve"][0] for method in methods]
-        hash(record["label"])
+        hash(record["label"])  # classes are grouped by it: a list, for example, raises TypeError
         if record["methods"].keys() - methods:
             raise LookupError("scores of methods that the settings lack")
     if line["objects"]:
@@ -343,7 +345,7 @@ def paper_claims(found: list[Record]) -> list[Claim]:
         for k, metric in enumerate(ABLATION_METRICS):
             adds = f"5.3: {part} adds {called[metric]}"
             gains = [PAPER_1[a][k] - PAPER_1[b][k] for a, b in (("dclose", without), (alone, "mfpp"))]
-            sentence = f"{adds} (paper: {gains[0]:+.2f}), the other part being there"
+            sentence = f"{adds} to superpixels with the other part (paper: {gains[0]:+.2f})"
             claims.append(claim(sentence, found, "dclose", without, metric))
             sentence = f"{adds} to superpixels alone (paper: {gains[1]:+.2f})"
             claims.append(claim(sentence, found, alone, "mfpp", metric))

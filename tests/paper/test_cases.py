@@ -125,6 +125,11 @@ def test_groups_of_sizes_have_a_label_and_a_picture_once():
     assert middle == [("one", ["bowl"])] and large == [("one", ["spoon"])]
 
 
+def test_two_pictures_of_one_file_name_are_two_pictures():
+    pictures = [detected("1.jpg", [(CUP, "cup", 0.9)]), detected("1.jpg", [(CUP, "bowl", 0.8)])]
+    assert named(of_size(pictures, [0.04, 0.5, 0.9], 0)) == [("1.jpg", ["cup"]), ("1.jpg", ["bowl"])]
+
+
 # -- where pictures come from
 
 

@@ -146,7 +146,10 @@ def test_4_the_weights_are_altered(scenes, tmp_path):
 
 
 def test_4_without_weights_says_so(inputs):
-    with pytest.raises(MissingCase, match=r"Lamps has no parameters to randomise\."):
+    with pytest.raises(MissingCase, match=r"^Lamps has no parameters to randomise\.$"):
+        draw(4, inputs)
+    inputs.sources[0].detector.name = "my YOLO"
+    with pytest.raises(MissingCase, match=r"^My YOLO has no parameters to randomise\.$"):
         draw(4, inputs)
 
 
@@ -228,6 +231,13 @@ def test_8_looks_at_some_of_many_photographs(tmp_path, monkeypatch):
         (tmp_path / "nir" / f"{number:03}.jpg").touch()
     found = [int(file.stem) for file in photographs()["NIR"]]
     assert found == list(range(0, 120, 3))
+
+
+def test_8_without_a_folder_reads_none_where_one_works(tmp_path, monkeypatch):
+    (tmp_path / "nowhere" / "nir").mkdir(parents=True)
+    (tmp_path / "nowhere" / "nir" / "1.jpg").touch()
+    monkeypatch.chdir(tmp_path)
+    assert not any(photographs().values())
 
 
 def test_9_an_eighth_a_half_and_all_of_the_samples(inputs):

@@ -5,14 +5,15 @@ Figure 3 is drawn quickly, from one explanation; figure 4 cannot be drawn of lam
 
 import json
 import re
-import warnings
 
+import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 from PIL import Image
 
 import dclose_nb as dc
 from dclose_nb.cli import main
+from dclose_nb.files import owned
 from dclose_nb.paper import gallery
 from dclose_nb.paper.cases import MissingCase
 
@@ -129,6 +130,43 @@ def test_a_stop_while_a_file_is_written_leaves_none_torn(make, drawn, monkeypatc
     assert drawn() == [3, 4] and names(tmp_path / "out") == ALL
 
 
+def test_only_one_run_writes_to_a_folder(make, tmp_path):
+    with owned(tmp_path / "out"), pytest.raises(dc.InputError, match="another run is writing to the folder"):
+        make()
+    assert not (tmp_path / "out").exists()
+
+
+def test_only_figures_made_here_are_closed(make, monkeypatch):
+    def stopped(inputs):
+        plt.figure()
+        raise KeyboardInterrupt
+
+    own = plt.figure()
+    before = plt.get_fignums()
+    make(only=[4])  # it is missing
+    assert plt.get_fignums() == before
+    monkeypatch.setitem(gallery.FIGURES, 2, ("Stopped", stopped))
+    with pytest.raises(KeyboardInterrupt):
+        make(only=[2])
+    assert plt.get_fignums() == before
+    plt.close(own)
+
+
+def test_no_bar_is_shown_without_progress(make, lit, tmp_path, monkeypatch):
+    monkeypatch.setenv("DCLOSE_CONDITIONS", str(tmp_path))
+    (tmp_path / "nir").mkdir()
+    Image.fromarray(lit).save(tmp_path / "nir" / "one.png")
+    hidden = {}
+
+    def bar(pictures, **options):
+        hidden[options["desc"]] = options["disable"]
+        return pictures
+
+    monkeypatch.setattr("dclose_nb.paper.cases.tqdm", bar)
+    make(only=[8], progress=False)
+    assert hidden.keys() >= {"the photos that were given", "NIR"} and all(hidden.values())
+
+
 @pytest.mark.parametrize("name", ["index.html", "figure_10.png", "figure_02.pdf"])
 def test_another_s_files_are_never_replaced(make, tmp_path, name):
     (tmp_path / "out").mkdir()
@@ -169,7 +207,6 @@ def test_what_cannot_be_used_is_refused_before_anything_is_written(make, tmp_pat
 def test_without_weights_scenes_stand_in(photo, tmp_path, monkeypatch, capsys):
     monkeypatch.setenv("YOLOX_HOME", str(tmp_path / "none"))
     monkeypatch.setenv("HTTPS_PROXY", "http://127.0.0.1:9")  # nobody listens there
-    monkeypatch.setattr(warnings, "showwarning", warnings.showwarning)  # the command sets it
     out = tmp_path / "out"
     arguments = ["figures", "--photo", photo, "--n-masks", "40", "--only", "3", "--out", str(out)]
     assert main(arguments) == 0

@@ -6,6 +6,7 @@ from functools import partial
 
 import numpy as np
 import pytest
+from PIL import Image
 from scipy import stats
 from toys import Lamps
 
@@ -214,6 +215,19 @@ def test_a_record_has_every_method_and_condition_like_those_that_ship(lamps, lit
                 assert scores.keys() == objects[0]["maps"][name][method].keys()
 
 
+def test_a_neighbour_of_the_same_class_is_not_the_target():
+    """In red light the dim lamp is lost. The bright one, whose box overlaps it, is still there."""
+    pair = Lamps([[2, 2, 10, 10], [8, 2, 16, 10]], [[1.0], [1.0]])
+    image = np.full((12, 20, 3), 60, np.uint8)
+    image[2:10, 8:16] = 255
+    bright, dim = conditions.study_image(pair, image, n_masks=5)["objects"]
+    for method in conditions.METHODS:
+        lost, kept = (record["maps"]["red_light"][method] for record in (dim, bright))
+        assert (lost["drawn"], kept["drawn"]) == (0, 1)
+        assert lost["over_all"] is None is lost["over_all_blur"] and kept["over_all"] is not None
+        assert dim["maps"]["clear"][method]["drawn"] == 1
+
+
 def test_levels_are_scored_in_the_frame_of_the_image(lamps, lit):
     targets = lamps.detect(lit)
     *_, record = conditions.study_image(lamps, lit, n_masks=40)["objects"]
@@ -284,7 +298,7 @@ def test_a_bad_option_is_refused_in_one_line(tmp_path, blind, capsys):
     assert conditions.main([str(tmp_path), "--detectors", "planted", "--limit", "0"]) == 2
     assert capsys.readouterr().err == "conditions: limit must be an integer of at least 1, got 0\n"
     assert conditions.main([str(tmp_path), "--detectors", "magic"]) == 2
-    assert capsys.readouterr().err.startswith("conditions: detector must be")
+    assert (err := capsys.readouterr().err).startswith("conditions: ") and "detector must be" in err
 
 
 def test_photos_of_coco_follow_those_that_ship(tmp_path, blind):
@@ -345,13 +359,46 @@ def test_the_claims_are_those_of_the_records_that_ship():
     tables = conditions.evidence(shipped_records("conditions"))
     assert all(len(row) == len(table.columns) for table in tables for row in table.rows)
     assert tables[3].rows[3][2] == "-0.51 [-0.66, -0.36]"  # fog
-    assert tables[3].rows[3][-1] == "6 of 29 objects, in 5 images"
+    assert tables[3].rows[3][-1] == "5 of 29 objects, in 5 images"
 
 
 def test_pairs_of_photographs_are_found_by_their_names(tmp_path):
-    for name in ("kaist/set06_V1_visible", "kaist/set09_V1_visible", "mfnet/1D_rgb", "mfnet/2N_rgb"):
+    kaist = [f"kaist/set{k:02}_V1_visible" for k in range(12)]
+    for name in (*kaist, "mfnet/1D_rgb", "mfnet/2N_rgb"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / f"{name}.png").touch()
     found = [(light, infrared.stem) for light, _, infrared in conditions.pairs(tmp_path)]
-    wanted = [("day", "set06_V1_lwir"), ("night", "set09_V1_lwir"), ("day", "1D_fir"), ("night", "2N_fir")]
-    assert found == wanted
+    light = [*["day"] * 3, *["night"] * 3, *["day"] * 3, *["night"] * 3]  # Hwang et al. 2015, Table 2
+    wanted = [(when, f"set{k:02}_V1_lwir") for k, when in enumerate(light)]
+    assert found == [*wanted, ("day", "1D_fir"), ("night", "2N_fir")]
+
+
+def test_persons_are_counted_in_pairs_and_marked_objects_in_fog(tmp_path):
+    lamps = Lamps([[0, 0, 6, 6], [8, 0, 14, 6]], [[1, 0], [0, 1]])
+    lamps.class_names = ("person", "car")
+    bright = np.full((12, 20, 3), 255, np.uint8)
+    dark = bright.copy()
+    dark[:6, :6] = 0  # the person
+    for name, image in (
+        ("kaist/set09_1_visible", bright),
+        ("kaist/set09_1_lwir", bright),
+        ("kaist/set09_2_visible", dark),
+        ("kaist/set09_2_lwir", bright),
+        ("rtts_fog/marked", bright),
+        ("rtts_fog/empty", dark),
+    ):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        Image.fromarray(image).save(tmp_path / f"{name}.png")
+    persons, fog = conditions.of_photographs(lamps, tmp_path)
+    assert fog.rows == []  # no file of boxes
+    assert persons.rows == [
+        ["set09_1_visible", "night", "1", "1", "1"],
+        ["set09_2_visible", "night", "0", "1", "0"],
+        ["all", "day", "0", "0", "0"],
+        ["all", "night", "1", "2", "1"],
+    ]
+    boxes = "data/marked.png 0,0,6,5,1 8,0,14,5,0 0,6,3,9,0\n\ndata/empty.png\n"
+    (tmp_path / "rtts_fog" / "boxes_quick_test.txt").write_text(boxes)
+    (tmp_path / "rtts_fog" / "vocfog.names").write_text("car\nperson\n")
+    _, fog = conditions.of_photographs(lamps, tmp_path)
+    assert fog.rows == [["marked.png", "3", "2", "0"], ["empty.png", "0", "0", "1"]]

@@ -11,7 +11,7 @@ import torch
 from toys import Lamps, Street
 
 import dclose_nb as dc
-from dclose_nb.detection import match
+from dclose_nb.detection import box_iou, match
 from dclose_nb.files import shipped
 from dclose_nb.fusion import min_max
 from dclose_nb.images import annotated_scenes
@@ -437,8 +437,38 @@ def test_errors_are_explained_with_n_masks_and_two_seeds(folder, street):
             assert np.allclose(
                 line["hidden"]["black"]["random"], (seen["random"] + again["random"]) / 2, atol=1e-4
             )
+        if line["kind"] == "right":
+            second = int(np.argsort(case.prediction.class_probs[0])[-2])
+            asked = case._replace(truth=dc.Targets(case.prediction.boxes, [second]))
+            runs = [
+                explained(street, image, asked, method="contrast", n_masks=40, seed=seed) for seed in (0, 1)
+            ]
+            expected = errors.compare(*(run.saliency for run in runs))
+            for score in ("difference", "correlation"):
+                assert line["other_class"][score] == pytest.approx(expected[score], abs=1e-3)
         if line["kind"] == "missed":
-            assert np.shape(line["scores"]) == np.shape(line["empty"]) == (2,)
+            label = case.truth.labels[0]
+            same = [
+                box
+                for boxes, names in ((found.boxes, found.names), (swapped.boxes, swapped.labels))
+                for box, name in zip(boxes, names)
+                if name == label
+            ]
+            place = errors.empty_place(case.truth.boxes[0], same, image.shape, seed=case.number)
+            touched = box_iou(torch.tensor(place[None]), torch.tensor(np.array(same)))
+            assert len(same) > 1 and not touched.any()
+            there = dc.Targets([place], [label])
+            for score, box in zip(line["scores"], (case.truth, there), strict=True):
+                of_class = case._replace(prediction=box.detections(street.class_names), truth=box)
+                known = errors.class_scores(street, image, of_class)
+                assert known == pytest.approx([score, score], abs=1e-4)
+            maps = [
+                dc.explain(
+                    street, image, there, method="contrast", n_masks=40, seed=seed, progress=False
+                ).saliency
+                for seed in (0, 1)
+            ]
+            assert line["empty"] == [energies(saliency, [place])[0] for (saliency,) in maps]
     plain = errors.study_image(street, image, swapped)["cases"]
     assert [line.keys() for line in plain] == [{"kind", "truth", "prediction", "score", "iou"}] * len(plain)
 

@@ -69,6 +69,8 @@ def test_tables_have_a_cell_for_each_column(lines):
     assert [len(table.rows) for table in tables] == [2 + len(PAIRED), 12, 12]
     assert all(len(row) == len(table.columns) for table in tables for row in table.rows)
     assert "0.029 [+0.026, +0.033]" in tables[0].markdown()
+    none = evidence.map_table({kind: [] for kind in kinds})
+    assert [row[1:] for row in none.rows] == [[""] * 7] * 4
 
 
 def test_leads_have_a_value_for_each_share(lines):

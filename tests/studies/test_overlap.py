@@ -41,6 +41,7 @@ def test_energy_is_that_in_the_smaller_box():
 
 def test_photos_are_those_of_objects_that_overlap(photos):
     assert overlap.summary(photos).startswith("24 objects that overlap others, of 8 images; 6 are of one")
+    assert overlap.summary([]) == "0 objects that overlap others, of 0 images"
 
 
 def test_scenes_are_those_whose_boxes_overlap(scenes):

@@ -74,6 +74,13 @@ def test_tables_have_a_row_for_each_map(known):
     assert tables.network_parts(known, ["gradcam"]).rows[0][2] == "-30.8 [-46.3, -15.3] (52)"
 
 
+def test_a_cell_without_objects_has_no_number(known):
+    none = dict.fromkeys(tables.NETWORKS, known["planted"][:0])
+    blank = ["-"] * 4
+    assert [row[2:] for row in tables.network_gains(none, [("gradcam", "dclose 500")]).rows] == [blank] * 2
+    assert tables.network_parts(none, ["gradcam"]).rows == [["Grad-CAM", *blank]]
+
+
 def test_part_sizes_are_those_of_the_scene(known):
     drawn = dc.planted.scene(60, layout="mixed")
     (record, *_) = [one for one in known["rules"] if one["image"] == 60]

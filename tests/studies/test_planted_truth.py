@@ -1,6 +1,7 @@
 """The scores of maps on planted scenes, against the formulas, and after a stop."""
 
-from itertools import product
+import json
+from itertools import count, islice, product
 from operator import itemgetter
 from types import SimpleNamespace
 
@@ -116,6 +117,51 @@ def test_a_network_is_scored_on_localisation_and_on_two_ways_to_take_a_part_away
     removed = first["methods"]["parts removed"]
     assert not any(name.startswith("truth") for values in first["methods"].values() for name in values)
     assert {"localisation_mass", "localisation_rank"} <= set(removed)
+    assert removed["parts_removed"] == pytest.approx(1)  # it has the order that it shows
+
+
+def test_the_map_of_parts_removed_has_the_effect_of_each_part_on_its_pixels():
+    drawn = scene(58)
+    lamp, parts = Wired([[0, 0, 320, 320]], [[1.0]]), drawn.parts[0]
+    maps = truth.controls(lamp, drawn, 0, lamp.detect(drawn.image), seed=3)
+    expected = np.zeros((320, 320))
+    for part in parts:
+        darker = (drawn.image.mean() - drawn.without(0, part.name).mean()) / 255
+        expected[part.mask] += darker / part.mask.sum()
+    assert np.allclose(maps["parts removed"], expected, atol=1e-9) and expected.any()
+    assert set(maps) == {"random map", "centre Gaussian", "filled box", "parts removed"}
+
+
+def test_maps_by_rule_are_those_of_each_rule_alone():
+    drawn, number = scene(3, layout="overlap", size=96), 1
+    truths, maps = truth.maps_by_rule(drawn, number, method="drise", n_masks=30, seed=2)
+    assert list(truths) == list(maps) == list(truth.STUDIED)
+    for rule in truth.STUDIED:
+        alone = RuleDetector(drawn, rule)
+        found = alone.detect(drawn.image)
+        (target,) = (found[row] for row, own in match(found, drawn.boxes, drawn.names) if own == number)
+        assert np.array_equal(truths[rule], alone.true_map(target))
+        explained = dc.explain(alone, drawn.image, target, method="drise", n_masks=30, seed=2, progress=False)
+        assert np.allclose(maps[rule], explained.saliency[0], atol=1e-5)
+    assert not np.allclose(maps["sum"], maps["landmark"], atol=1e-3)
+
+
+@pytest.mark.parametrize("sure", [0.6, 0.02, 0.004])
+def test_cows_are_scored_on_a_meadow_and_elsewhere(sure):
+    """To a detector of brightness, which sees a cow everywhere if it is sure enough."""
+    names = scene(0).class_names
+    lamp = Wired([[0, 0, 320, 320]], [[sure * (name == "cow") for name in names]])
+    lamp.class_names = names
+    shown = filter(lambda drawn: (drawn.ground, drawn.names) == ("meadow", ["cow"]), map(alone, count()))
+    home, away = [*islice(shown, 2)], [scene(seed, layout="out of place") for seed in range(2)]
+    assert all(drawn.names == ["cow"] and drawn.ground != "meadow" for drawn in away)
+    for found, scenes in zip(truth.cow_scores(lamp, 2), (home, away), strict=True):
+        bright = np.array([sure * drawn.image.mean() / 255 for drawn in scenes])
+        assert found == pytest.approx(np.where(bright > 0.01, bright, 0), abs=1e-5)
+
+
+def alone(seed):
+    return scene(seed, n_objects=1)
 
 
 def test_a_scene_in_which_nothing_is_found():
@@ -146,6 +192,9 @@ def test_the_records_that_ship_are_what_the_study_makes(tmp_path):
     assert {(line["detector"], line["scene"], line["n_masks"]) for line in known.lines} == planned
     new = truth.study_planted_truth(tmp_path, detectors=["rules"], scenes=1, budgets=[500], progress=False)
     assert new.settings == known.settings
+    for network, name in zip(known.settings["detectors"], truth.DETECTORS[1:], strict=True):
+        weights = json.loads(shipped(f"weights/{name}.json").read_text())["sha256"]
+        assert (network["name"], network["weights_sha256"]) == (name, weights)
     (line,) = new.lines
     old = next(old for old in known.lines if all(old[key] == line[key] for key in list(line)[:3]))
     made, kept = (sorted(objects, key=OBJECT) for objects in (line["objects"], old["objects"]))
@@ -204,7 +253,7 @@ def test_bad_input(tmp_path, capsys):
             study(tmp_path, **options)
     assert list(tmp_path.iterdir()) == []
     (tmp_path / "records.jsonl").write_text('{"settings": {"n_masks": 500}}\n')  # of the study before
-    with pytest.raises(dc.InputError, match="was made with layouts None, not"):
+    with pytest.raises(dc.InputError, match="was made with detectors None, not"):
         study(tmp_path)
     (tmp_path / "records.jsonl").write_text("torn\n")
     assert truth.main([str(tmp_path)]) == 2

@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+import warnings
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
@@ -59,6 +60,8 @@ def test_a_line_is_the_key_and_what_the_work_gives(tmp_path):
     again = Records(tmp_path / "records.jsonl")
     assert again.lines == records.lines and again.settings == {"made": "here"}
     assert study(tmp_path / "none", []).lines == []
+    with warnings.catch_warnings(action="error"):
+        assert study(tmp_path, []).lines == records.lines
 
 
 def test_only_what_is_left_is_done(tmp_path):

@@ -262,6 +262,12 @@ def test_an_object_has_the_mean_over_seeds_and_empty_maps_are_counted_separately
     assert sanity.summary(records) == f"{found} 1 images could not be read. {maps}"
 
 
+def test_a_column_is_averaged_for_each_method_and_step(records):
+    found = sanity.over_steps(records, ["trained", "s"], "rank")
+    assert [one.mean for one in found] == pytest.approx([0.9, 0.2])
+    assert [one.n_objects for one in found] == [3, 2]  # one object has only empty maps of shuffled networks
+
+
 def test_p_is_the_share_of_moves_that_give_as_much(records):
     assert sanity.permutation_p(records, "s", "m") == 3 / 4  # sums 0.5, 0.4, -0.5, -0.7
 
@@ -373,6 +379,43 @@ def test_the_claims_are_those_of_the_records_that_ship():
     tables = sanity.evidence(ends, photos, stages)
     assert all(len(row) == len(table.columns) for table in tables for row in table.rows)
     assert tables[7].rows[1][-2:] == ["0.022", "**holds**"]  # the head alone
+
+
+def test_the_order_of_lines_changes_nothing_and_other_objects_are_refused():
+    ends, asked = map(shipped_records, ("planted_ends", "planted_class"))
+    before = sanity.place_left(ends, asked)
+    np.random.default_rng(0).shuffle(asked.lines)
+    assert sanity.place_left(ends, asked) == before
+    asked.lines[0]["labels"] = ["dragon"] * len(asked.lines[0]["labels"])
+    with pytest.raises(dc.InputError, match=r"class.jsonl' has other objects than .*ends.jsonl'"):
+        sanity.place_left(ends, asked)
+    del asked.lines[0]
+    with pytest.raises(dc.InputError, match="has other objects"):
+        sanity.place_left(ends, asked)
+
+
+def test_empty_maps_and_images_without_a_match_are_left_out():
+    ends, photos, asked, stages = map(shipped_records, ("planted_ends", "coco", "planted_class", "planted"))
+    for known in (ends, photos, asked, stages):
+        known.lines.append({"image": 999, "seed": 999, "labels": [], "left": {}, "methods": {}})
+    methods = ends.lines[0]["methods"]
+    empty_of_all = methods["gradcam"]["scores"]["predictions"][1]
+    empty_of_all[:] = [[None] * len(column) for column in empty_of_all]
+    for table in methods["dclose"]["scores"]["trained"]:
+        for column in table:
+            column[0] = None
+    ranks = [
+        rank
+        for line in ends.lines[:-1]
+        for table in line["methods"]["gradcam"]["scores"]["predictions"]
+        for rank in table[0]
+        if rank is not None
+    ]
+    *_, others, _, _, _ = sanity.evidence(ends, photos, stages)
+    (told,) = [text for words, text in others.rows if "below 0" in words]
+    assert told.split()[0] == f"{100 * np.mean(np.array(ranks) < 0):.0f}"
+    assert len(sanity.claims(ends, photos, asked, stages)) == 20
+    assert sanity.half_lost(sanity.objects(ends, "dclose"), "predictions").n_objects == 45  # one has no rank
 
 
 def test_means_leave_out_objects_with_an_empty_map():

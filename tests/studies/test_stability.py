@@ -3,6 +3,7 @@
 import json
 from collections import Counter
 from functools import partial
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -184,7 +185,10 @@ def committed():
 def test_what_notebook_10_draws_against_sums_by_hand(committed):
     found = tables.objects(committed)
     of = [record["methods"] for record in found]
-    assert stability.summary(committed).startswith("35 objects of 11 images; in 3 more")
+    counted = "35 objects of 11 images; in 3 more images no detection matches an annotated object"
+    assert stability.summary(committed) == counted
+    torn = SimpleNamespace(lines=[*committed.lines, {"image": 1, "error": "torn"}])
+    assert stability.summary(torn) == f"{counted}; 1 images could not be read"
     seeds = stability.agreements(found)
     assert seeds["in the box"]["D-RISE, 4000 masks"].mean == pytest.approx(
         np.mean([methods["drise 4000"]["agreement_in_box"] for methods in of])

@@ -299,3 +299,9 @@ def test_there_are_33_claims_of_the_paper():
     claims = tables.paper_claims(found)
     assert len({claim.sentence for claim in claims}) == 33
     assert claims[2].side == "below"  # deletion
+
+
+def test_a_bar_in_a_cell_adds_no_column():
+    table = tables.Table("bars", ["map", "|rank|"], [["a|b", "0.5"]])
+    assert table.markdown().splitlines()[2:] == [r"| map | \|rank\| |", "| --- | --- |", r"| a\|b | 0.5 |"]
+    assert table.csv() == "map,|rank|\na|b,0.5\n"
