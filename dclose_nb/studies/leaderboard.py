@@ -139,7 +139,7 @@ def study_image(
         return {"objects": []}
     true_scores = shuffled = None
     if drawn is not None:
-        true_scores = [truth_scores(detector, drawn, part, one) for part, one in zip(truths, targets)]
+        true_scores = [truth_scores(detector, drawn, number, one) for number, one in zip(truths, targets)]
         shuffled = randomise(detector, seed=truth.image) if detector.stages else None
     for entry in entries(detector, passes, own=own):
         first = _maps(detector, image, targets, entry, 0)
@@ -149,15 +149,15 @@ def study_image(
         for name, (maps, n_forward) in first.items():
             curves = metrics.curves(detector, canvas, targets, maps, steps=steps)
             again = _comparisons(maps, second.get(name), lost.get(name), targets)
-            for k, row in enumerate(truths):
+            for k, number in enumerate(truths):
                 deletion, insertion = (curves[kind][k].score for kind in metrics.OVER_ALL)
                 values = {
                     "passes": n_forward / len(targets),
                     "over_all": insertion - deletion,
                     "insertion": insertion,
                     "deletion": deletion,
-                    "ebpg": metrics.ebpg(maps[k], truth.boxes[row]),
-                    "pointing": metrics.pointing_game(maps[k], truth.boxes[row]),
+                    "ebpg": metrics.ebpg(maps[k], truth.boxes[number]),
+                    "pointing": metrics.pointing_game(maps[k], truth.boxes[number]),
                     "sparsity": metrics.sparsity(maps[k]),
                 }
                 values |= true_scores[k](maps[k]) if true_scores else {}

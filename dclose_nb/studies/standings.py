@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 
 import numpy as np
 from scipy.stats import spearmanr
@@ -12,7 +12,7 @@ from . import inference
 from .inference import Claim, Estimate
 from .leaderboard import has_budget
 from .records import Record, Records
-from .tables import Table, difference, mean, named
+from .tables import Table, difference, mean, named, of_estimates, score
 
 METRICS = {  # higher is better, but for those of `LOWER`
     "over_all": "over-all",
@@ -23,12 +23,19 @@ METRICS = {  # higher is better, but for those of `LOWER`
     "truth_shared": "energy shared with the true map",
     "truth_parts": "order of the parts",
     "localisation_mass": "energy on the object",
-    "parts_removed": "order of the parts",
+    "parts_hidden": "order of the parts when hidden",
+    "parts_removed": "order of the parts when removed",
     "leakage": "energy on other objects",
     "agreement": "agreement of two seeds",
 }
+NOT_RANKED = ("shuffled", "by_chance")  # scores of which neither more nor less is better, see `unlearned`
 LOWER = ("deletion", "leakage")
 LEAST_METHODS = 3  # that an order has
+
+
+def titled(metric: str) -> str:
+    """A metric as tables and figures write it, with ↑ if higher is better and ↓ if lower is."""
+    return f"{METRICS[metric]} {'↓' if metric in LOWER else '↑'}"
 
 
 def objects(records: Records) -> list[Record]:
@@ -47,7 +54,7 @@ def objects(records: Records) -> list[Record]:
 
 
 def _with_all_scores(entries: Record) -> Record:
-    return {entry: dict.fromkeys(METRICS) | values for entry, values in entries.items()}
+    return {entry: dict.fromkeys((*METRICS, *NOT_RANKED)) | values for entry, values in entries.items()}
 
 
 def at(found: list[Record], passes: int | None) -> dict[str, str]:
@@ -74,21 +81,16 @@ def lines(found: list[Record], metric: str) -> dict[str, list[tuple[float, Estim
     return {method: sorted(points, key=lambda point: point[0]) for method, points in drawn.items()}
 
 
-def means(found: list[Record], metric: str, passes: Sequence[int]) -> Table:
-    """Means of a metric by method, at each number of passes an object and at the method's own."""
-    columns, digits = [at(found, number) for number in (*passes, None)], 0 if metric == "passes" else 2
-    rows = [
-        [
-            named(method),
-            *(mean(found, entries[method], metric).text(digits=digits, sign="") for entries in columns),
-        ]
-        for method in columns[-1]
-        if all(method in entries for entries in columns)
-    ]
+def means(found: list[Record], metric: str, passes: Iterable[int | None]) -> Table:
+    """Means of a metric by method, at each number of passes an object (None: the method's own)."""
+    columns = {
+        f"{number} passes" if number else "own number": {
+            named(method): mean(found, entry, metric) for method, entry in at(found, number).items()
+        }
+        for number in passes
+    }
     title = METRICS.get(metric, f"{metric} an object")
-    return Table(
-        title.capitalize(), ["method", *(f"{number} passes" for number in passes), "own number"], rows
-    )
+    return of_estimates(title.capitalize(), columns, digits=0 if metric == "passes" else 2)
 
 
 def ahead(found: list[Record], metrics: Iterable[str], entries: Mapping[str, str]) -> Table:
@@ -104,13 +106,13 @@ def ahead(found: list[Record], metrics: Iterable[str], entries: Mapping[str, str
         means = {method: one for method, one in means.items() if one.n_objects}
         if not means:
             continue
-        side, arrow, sign = ("below", "↓", -1) if metric in LOWER else ("above", "↑", 1)
+        side, sign = ("below", -1) if metric in LOWER else ("above", 1)
         best = max(means, key=lambda method: sign * means[method].mean)
         for method in [method for method in means if method != best]:
             claims.append(Claim(method, difference(found, entries[best], entries[method], metric), side))
             owners.append(len(rows))
         of = f"{means[best].n_objects} of {means[best].n_images}"
-        rows.append([f"{METRICS[metric]} {arrow}", named(best), means[best].text(sign=""), of])
+        rows.append([titled(metric), named(best), means[best].text(sign=""), of])
     level: list[list[str]] = [[] for _ in rows]
     for claim, owner, verdict in zip(claims, owners, inference.verdicts(claims)):
         if verdict.word != "holds":
@@ -135,6 +137,23 @@ def nearer(found: list[Record], truth: str, entries: Mapping[str, str]) -> list[
         )
         for method, entry in entries.items()
         if method != winner
+    ]
+
+
+def unlearned(found: list[Record], entries: Mapping[str, str]) -> list[Claim]:
+    """A family of claims: what a map shows, was it there before the network learned anything?
+
+    The map from a network of shuffled weights is compared with the first one: are they more alike (absolute
+    rank correlation) than maps are by chance? Methods of which no such map was made are left out.
+    """
+    evidence = {
+        method: inference.difference(found, score(entry, "shuffled"), score(entry, "by_chance"))
+        for method, entry in entries.items()
+    }
+    return [
+        Claim(f"{named(method)}: with shuffled weights more alike than by chance", one)
+        for method, one in evidence.items()
+        if one.n_objects
     ]
 
 

@@ -55,11 +55,25 @@ def test_lines_go_from_few_passes_to_many(found):
 
 
 def test_means_have_a_row_for_each_method(found):
-    table = standings.means(found, "over_all", [25])
-    assert table.columns == ["method", "25 passes", "own number"]
+    table = standings.means(found, "over_all", [25, None])
+    assert table.columns == ["", "25 passes", "own number"]
     assert [row[0] for row in table.rows] == ["D-CLOSE", "D-RISE", "greedy", "ODAM"]
     own = inference.mean(found, lambda record: record["methods"]["dclose own"]["over_all"])
     assert table.rows[0][2] == own.text(sign="")
+    assert table.rows[3][1] == table.rows[3][2]  # ODAM has one number
+
+
+def test_a_map_that_was_there_before_learning_is_found_out(found):
+    rng = np.random.default_rng(1)
+    for record in found:
+        for name, alike in (("odam own", 0.6), ("drise 25", 0.2)):
+            noise = rng.normal(0, 0.02)
+            record["methods"][name] |= {"shuffled": alike + noise, "by_chance": 0.2}
+    claims = standings.unlearned(found, standings.at(found, 25))
+    told = {claim.sentence.split(":")[0]: claim.evidence.mean for claim in claims}
+    assert told == {"D-RISE": pytest.approx(0, abs=0.02), "ODAM": pytest.approx(0.4, abs=0.02)}
+    words = [verdict.word for verdict in inference.verdicts(claims)]
+    assert words == ["open", "holds"]
 
 
 def test_the_best_stands_with_all_that_are_not_shown_to_be_worse(found):
