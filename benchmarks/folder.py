@@ -52,7 +52,7 @@ def main() -> None:
     folder.explain = timed(folder.explain, explained)
     options = {"method": args.method, "n_masks": args.n_masks, "progress": False}
     done = 0
-    for end in (FIRST, args.photos):
+    for end in sorted({min(FIRST, args.photos), args.photos}):
         passes.clear()
         explained.clear()
         start = time.process_time()

@@ -34,6 +34,7 @@ import dclose_nb as dc
 from dclose_nb.detectors import weights
 from dclose_nb.detectors.yolox import YoloxDetector, proposals_of
 from dclose_nb.explanation import versions
+from dclose_nb.files import atomic_write
 from dclose_nb.sampling import batch_size_for
 from dclose_nb.threads import map_in_threads, threads_for
 
@@ -60,22 +61,27 @@ def main() -> None:
         return
     file = None if args.out is None else args.out / "speed.json"
     result: Result = json.loads(file.read_text(encoding="utf-8")) if file and file.exists() else {}
-    result |= {"threads": torch.get_num_threads(), "machine": platform.platform(), "versions": versions()}
     print(f"torch {torch.__version__}, {torch.get_num_threads()} threads, {args.detector}")
     detector, image = dc.load_detector(args.detector), dc.load_photo("coffee")
     for name in args.only:
         print(f"\n{name}")
         result[name] = SECTIONS[name](detector, image, args.images, args.rounds)
-        result.setdefault("images", {})[name] = args.images
+        how = {"images": args.images, "detector": args.detector, "threads": torch.get_num_threads()}
+        how |= {"machine": platform.platform(), "versions": versions()}
+        result.setdefault("made", {})[name] = how
+        if file is not None:  # after each section, since the next one may fail
+            file.parent.mkdir(parents=True, exist_ok=True)
+            with atomic_write(file) as unfinished:
+                unfinished.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
     if file is not None:
-        file.parent.mkdir(parents=True, exist_ok=True)
-        file.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
         draw(result, args.out / "speed.png")
 
 
 def seconds(run: Callable[[], object]) -> float:
     start = time.perf_counter()
     run()
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
     return time.perf_counter() - start
 
 
@@ -125,7 +131,8 @@ def bare_side_by_side(detector: dc.Detector, canvas: dc.Canvas, n_images: int) -
 
     def run() -> None:
         predict = detector.predictor(n_images)
-        for _ in map_in_threads(detector, predict, [pixels] * (n_images // size)):
+        batches = [pixels[: min(size, n_images - start)] for start in range(0, n_images, size)]
+        for _ in map_in_threads(detector, predict, batches):
             pass
 
     return run
@@ -261,6 +268,8 @@ def peak(name: str, n_masks: int) -> float:
 def draw(result: Result, path: Path) -> None:
     """Draw the ratios of every section that has some."""
     shown = {name: result[name] for name in SECTIONS if name != "memory" and result.get(name)}
+    if not shown:
+        return
     size = 7, 1 + 1.9 * len(shown)
     figure, axes = plt.subplots(len(shown), 1, figsize=size, layout="constrained", squeeze=False)
     for panel, (name, rows) in zip(axes[:, 0], shown.items()):

@@ -156,7 +156,8 @@ def flag(name: str, value: Any) -> bool:
 
 def fraction(name: str, value: Any) -> float:
     """Return `value` if it lies in [0, 1], both ends included."""
-    if not isinstance(value, int | float | np.number) or not 0 <= value <= 1:
+    kinds = int | float | np.integer | np.floating
+    if isinstance(value, bool) or not isinstance(value, kinds) or not 0 <= value <= 1:
         raise InputError(f"{name} must be a number in [0, 1], got {shown(value)}")
     return float(value)
 

@@ -198,14 +198,18 @@ def _measures_deletion(area: Callable[..., float]) -> bool:
     return True
 
 
+def _within(options: dict[str, Any], most: int) -> dict[str, Any]:
+    """The options of an answer for `explain`; more masks than `most` raise ValueError."""
+    if options["n_masks"] > most:
+        raise ValueError("too many masks")
+    return {**options, "progress": False}
+
+
 def _finds_the_stone(options: dict[str, Any]) -> bool:
     drawn = scene(107, size=128)
     detector = RuleDetector(drawn, "landmark")
     target = detector.detect(drawn.image)[0]
-    budget = options.get("n_masks")
-    if not isinstance(budget, int) or budget > 300:
-        return False
-    saliency = explain(detector, drawn.image, target, progress=False, **options).saliency[0]
+    saliency = explain(detector, drawn.image, target, **_within(options, 300)).saliency[0]
     (stone,) = detector.landmark(0)
     return scores.relevance_mass(saliency, detector.players[stone].mask) >= 0.15
 
@@ -233,9 +237,7 @@ def _shares_a_game(shapley: Callable[..., Any]) -> bool:
 def _repeats(options: dict[str, Any]) -> bool:
     drawn = scene(4, n_objects=1, size=96)
     detector = RuleDetector(drawn)
-    target, run = detector.detect(drawn.image)[:1], {**options, "progress": False}
-    if run["n_masks"] > 100:
-        return False
+    target, run = detector.detect(drawn.image)[:1], _within(options, 100)
     maps = [explain(detector, drawn.image, target, seed=seed, **run).saliency[0] for seed in (0, 1)]
     return metrics.rank_correlation(*maps) >= 0.7
 
@@ -252,10 +254,8 @@ def _agrees_in_the_box(agreement: Callable[..., float]) -> bool:
 def _keeps_off_the_neighbour(options: dict[str, Any]) -> bool:
     drawn = scene(3, layout="overlap")
     behind, front = drawn.causal_masks
-    target, run = Targets(drawn.boxes[1:], drawn.names[1:]), {**options, "progress": False}
-    if run["n_masks"] > 100:
-        return False
-    found = explain(load_detector("planted"), drawn.image, target, **run)
+    target = Targets(drawn.boxes[1:], drawn.names[1:])
+    found = explain(load_detector("planted"), drawn.image, target, **_within(options, 100))
     return metrics.leakage(found.saliency[0], front, behind) < 0.18
 
 

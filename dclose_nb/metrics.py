@@ -94,8 +94,7 @@ def leakage(saliency: np.ndarray, own: np.ndarray, other: np.ndarray) -> float:
 
 def is_empty(saliency: np.ndarray) -> bool:
     """Whether a map (H, W) is constant, apart from rounding errors, and so shows nothing."""
-    _map(saliency)  # refuses what is no map
-    return not min_max(saliency).any()
+    return bool(np.ptp(_map(saliency)) == 0)
 
 
 def rank_correlation(a: np.ndarray, b: np.ndarray) -> float:
@@ -140,15 +139,21 @@ def hog_correlation(a: np.ndarray, b: np.ndarray) -> float:
 
 def _pair(a: Any, b: Any) -> tuple[np.ndarray, np.ndarray, bool]:
     """Two maps of one size, and whether one of them is empty."""
-    empty, a, b = is_empty(a) or is_empty(b), _map(a), _map(b)
+    a, b = _map(a), _map(b)
     if a.shape != b.shape:
         raise InputError(f"the maps must be of one size, got {a.shape} and {b.shape}")
-    return a, b, empty
+    return a, b, bool(np.ptp(a) == 0 or np.ptp(b) == 0)
 
 
 def _map(saliency: Any) -> np.ndarray:
-    """A map's values, brought below 1 by a power of 2, which changes no score: sums must not overflow."""
-    values = checks.numbers("a map", saliency, ("H", "W"), dtype=np.float64)
+    """A map's values, without the rounding errors of a constant map, as float64.
+
+    A power of 2 brings them below 1, which changes no score: sums must not overflow.
+    """
+    values = checks.numbers("a map", saliency, ("H", "W"))
+    if not min_max(values).any():
+        values = np.full_like(values, values.flat[0])
+    values = values.astype(np.float64)
     return np.ldexp(values, -int(np.frexp(np.abs(values).max())[1]))
 
 
@@ -201,7 +206,10 @@ def deletion(
     steps : int
         Number of steps. Each changes an equal share of the pixels.
 
-    Warns if the detection scores 0 in the unchanged image.
+    Warns
+    -----
+    UserWarning
+        The detection scores 0 in the unchanged image, so that its curve says nothing.
 
     Raises
     ------
@@ -271,12 +279,16 @@ def curves(
     kinds : tuple
         "deletion", from the image to black; "insertion", from the blurred image to the image;
         "blurring", deletion to the blurred image, since black hides little in a dark image.
-        A detection that scores 0 in the unchanged image has no meaningful curve: a warning says so.
 
     Returns
     -------
     dict
         For each kind a list of n `Curve`.
+
+    Warns
+    -----
+    UserWarning
+        A detection scores 0 in the unchanged image, so that its curves say nothing.
 
     Raises
     ------

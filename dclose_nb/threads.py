@@ -49,5 +49,7 @@ def map_in_threads(
         while waiting:
             yield waiting.popleft().result()
     finally:
-        pool.shutdown(cancel_futures=True)
-        torch.set_num_threads(threads)
+        try:
+            pool.shutdown(cancel_futures=True)  # waits for batches in hand; Ctrl-C may end the wait
+        finally:
+            torch.set_num_threads(threads)

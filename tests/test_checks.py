@@ -96,3 +96,10 @@ def test_numbers_of_a_table_with_other_columns_are_numbers():
 def test_arrays_become_numbers_and_tuples():
     assert checks.plain(np.array(0.5)) == 0.5
     assert checks.plain([np.array([1, 2]), np.int64(3)]) == ((1, 2), 3)
+
+
+@pytest.mark.parametrize("value", [True, np.complex64(0.5), -0.1, 1.1, "0.5", float("nan")])
+def test_what_is_no_fraction_is_refused(value):
+    with pytest.raises(InputError, match=r"^c must be a number in \[0, 1\]"):
+        checks.fraction("c", value)
+    assert checks.fraction("c", np.float32(0.5)) == 0.5

@@ -21,7 +21,9 @@ def code_cells(path):
 
 def test_they_are_numbered_and_all_there():
     stems = [path.stem for path in NOTEBOOKS]
-    assert stems[:5] == ["00_quickstart", "01_masks", "02_similarity", "03_density", "04_fusion"]
+    assert [stem[:2] for stem in stems] == [f"{k:02}" for k in range(len(stems))]
+    readme = (NOTEBOOKS[0].parents[1] / "README.md").read_text(encoding="utf-8")
+    assert set(re.findall(r"\(notebooks/(\w+)\.ipynb\)", readme)) == set(stems)
 
 
 def test_it_is_a_valid_notebook(notebook):

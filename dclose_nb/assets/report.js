@@ -17,7 +17,9 @@ function show() {
   document.querySelector("#percent").textContent = `${opacity.value} %`;
 }
 document.querySelector("svg").addEventListener("click", ({target}) => {
-  document.querySelector(`input[name=object][value="${target.closest("g").dataset.object}"]`).checked = true;
+  const box = target.closest("g");
+  if (!box) return; // a click beside all boxes
+  document.querySelector(`input[name=object][value="${box.dataset.object}"]`).checked = true;
   show();
 });
 document.addEventListener("input", show);

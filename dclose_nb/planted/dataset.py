@@ -32,10 +32,11 @@ def write_coco(folder: str | Path, seeds: Iterable[int], *, progress: bool = Tru
     They are written last. No file is ever half-written, and images of an interrupted run are kept.
 
     `seeds` are scene numbers, which become the images' ids. `InputError` is raised for a number that
-    comes twice, for a folder that cannot be written, and for one whose annotations would be lost: they are of
-    something else, of more scenes, or not as they would be written now.
+    comes twice, for a folder that cannot be written, for one with another image of a scene's name, and for
+    one whose annotations would be lost: they are of something else, of more scenes, or not as they would be
+    written now.
     """
-    seeds = list(seeds)
+    seeds = [checks.at_least("each seed", seed, 0) for seed in seeds]
     if len(set(seeds)) != len(seeds):
         raise InputError("each seed may come only once, since it is the image's id")
     folder = checks.path(folder)
@@ -53,6 +54,8 @@ def write_coco(folder: str | Path, seeds: Iterable[int], *, progress: bool = Tru
             if not path.exists():
                 with atomic_write(path) as unfinished:
                     Image.fromarray(drawn.image).save(unfinished, "PNG")
+            elif not _holds(path, drawn.image):
+                raise InputError(f"{str(path)!r} is not scene {seed}: choose another folder")
             height, width = drawn.owner.shape
             content["images"].append({"id": seed, "file_name": path.name, "height": height, "width": width})
             content["annotations"] += _annotations(seed, drawn, len(content["annotations"]) + 1)
@@ -65,6 +68,15 @@ def write_coco(folder: str | Path, seeds: Iterable[int], *, progress: bool = Tru
         with atomic_write(annotation_file) as unfinished:
             unfinished.write_text(json.dumps(content), encoding="utf-8")
     return annotation_file
+
+
+def _holds(path: Path, image: np.ndarray) -> bool:
+    """Whether a file holds this image."""
+    try:
+        with Image.open(path) as file:
+            return np.array_equal(np.asarray(file), image)
+    except (OSError, ValueError):
+        return False
 
 
 def _annotations_before(folder: Path, annotation_file: Path) -> dict[Any, list[dict]]:

@@ -24,7 +24,7 @@ RULES = {
     "class and edge": "objectness is 1; the class as in rule class, the box as in rule edge",
     "context": "as sum, times 1/3 plus 2/3 of the ground's visibility",
     "landmark": "as sum, times 1/3 plus 2/3 of the visibility of the largest stone outside the box",
-    "suppressor": "as sum, times 1 minus half the mean visibility of the rocks",
+    "suppressor": "as sum, times 1 minus half the mean visibility of the stones",
 }
 TWINS = {"taxi": "car"}  # without its deciding part an object is of this class
 MOST_PLAYERS = 16  # 2 ** 16 coalitions are enumerated in a second
@@ -137,7 +137,7 @@ class RuleDetector(Detector):
         """Exact Shapley value of each player for the target's weight, (P,) float64; see `mask_weights`.
 
         Enumerates all coalitions of the players that can matter: the parts of objects whose boxes meet
-        the target's, the ground and the rocks. Other players have the value 0. The values add up to the
+        the target's, the ground and the stones. Other players have the value 0. The values add up to the
         weight with all players visible less the weight with none. More than one target, and too many
         players to enumerate, raise `InputError`.
         """

@@ -110,7 +110,7 @@ def scene(seed: int, *, n_objects: int | None = None, size: int = 320, layout: s
     n_objects : int, optional
         By default 1 to 5, drawn at random.
     size : int
-        Height and width in pixels, 64 to 10,000.
+        Height and width in pixels, 64 to 1024.
     layout : str
         "mixed": what detectors are trained on. "decoy": two objects of one class, apart.
         "overlap": two of one class, one in front of the other. "inside": a person at the foot of
@@ -128,7 +128,7 @@ def scene(seed: int, *, n_objects: int | None = None, size: int = 320, layout: s
     (320, 320, 3)
     """
     checks.at_least("seed", seed, 0)
-    checks.at_least("size", size, 64, largest=10_000)
+    checks.at_least("size", size, 64, largest=1024)  # the ground's texture has no more
     planned = LAYOUTS[checks.choice("layout", layout, LAYOUTS)]
     if n_objects is not None:
         checks.at_least("n_objects", n_objects, max(planned, 1), largest=1000)  # more take minutes to refuse
@@ -268,7 +268,7 @@ class _Stage:
         image[self.horizon :] = np.array(GROUNDS[self.ground], np.float32) * (0.85 + 0.3 * rows)
         image[self.horizon :] *= 1 + self._texture(size - self.horizon, size, rng.uniform(0.08, 0.2))
         image[: self.horizon] *= 1 + 0.4 * self._texture(self.horizon, size, rng.uniform(0.05, 0.15))
-        for _ in range(rng.integers(4, 14)):  # clutter: tufts, stones and puddles, which are no objects
+        for _ in range(rng.integers(4, 14)):  # clutter: tufts, pebbles and puddles, which are no objects
             x, y = rng.uniform(0, size), rng.uniform(self.horizon, size)
             centre = int(x), int(y)
             axes = int(rng.uniform(1, 1 + 0.06 * size)), int(rng.uniform(1, 2 + 0.015 * size))

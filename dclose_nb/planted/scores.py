@@ -9,19 +9,19 @@ from __future__ import annotations
 import numpy as np
 from scipy.stats import spearmanr
 
+from .. import checks
 from ..checks import InputError
 from .scene import Part
 
 
-def _clipped(saliency: np.ndarray, *masks: np.ndarray) -> np.ndarray:
-    """The map as float64 with negatives at 0; masks of another shape are refused."""
-    saliency = np.asarray(saliency, dtype=np.float64)
-    for mask in masks:
-        if mask.shape != saliency.shape:
-            raise InputError(f"the map is {saliency.shape} and a mask is {mask.shape}: they must be one size")
-    if not np.isfinite(saliency).all():
-        raise InputError("the map must hold finite numbers")
-    return saliency.clip(0)
+def _energy(saliency: np.ndarray) -> np.ndarray:
+    """A map (H, W) as float64, with negatives at 0."""
+    return checks.numbers("the map", saliency, ("H", "W"), dtype=np.float64).clip(0)
+
+
+def _mask(name: str, mask: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
+    """A mask of the map's shape as bool, since 0 and 1 would be rows."""
+    return checks.numbers(name, mask, shape).astype(bool)
 
 
 def relevance_mass(saliency: np.ndarray, causal: np.ndarray) -> float:
@@ -31,9 +31,9 @@ def relevance_mass(saliency: np.ndarray, causal: np.ndarray) -> float:
     Negatives count as 0, and a map that is 0 everywhere scores 0. For pixels that have no effect,
     instead of causal ones, lower is better.
     """
-    energy = _clipped(saliency, causal)
+    energy = _energy(saliency)
     total = energy.sum()
-    return float(energy[causal].sum() / total) if total > 0 else 0.0
+    return float(energy[_mask("causal", causal, energy.shape)].sum() / total) if total > 0 else 0.0
 
 
 def relevance_rank(saliency: np.ndarray, causal: np.ndarray) -> float:
@@ -43,7 +43,8 @@ def relevance_rank(saliency: np.ndarray, causal: np.ndarray) -> float:
     scores the causal share of the image. Parameters are those of `relevance_mass`; no causal
     pixel raises `InputError`.
     """
-    values = _clipped(saliency, causal)
+    values = _energy(saliency)
+    causal = _mask("causal", causal, values.shape)
     k = int(causal.sum())
     if k == 0:
         raise InputError("no pixel is causal")
@@ -60,10 +61,10 @@ def part_correlation(saliency: np.ndarray, parts: list[Part], effects: np.ndarra
     are for one pixel: a part's Shapley value, or the drop in score when it is removed, divided by its
     number of pixels.
     """
-    _clipped(saliency, *(part.mask for part in parts))
+    values = checks.numbers("the map", saliency, ("H", "W"), dtype=np.float64)
     if len(parts) != len(effects):
         raise InputError(f"{len(parts)} parts need as many effects, got {len(effects)}")
-    means = [np.asarray(saliency, np.float64)[part.mask].mean() for part in parts]
+    means = [values[_mask("a part's mask", part.mask, values.shape)].mean() for part in parts]
     if len(parts) < 2 or np.ptp(means) == 0 or np.ptp(effects) == 0:
         return float("nan")
     return float(spearmanr(means, effects).statistic)
@@ -75,7 +76,9 @@ def shared_energy(saliency: np.ndarray, truth: np.ndarray) -> float:
     ``sum of min(S / sum of S, T / sum of T)``; negatives count as 0. Only the true map scores 1, since places
     and their weights count. A map that is 0 everywhere scores 0.
     """
-    energies = _clipped(saliency, truth), _clipped(truth)
+    energies = _energy(saliency), _energy(truth)
+    if energies[0].shape != energies[1].shape:
+        raise InputError(f"the maps must be of one size, got {energies[0].shape} and {energies[1].shape}")
     totals = [energy.sum() for energy in energies]
     if min(totals) == 0:
         return 0.0

@@ -12,7 +12,6 @@ import hashlib
 import json
 import math
 import sys
-import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
@@ -32,7 +31,7 @@ from ..commands import run_command
 from ..detectors import pick_device
 from ..detectors.planted import NETWORKS, load
 from ..explanation import versions
-from ..files import atomic_write, owned
+from ..files import atomic_write, owned, refuse_foreign
 from .dataset import average_precision
 from .scene import scene
 
@@ -97,7 +96,7 @@ def train(
     Parameters
     ----------
     folder : path
-        ``checkpoint.pt`` and ``log.jsonl`` (a line every 50 steps) are kept there.
+        ``checkpoint.pt`` is kept there, with the loss of every 50th step.
     settings : Settings
         They must be those of a checkpoint in `folder`. `SETTINGS` has those of the networks that ship.
     checkpoint_every : int
@@ -124,14 +123,17 @@ def train(
     optimiser = torch.optim.AdamW(module.parameters(), settings.peak_rate, weight_decay=settings.weight_decay)
     schedule = torch.optim.lr_scheduler.LambdaLR(optimiser, partial(_share_of_peak_rate, settings))
     learning = {"module": module, "averaged": averaged, "optimiser": optimiser, "schedule": schedule}
-    done = _resume(folder / "checkpoint.pt", settings, learning)
+    done, losses = _resume(folder / "checkpoint.pt", settings, learning)
+    if not done:
+        refuse_foreign(
+            folder, [f"{settings.network}{end}" for end in (".safetensors", ".json")], "not of this run"
+        )
 
     scenes = Scenes(settings, done)
     workers = workers if len(scenes) else 0
     spawned = "spawn" if workers else None  # a fork of a process with threads can hang
     batches = DataLoader(scenes, settings.batch, num_workers=workers, multiprocessing_context=spawned)
     module.train()
-    start = time.perf_counter()
     with tqdm(total=settings.steps, initial=done, unit="step", disable=not progress) as bar:
         for step, (images, tables) in enumerate(batches, start=done + 1):
             torch.manual_seed(settings.seed + step)  # a loss may draw samples: the same after a stop
@@ -146,14 +148,13 @@ def train(
             bar.update()
             last = step == settings.steps
             if step % 50 == 0 or last:
-                bar.set_postfix(loss=f"{loss.item():.2f}")
-                line = {"step": step, "loss": loss.item(), "seconds": round(time.perf_counter() - start, 1)}
-                with _on_disk(folder), (folder / "log.jsonl").open("a", encoding="utf-8") as log:
-                    log.write(json.dumps(line) + "\n")
+                losses[step] = round(loss.item(), 3)
+                bar.set_postfix(loss=f"{losses[step]:.2f}")
             if step % checkpoint_every == 0 or last:
                 state = {name: part.state_dict() for name, part in learning.items()}
+                state |= {"settings": asdict(settings), "step": step, "losses": losses}
                 with _on_disk(folder), atomic_write(folder / "checkpoint.pt") as unfinished:
-                    torch.save({"settings": asdict(settings), "step": step, **state}, unfinished)
+                    torch.save(state, unfinished)
     return averaged.module.to(memory_format=torch.contiguous_format)
 
 
@@ -171,13 +172,13 @@ def _share_of_peak_rate(settings: Settings, step: int) -> float:
     return 0.01 + 0.99 * (1 + math.cos(math.pi * min(along, 1))) / 2
 
 
-def _resume(path: Path, settings: Settings, learning: dict[str, Any]) -> int:
-    """Load a checkpoint if there is one; returns how many steps were done."""
+def _resume(path: Path, settings: Settings, learning: dict[str, Any]) -> tuple[int, dict[int, float]]:
+    """Load a checkpoint if there is one; returns how many steps were done, and their losses by step."""
     if not path.exists():
-        return 0
+        return 0, {}
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
-        found, done = state["settings"], int(state["step"])
+        found, done, losses = state["settings"], int(state["step"]), dict(state["losses"])
     except Exception as error:  # torch raises many types for a damaged file
         raise InputError(f"{str(path)!r} is damaged: move it away to begin anew") from error
     if found != asdict(settings):
@@ -185,7 +186,7 @@ def _resume(path: Path, settings: Settings, learning: dict[str, Any]) -> int:
         raise InputError(f"{str(path)!r} was made with {differing}: use these settings, or another folder")
     for name, part in learning.items():
         part.load_state_dict(state[name])
-    return done
+    return done, losses
 
 
 @contextmanager
@@ -212,14 +213,14 @@ def export(folder: str | Path, module: Any, settings: Settings, *, n_scenes: int
         for name, value in module.state_dict().items()
     }
     content = safetensors.torch.save(state)
-    log = [json.loads(line) for line in (folder / "log.jsonl").read_text(encoding="utf-8").splitlines()]
+    checkpoint = torch.load(folder / "checkpoint.pt", map_location="cpu", weights_only=True)
     manifest = {
         "sha256": hashlib.sha256(content).hexdigest(),
         "bytes": len(content),
         "parameters": sum(value.numel() for value in module.parameters()),
         "settings": asdict(settings),
         "first_training_seed": FIRST_TRAINING_SEED,
-        "loss": {line["step"]: round(line["loss"], 3) for line in log},
+        "loss": checkpoint["losses"],
         "versions": versions(),
     }
     with _on_disk(folder), atomic_write(path) as unfinished:
@@ -240,7 +241,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; returns its exit status."""
     parser = argparse.ArgumentParser(description="Train a detector from scratch on planted scenes.")
     parser.add_argument("network", choices=NETWORKS)
-    parser.add_argument("folder", metavar="OUT", help="checkpoint, log, weights; a stopped run resumes there")
+    parser.add_argument("folder", metavar="OUT", help="checkpoint and weights; a stopped run resumes there")
     parser.add_argument("--steps", type=int, help="default: those of the network that ships")
     args = parser.parse_args(arguments)
     settings = SETTINGS[args.network]

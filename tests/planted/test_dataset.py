@@ -5,6 +5,7 @@ import json
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 import dclose_nb as dc
 from dclose_nb.planted import CLASS_NAMES, scene
@@ -94,3 +95,19 @@ def test_scenes_are_added_but_none_is_lost_or_changed(tmp_path):
     with pytest.raises(dc.InputError, match="other annotations of scene 0 and they would be lost"):
         write_coco(tmp_path, [0, 1], progress=False)
     assert json.loads(path.read_text()) == content
+
+
+def test_an_image_that_is_not_the_scene_is_refused(tmp_path):
+    (tmp_path / "val2017").mkdir()
+    Image.new("RGB", (320, 320)).save(tmp_path / "val2017" / "000000000001.png")
+    with pytest.raises(dc.InputError, match="is not scene 1: choose another folder"):
+        write_coco(tmp_path, [1], progress=False)
+    assert not (tmp_path / "annotations" / "instances_val2017.json").exists()
+
+
+def test_numbers_of_scenes_are_looked_at_before_any_is_drawn(tmp_path):
+    with pytest.raises(dc.InputError, match="each seed must be"):
+        write_coco(tmp_path / "out", [0, -1], progress=False)
+    assert not (tmp_path / "out").exists()
+    path = write_coco(tmp_path, np.arange(1), progress=False)
+    assert [entry["id"] for entry in json.loads(path.read_text())["images"]] == [0]

@@ -73,10 +73,12 @@ def test_controls_have_the_image_s_shape():
 
 def test_arrays_that_do_not_fit_are_refused():
     for score in (scores.relevance_mass, scores.relevance_rank):
-        with pytest.raises(dc.InputError, match="one size"):
+        with pytest.raises(dc.InputError, match="causal must be"):
             score(np.ones((3, 3)), CAUSAL)
         with pytest.raises(dc.InputError, match="finite"):
             score(np.full(CAUSAL.shape, np.nan), CAUSAL)
+        ramp = np.arange(600.0).reshape(CAUSAL.shape)
+        assert score(ramp, CAUSAL.astype(np.uint8)) == score(ramp, CAUSAL)  # 0 and 1 are no rows
     with pytest.raises(dc.InputError, match="one size"):
         scores.shared_energy(np.ones((3, 3)), CAUSAL)
     with pytest.raises(dc.InputError, match="no pixel"):
