@@ -94,10 +94,10 @@ def means(found: list[Record], metric: str, passes: Iterable[int | None]) -> Tab
 
 
 def ahead(found: list[Record], metrics: Iterable[str], entries: Mapping[str, str]) -> Table:
-    """For each metric the method with the best mean, and all that are not shown to be worse.
+    """For each metric the method with the best mean, or all that have it, and who is not shown to be worse.
 
-    `entries` are those of `at`. Each method is compared with the best on the same objects, and all p of the
-    table are corrected for their number (Holm). Metrics that nobody has are left out.
+    `entries` are those of `at`. Each other method is compared with the best on the same objects, and all p of
+    the table are corrected for their number (Holm). Metrics that nobody has are left out.
     """
     rows: list[list[str]] = []
     claims, owners = [], []
@@ -108,11 +108,12 @@ def ahead(found: list[Record], metrics: Iterable[str], entries: Mapping[str, str
             continue
         side, sign = ("below", -1) if metric in LOWER else ("above", 1)
         best = max(means, key=lambda method: sign * means[method].mean)
-        for method in [method for method in means if method != best]:
+        tied = [method for method, one in means.items() if one.mean == means[best].mean]
+        for method in [method for method in means if method not in tied]:
             claims.append(Claim(method, difference(found, entries[best], entries[method], metric), side))
             owners.append(len(rows))
         of = f"{means[best].n_objects} of {means[best].n_images}"
-        rows.append([titled(metric), named(best), means[best].text(sign=""), of])
+        rows.append([titled(metric), ", ".join(map(named, tied)), means[best].text(sign=""), of])
     level: list[list[str]] = [[] for _ in rows]
     for claim, owner, verdict in zip(claims, owners, inference.verdicts(claims)):
         if verdict.word != "holds":
@@ -132,7 +133,7 @@ def nearer(found: list[Record], truth: str, entries: Mapping[str, str]) -> list[
     winner = max(entries, key=lambda method: mean(found, entries[method], "over_all").mean)
     return [
         Claim(
-            f"{named(method)} is nearer than {named(winner)}",
+            f"{named(method)} has more than {named(winner)}",
             difference(found, entry, entries[winner], truth),
         )
         for method, entry in entries.items()

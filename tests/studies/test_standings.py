@@ -86,6 +86,14 @@ def test_the_best_stands_with_all_that_are_not_shown_to_be_worse(found):
         assert row[4].startswith(level.pop()) and ";" not in row[4]
 
 
+def test_methods_that_tie_are_all_best(found):
+    for record in found:
+        for name, values in record["methods"].items():
+            values["pointing"] = 0.0 if name.startswith("drise") else 1.0
+    (row,) = standings.ahead(found, ["pointing"], standings.at(found, 25)).rows
+    assert row[1] == "D-CLOSE, greedy, ODAM" and row[4] == "nobody"
+
+
 def test_a_score_that_turns_the_truth_round_is_found_out(found):
     entries = standings.at(found, 25)
     claims = standings.nearer(found, "truth_shared", entries)
