@@ -210,7 +210,7 @@ class Canvas:
         """Maps (n, height, width) of the content, resized bilinearly to (n, H, W) float32."""
         resized = np.empty((len(maps), *self.image_size), dtype=np.float32)
         for out, saliency in zip(resized, maps):  # one at a time, to save memory
-            tensor = torch.from_numpy(np.ascontiguousarray(saliency, dtype=np.float32))[None, None]
+            tensor = torch.tensor(np.asarray(saliency, dtype=np.float32))[None, None]
             out[:] = F.interpolate(tensor, self.image_size, mode="bilinear", antialias=True)[0, 0].numpy()
         return resized
 
