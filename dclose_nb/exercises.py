@@ -424,7 +424,8 @@ EXERCISES = {
     ),
     "13-2": Exercise(
         _finds_the_sign,
-        "The options are a dict with method and n_masks, at most 60. Which methods lead by shared energy?",
+        "The options are a dict with method and n_masks, at most 60. Which two methods share the most energy "
+        "with 25 passes?",
     ),
     "13-3": Exercise(
         _shares_the_wins,
