@@ -118,10 +118,15 @@ def bare(
 
     @torch.inference_mode()
     def run() -> None:
-        for start in range(0, n_images, size):
-            predict(pixels[: min(size, n_images - start)])
+        for batch in batches(pixels, n_images):
+            predict(batch)
 
     return run
+
+
+def batches(pixels: torch.Tensor, n_images: int) -> list[torch.Tensor]:
+    """So many images in batches of `pixels`; the last one may be smaller."""
+    return [pixels[: n_images - start] for start in range(0, n_images, len(pixels))]
 
 
 def bare_side_by_side(detector: dc.Detector, canvas: dc.Canvas, n_images: int) -> Callable[[], None]:
@@ -131,8 +136,7 @@ def bare_side_by_side(detector: dc.Detector, canvas: dc.Canvas, n_images: int) -
 
     def run() -> None:
         predict = detector.predictor(n_images)
-        batches = [pixels[: min(size, n_images - start)] for start in range(0, n_images, size)]
-        for _ in map_in_threads(detector, predict, batches):
+        for _ in map_in_threads(detector, predict, batches(pixels, n_images)):
             pass
 
     return run

@@ -19,6 +19,11 @@ class InputError(ValueError):
     """An argument that cannot be used; the message says what was given and what is wanted."""
 
 
+def mask(name: str, value: Any, shape: tuple[int, ...]) -> np.ndarray:
+    """Return a mask of this shape as bool. As integers, 0 and 1 would pick rows of a map."""
+    return numbers(name, value, shape).astype(bool)
+
+
 def image(value: Any) -> np.ndarray:
     """Return an image as (H, W, 3) uint8 RGB.
 
@@ -117,7 +122,7 @@ def instance(name: str, value: Any, kind: Any, advice: str = "") -> None:
 
 
 def line_of(error: Exception, which: int = 0) -> str:
-    """A line of what an error says, by default the first; of one that says nothing, its type."""
+    """A line of an error's text, by default the first. Without a text, the name of its type."""
     return (str(error).strip().splitlines() or [type(error).__name__])[which]
 
 

@@ -20,10 +20,11 @@ if TYPE_CHECKING:
     from .images import Example
     from .studies.runner import DetectorSource
 
-LEFT = {  # what an interrupted run leaves, by command; of the others nothing is half-written
-    "explain": "nothing is half-written, and with many photos the same command goes on from there",
-    "evaluate": "the same command goes on from there",
-    "figures": "the same command goes on from there",
+WHOLE, GOES_ON = "nothing is half-written", "the same command goes on from there"
+LEFT = {  # what is said of an interrupted run, by command; of the others, `WHOLE`
+    "explain": f"{WHOLE}, and with many photos {GOES_ON}",
+    "evaluate": GOES_ON,
+    "figures": GOES_ON,
 }
 
 
@@ -79,7 +80,7 @@ def _parser() -> argparse.ArgumentParser:
 
     def command(name: str, run: Callable[..., int], example: str, **texts: Any) -> Callable[..., Any]:
         """A subcommand, to which options are added; what it leaves of an interrupted run is said."""
-        left = LEFT.get(name, "nothing is half-written")
+        left = LEFT.get(name, WHOLE)
         added = commands.add_parser(name, epilog=f"Example: dclose-nb {name} {example}", **texts)
         added.set_defaults(run=run, left=left)
         return added.add_argument
@@ -229,15 +230,13 @@ def _fetch(args: argparse.Namespace) -> int:
 
 
 def _explain(args: argparse.Namespace) -> int:
-    from . import checks, folder, methods
+    from . import checks, folder
     from .images import Example
-    from .similarity import QUESTIONS
 
     labels = None if args.labels is None else args.labels.split(",")
     choice = folder.Choice(args.confidence, labels, args.top)
-    choice.check()
-    checks.at_least("seed", args.seed, 0)
-    method = methods.make(args.method, n_masks=None if args.n_masks == "auto" else args.n_masks)
+    options = {"method": args.method, "n_masks": args.n_masks, "seed": args.seed, "question": args.question}
+    method = folder.check_options(choice, **options)
     condition = None if args.fail_if is None else folder.Condition.parse(args.fail_if)
     if (
         condition
@@ -245,8 +244,6 @@ def _explain(args: argparse.Namespace) -> int:
         and not (args.n_masks == "auto" or getattr(method, "own_error", False))
     ):
         raise checks.InputError(f"{args.method} gives no error: take --method regression or --n-masks auto")
-    checks.choice("question", args.question, QUESTIONS)
-    options = {"method": args.method, "n_masks": args.n_masks, "seed": args.seed, "question": args.question}
     source = _source(args, default=None)
     photos = folder.find_photos(args.photos)
     if photos != args.photos or len(photos) > 1:

@@ -863,8 +863,9 @@ def _untaken(path: Path) -> Path:
 def _numbers(shares: np.ndarray, colours: list[str], aspect: float) -> str:
     """Numbers of boxes on the photo, as HTML: in the corner of a box, or above one that it would hide.
 
-    They are placed for a small window, where most is near. A number that finds no room is left out: the
-    list has it. `shares` (n, 4) are the boxes as shares of the photo, `aspect` is its width over its height.
+    They are placed as in a small window, in which they lie closest together. A number that finds no room is
+    left out; the list still has it. `shares` (n, 4) are the boxes as shares of the photo, `aspect` is its
+    width over its height.
     """
     width = min(SMALLEST[0], SMALLEST[1] * aspect)
     frame = np.array([width, width / aspect])

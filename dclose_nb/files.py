@@ -106,11 +106,10 @@ def _lock(folder: Path) -> IO[str] | None:
 
     The folder is made where it does not exist.
     """
-    if fcntl is None:
-        folder.mkdir(parents=True, exist_ok=True)
-        return None
     while True:
         folder.mkdir(parents=True, exist_ok=True)  # a run that has just ended may have removed it
+        if fcntl is None:
+            return None
         try:
             file = (folder / LOCK).open("a")
         except FileNotFoundError:
@@ -170,25 +169,26 @@ def staged(folder: str | Path, own: re.Pattern[str], expected: Collection[str], 
             old = {name for name in old if not (folder / name).is_dir()}
             refuse_foreign(folder, set(expected) - old, f"not {owner}")
             stage = Path(tempfile.mkdtemp(prefix=UNFINISHED, dir=folder))
-        needed = False  # whether files have moved out of the stage, and not yet all
         try:
             yield stage  # what fails in there is not always the folder's fault
             with write_errors(folder):
                 new = {file.name for file in stage.iterdir()}
                 refuse_foreign(folder, new - old, f"not {owner}")
-                needed = True
+        except BaseException:
+            shutil.rmtree(stage, ignore_errors=True)
+            raise
+        try:
+            with write_errors(folder):
                 try:
                     _replace(folder, stage, old - new)
                 except BaseException:  # a stop must not leave a folder that is half old and half new
                     _replace(folder, stage, old - new)
-                    needed = False
                     raise
-                needed = False
-            for other in left:
-                shutil.rmtree(other, ignore_errors=True)
         finally:
-            if not needed:
-                shutil.rmtree(stage, ignore_errors=True)
+            with suppress(OSError):  # it still holds what cannot be moved
+                stage.rmdir()
+        for other in left:
+            shutil.rmtree(other, ignore_errors=True)
 
 
 def _replace(folder: Path, stage: Path, stale: Iterable[str]) -> None:

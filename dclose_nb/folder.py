@@ -31,7 +31,7 @@ from .detection import Detections, Detector, one_hot
 from .explanation import Explanation, explain, staged
 from .files import MANIFEST, atomic_write, owned, read_json, refuse_foreign, sha256, write_errors
 from .images import FORMATS, load_photo
-from .methods import Method, make
+from .methods import Method, OwnWay, make
 from .similarity import QUESTIONS
 from .studies.records import Record
 from .studies.runner import DetectorSource, Task, detector_of, run_study
@@ -156,6 +156,17 @@ def _coco_photos(path: Path) -> list[str]:
         raise InputError(f"{str(path)!r} is damaged or not in COCO's format: {error!r}") from error
 
 
+def check_options(choice: Choice, *, method: str, n_masks: Any, seed: Any, question: Any) -> Method | OwnWay:
+    """The method that is asked for. What cannot work for any photo raises `InputError`."""
+    choice.check()
+    checks.at_least("seed", seed, 0)
+    checks.choice("question", question, QUESTIONS)
+    made = make(method, n_masks=None if n_masks == "auto" else n_masks)
+    if n_masks == "auto" and not isinstance(made, Method):
+        raise InputError(f"{method} draws no masks, so that n_masks cannot be 'auto'")
+    return made
+
+
 def explain_photos(
     photos: Sequence[str],
     out: str | Path,
@@ -200,17 +211,12 @@ def explain_photos(
         A folder that cannot be written, or holds somebody else's files, photos of other settings or the
         maps of another photo of the same name; an argument out of range.
     """
-    made = make(method, n_masks=None if n_masks == "auto" else n_masks)
-    if n_masks == "auto" and not isinstance(made, Method):
-        raise InputError(f"{method} draws no masks, so that n_masks cannot be 'auto'")
-    checks.at_least("seed", seed, 0)
-    checks.choice("question", question, QUESTIONS)
-    choice.check()
+    options = {"method": method, "n_masks": n_masks, "seed": seed, "question": question}
+    check_options(choice, **options)
     out, loaded = checks.path(out), detector_of(detector)
     choice.wanted(loaded)
     if not (out / "records.jsonl").exists():
         refuse_foreign(out, (INDEX, CSV, JSONL), "not of explained photos")
-    options = {"method": method, "n_masks": n_masks, "seed": seed, "question": question}
     known = {"name": loaded.name, **loaded.provenance}
     names = ", ".join(loaded.class_names)
     settings = {"detector": known, "class_names": names, **options, **choice._asdict()}
@@ -228,7 +234,7 @@ def explain_photos(
         if folder is None:  # of another command
             return False
         there = line.get("report") == folder and photo_of(out / folder) == line["photo"]
-        there = there and (out / folder / reports.PAGE).is_file()
+        there &= (out / folder / reports.PAGE).is_file()
         return not there or line["sha256"] != _sum_of(line["photo"])
 
     records = run_study(out, settings, tasks, _explain_photo, workers=workers, progress=progress, stale=stale)

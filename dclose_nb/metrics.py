@@ -86,8 +86,7 @@ def leakage(saliency: np.ndarray, own: np.ndarray, other: np.ndarray) -> float:
     the target and of the other object. A map that is 0 on both scores 0.5.
     """
     energy = _map(saliency).clip(0)
-    own = checks.numbers("own", own, energy.shape).astype(bool)  # 0 and 1 would be rows
-    other = checks.numbers("other", other, energy.shape).astype(bool)
+    own, other = checks.mask("own", own, energy.shape), checks.mask("other", other, energy.shape)
     wrong, both = energy[other].sum(), energy[own].sum() + energy[other].sum()
     return float(wrong / both) if both > 0 else 0.5
 
@@ -160,8 +159,8 @@ def _map(saliency: Any) -> np.ndarray:
 def window(box: Any, shape: tuple[int, ...]) -> tuple[slice, slice]:
     """Rows and columns of a box (x1, y1, x2, y2) in a map of `shape` (H, W).
 
-    Its edges are cut at the map's and rounded, unless no pixel is left between them. A box outside the map
-    raises `InputError`.
+    Its edges are clipped to the map and rounded; a box that is too thin for that has the pixels that it
+    touches. A box outside the map raises `InputError`.
     """
     edges = checks.numbers("a box x1, y1, x2, y2", box, (4,)).reshape(2, 2).clip(0, shape[1::-1])
     rounded, touched = np.round(edges), np.stack([np.floor(edges[0]), np.ceil(edges[1])])

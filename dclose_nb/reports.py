@@ -130,9 +130,8 @@ def slug(text: str) -> str:
 
 def _save_figure(axes: np.ndarray, path: Path) -> None:
     figure = axes[0].figure
-    with write_errors(path.parent):
-        for ending in (".png", ".pdf"):
-            plot.save(figure, path.with_name(path.name + ending), dpi=150)
+    for ending in (".png", ".pdf"):
+        plot.save(figure, path.with_name(path.name + ending), dpi=150)
     plt.close(figure)
 
 

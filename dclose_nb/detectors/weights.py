@@ -16,7 +16,7 @@ import safetensors.torch
 import torch
 
 from .. import checks
-from ..files import read_json, shipped
+from ..files import read_json, sha256, shipped
 
 RELEASE = "https://github.com/Megvii-BaseDetection/YOLOX/releases/download/0.1.1rc0"
 
@@ -81,18 +81,17 @@ def load(name: str) -> Weights:
     if not path.exists():
         _download(path)
     try:
-        with path.open("rb") as file:
-            sha256 = hashlib.file_digest(file, "sha256").hexdigest()
+        found = sha256(path)
         state = torch.load(path, map_location="cpu", weights_only=True)["model"]
     except Exception as error:  # torch raises many types for a damaged or foreign file
         raise WeightsError(
             f"{path} cannot be read as weights of {name}: {checks.line_of(error)}. "
             "Remove it to have the official file fetched."
         ) from error
-    official = sha256 == OFFICIAL[name]
+    official = found == OFFICIAL[name]
     if not official:
-        checks.warn(f"{path} is not the official {name} checkpoint (sha256 {sha256})")
-    return Weights(state, sha256, official)
+        checks.warn(f"{path} is not the official {name} checkpoint (sha256 {found})")
+    return Weights(state, found, official)
 
 
 def missing(name: str) -> str:

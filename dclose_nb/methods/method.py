@@ -24,7 +24,7 @@ class Method(ABC):
     """A sampling method: a frozen dataclass of its options, which `__post_init__` checks."""
 
     own_error: ClassVar[bool] = False  # whether `combine` gives the error; else two halves are compared
-    # most masks that it takes; "auto" goes up to them, or to n_masks if None
+    # the most masks that it takes; n_masks="auto" goes up to these, or to its own number where this is None
     most: ClassVar[int | None] = None
 
     @property

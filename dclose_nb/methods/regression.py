@@ -18,7 +18,7 @@ from .method import Maps
 
 SCALES = (0.03, 0.06, 0.12, 0.24)  # of the kernels, as shares of the image's sides, finest first
 NOISE = 0.5  # share of the weights' variance that is assumed not to be explained by effects of pixels
-GRID = 64  # masks are compared at no fewer than about this many points of the longer side
+GRID = 64  # masks are compared at about this many points of the longer side, or more
 MOST = 2000  # masks, since all pairs of them are compared
 GROUPS = 20  # of masks, each of which is left out once to estimate the error
 POOL = 0.02  # of the sides: over such distances squared errors are averaged, since few groups make them rough

@@ -394,7 +394,7 @@ def _modelled(inputs: FigureInputs, name: str) -> tuple[str, Candidate]:
 def photographs() -> dict[str, list[Path]]:
     """Photographs of each condition of `REAL`, under the folder that ``DCLOSE_CONDITIONS`` names.
 
-    Of each at most `MOST_PHOTOGRAPHS` are taken, at even distances. Without the variable there are none.
+    At most `MOST_PHOTOGRAPHS` of each are taken, at even distances. Without the variable there are none.
     """
     folder = os.environ.get("DCLOSE_CONDITIONS")
     found = {}

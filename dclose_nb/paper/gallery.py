@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import sys
 import time
@@ -22,7 +21,7 @@ from ..detection import Detector
 from ..detectors import MissingWeights, load_detector
 from ..detectors.planted import NETWORKS
 from ..explanation import versions
-from ..files import atomic_write, owned, read_json, refuse_foreign, write_errors
+from ..files import atomic_write, owned, read_json, refuse_foreign, sha256, write_errors
 from ..reports import document, table
 from ..studies.records import Record
 from ..studies.runner import DetectorSource, detector_of
@@ -142,8 +141,7 @@ def _settings(inputs: FigureInputs, number: int) -> Record:
     }
     if number == 8:
         settings["photographs"] = {
-            name: [(file.name, hashlib.sha256(file.read_bytes()).hexdigest()) for file in files]
-            for name, files in photographs().items()
+            name: [(file.name, sha256(file)) for file in files] for name, files in photographs().items()
         }
     return json.loads(json.dumps(settings, default=str))
 
@@ -154,7 +152,7 @@ def _files(number: int) -> list[str]:
 
 @contextmanager
 def _own_figures_closed() -> Iterator[None]:
-    """Close the figures that are opened meanwhile, be they drawn to their end or not, and no others."""
+    """Close the figures that are opened meanwhile, also those that are left half drawn, and no others."""
     others = set(plt.get_fignums())
     try:
         yield
@@ -177,9 +175,8 @@ def _make(inputs: FigureInputs, number: int, settings: Record) -> Record:
             for name in _files(number):
                 if figure is None:
                     (inputs.folder / name).unlink(missing_ok=True)
-                    continue
-                with atomic_write(inputs.folder / name) as unfinished:
-                    plot.save(figure, unfinished, format=name[-3:])
+                else:
+                    plot.save(figure, inputs.folder / name)
     return {
         "title": title,
         "caption": caption,

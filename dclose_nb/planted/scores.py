@@ -19,11 +19,6 @@ def _energy(saliency: np.ndarray) -> np.ndarray:
     return checks.numbers("the map", saliency, ("H", "W"), dtype=np.float64).clip(0)
 
 
-def _mask(name: str, mask: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
-    """A mask of the map's shape as bool, since 0 and 1 would be rows."""
-    return checks.numbers(name, mask, shape).astype(bool)
-
-
 def relevance_mass(saliency: np.ndarray, causal: np.ndarray) -> float:
     """Share of the map's energy that lies on causal pixels, in [0, 1].
 
@@ -33,7 +28,7 @@ def relevance_mass(saliency: np.ndarray, causal: np.ndarray) -> float:
     """
     energy = _energy(saliency)
     total = energy.sum()
-    return float(energy[_mask("causal", causal, energy.shape)].sum() / total) if total > 0 else 0.0
+    return float(energy[checks.mask("causal", causal, energy.shape)].sum() / total) if total > 0 else 0.0
 
 
 def relevance_rank(saliency: np.ndarray, causal: np.ndarray) -> float:
@@ -44,7 +39,7 @@ def relevance_rank(saliency: np.ndarray, causal: np.ndarray) -> float:
     pixel raises `InputError`.
     """
     values = _energy(saliency)
-    causal = _mask("causal", causal, values.shape)
+    causal = checks.mask("causal", causal, values.shape)
     k = int(causal.sum())
     if k == 0:
         raise InputError("no pixel is causal")
@@ -64,7 +59,7 @@ def part_correlation(saliency: np.ndarray, parts: list[Part], effects: np.ndarra
     values = checks.numbers("the map", saliency, ("H", "W"), dtype=np.float64)
     if len(parts) != len(effects):
         raise InputError(f"{len(parts)} parts need as many effects, got {len(effects)}")
-    means = [values[_mask("a part's mask", part.mask, values.shape)].mean() for part in parts]
+    means = [values[checks.mask("a part's mask", part.mask, values.shape)].mean() for part in parts]
     if len(parts) < 2 or np.ptp(means) == 0 or np.ptp(effects) == 0:
         return float("nan")
     return float(spearmanr(means, effects).statistic)

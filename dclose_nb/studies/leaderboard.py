@@ -56,7 +56,7 @@ class Entry(NamedTuple):
         return self.passes <= CHEAP if self.passes else not has_budget(self.method)
 
     @property
-    def drawn(self) -> bool:
+    def random(self) -> bool:
         """Whether chance decides its maps."""
         return issubclass(METHODS[self.method], Method)
 
@@ -128,9 +128,9 @@ def study_image(
     object; ``over_all``, ``insertion``, ``deletion``, ``ebpg``, ``pointing`` and ``sparsity``; for an image
     that was `drawn` those of `planted_truth.truth_scores`; ``agreement``, the rank correlation with the map
     of a second seed; and ``shuffled`` and ``by_chance``, of the map from the network with shuffled weights,
-    "|rank|" and "moved |rank|" of `sanity.compare`. These three are None if a map is empty, and where they
-    are not measured: of entries that are not cheap, the first where nothing is random, the others of
-    photographs and of detectors without weights.
+    "|rank|" and "moved |rank|" of `sanity.compare`. These three are measured for cheap entries only: the
+    first if chance decides the maps, the others if the image was drawn and the detector has weights. They are
+    None otherwise, and if a map is empty.
     """
     canvas = detector.prepare(image)
     # boxes that deletion and insertion can see, since they suppress over all classes
@@ -144,7 +144,7 @@ def study_image(
     for entry in entries(detector, passes, own=own):
         first = _maps(detector, image, targets, entry, 0)
         # masks of another seed each: the same ones would share their noise
-        second = _maps(detector, image, targets, entry, 1) if entry.cheap and entry.drawn else {}
+        second = _maps(detector, image, targets, entry, 1) if entry.cheap and entry.random else {}
         lost = _maps(shuffled, image, targets, entry, 1) if entry.cheap and shuffled else {}
         for name, (maps, n_forward) in first.items():
             curves = metrics.curves(detector, canvas, targets, maps, steps=steps)
@@ -170,14 +170,14 @@ def _comparisons(
     maps: np.ndarray, second: Maps | None, lost: Maps | None, targets: Detections
 ) -> dict[str, np.ndarray]:
     """``agreement``, ``shuffled`` and ``by_chance`` of maps (n, H, W), (n,) each; see `study_image`."""
-    nothing = np.full(len(maps), np.nan)
-    agreement, shuffled, by_chance = nothing, nothing, nothing
+    found = dict.fromkeys(("agreement", "shuffled", "by_chance"), np.full(len(maps), np.nan))
     if second is not None:
-        agreement = np.array(list(map(metrics.rank_correlation, maps, second[0])))
+        found["agreement"] = np.array(list(map(metrics.rank_correlation, maps, second[0])))
     if lost is not None:
         table, _ = compare(maps, lost[0], targets.boxes, np.zeros((1, 2), dtype=int))
-        shuffled, by_chance = (table[COLUMNS.index(column)] for column in ("|rank|", "moved |rank|"))
-    return {"agreement": agreement, "shuffled": shuffled, "by_chance": by_chance}
+        for score, column in (("shuffled", "|rank|"), ("by_chance", "moved |rank|")):
+            found[score] = table[COLUMNS.index(column)]
+    return found
 
 
 def _maps(

@@ -142,7 +142,7 @@ def nearer(found: list[Record], truth: str, entries: Mapping[str, str]) -> list[
 
 
 def unlearned(found: list[Record], entries: Mapping[str, str]) -> list[Claim]:
-    """A family of claims: what a map shows, was it there before the network learned anything?
+    """A family of claims: do maps show what was there before the network learned anything?
 
     The map from a network of shuffled weights is compared with the first one: are they more alike (absolute
     rank correlation) than maps are by chance? Methods of which no such map was made are left out.
