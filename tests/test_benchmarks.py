@@ -1,6 +1,7 @@
 """The scripts in ``benchmarks/`` start, and the calibration counts what it says."""
 
 import importlib.util
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -33,14 +34,13 @@ def test_calibration_counts_the_pixels_within_the_error(monkeypatch):
     drawn = dc.planted.scene(4, n_objects=1)
     truth = Truth(4, "scene_4", drawn.boxes, drawn.names, [None])
     explain, detector = dc.explain, dc.load_detector("planted", device="cpu")
-    found = {}
+    found, made = {}, {}
     for error in (0, 1, None):
 
         def with_error(*args, error=error, **options):
-            made = explain(*args, **options)
-            if error is not None:
-                object.__setattr__(made, "error", np.full(made.saliency.shape, error, np.float32))
-            return made
+            asked = tuple(options.items())
+            e = made[asked] = made.get(asked) or explain(*args, **options)
+            return e if error is None else replace(e, error=np.full(e.saliency.shape, error, np.float32))
 
         monkeypatch.setattr(dc, "explain", with_error)
         (record,) = calibration.study_image(detector, drawn.image, truth)["objects"]

@@ -19,14 +19,23 @@ from .inference import Claim, Estimate
 from .records import Record, Records
 
 GROUPS = ("small", "middle", "large")
-METRICS = {  # unit as the paper prints it, and its name there
-    "sparsity": (1, "Sparsity ↑"),
-    "ebpg": (100, "EBPG (%) ↑"),
-    "deletion": (100, "Del (%) ↓"),
-    "insertion": (100, "Ins (%) ↑"),
-    "over_all": (100, "Over-all (%) ↑"),
+
+
+class Metric(NamedTuple):
+    """How a metric is written."""
+
+    unit: int  # values are printed times this
+    name: str  # in a sentence
+    heading: str  # of the paper's tables
+
+
+METRICS = {
+    "sparsity": Metric(1, "sparsity", "Sparsity ↑"),
+    "ebpg": Metric(100, "EBPG", "EBPG (%) ↑"),
+    "deletion": Metric(100, "deletion", "Del (%) ↓"),
+    "insertion": Metric(100, "insertion", "Ins (%) ↑"),
+    "over_all": Metric(100, "over-all", "Over-all (%) ↑"),
 }
-METRIC_NAMES = ("sparsity", "EBPG", "deletion", "insertion", "over-all")
 SETTINGS = {  # Table 1: superpixel segments, density map, feature fusion
     "mfpp": "segments",
     "segments+density": "segments, density",
@@ -252,11 +261,11 @@ def class_mean(found: list[Record], method: str, metric: str) -> float:
 
 def _mean_cell(found: list[Record], method: str, metric: str) -> str:
     """Mean and interval as they are printed; the mean alone where few images are left."""
-    return mean(found, method, metric).text(METRICS[metric][0], sign="")
+    return mean(found, method, metric).text(METRICS[metric].unit, sign="")
 
 
 def _class_mean_cell(found: list[Record], method: str, metric: str) -> str:
-    return f"{METRICS[metric][0] * class_mean(found, method, metric):.2f}" if found else ""
+    return f"{METRICS[metric].unit * class_mean(found, method, metric):.2f}" if found else ""
 
 
 def ablation(records: Records) -> Table:
@@ -264,7 +273,7 @@ def ablation(records: Records) -> Table:
     found = objects(records)
     columns, rows = ["setting"], []
     for metric in ABLATION_METRICS:
-        columns += [METRICS[metric][1], "class mean", "paper"]
+        columns += [METRICS[metric].heading, "class mean", "paper"]
     for method in [name for name in SETTINGS if found and name in records.settings["methods"]]:
         row = [SETTINGS[method]]
         for metric, paper in zip(ABLATION_METRICS, PAPER_1[method]):
@@ -283,10 +292,10 @@ def by_size(records: Records, methods: Sequence[str] | None = None) -> Table:
     methods = [checks.choice("methods", name, tuple(records.settings["methods"])) for name in methods]
     for method in methods:
         columns += [named(method), *(["paper"] if method in PAPER_2 else [])]
-    for metric, (_, name) in METRICS.items():
+    for metric, written in METRICS.items():
         for k, group in enumerate((*GROUPS, "all", "all, class mean")):
             members = [record for record in found if group in ("all", "all, class mean", record["group"])]
-            row = [name, f"{group} ({len(members)})"]
+            row = [written.heading, f"{group} ({len(members)})"]
             for method in methods:
                 row.append((_mean_cell if k < 4 else _class_mean_cell)(members, method, metric))
                 if method in PAPER_2:
@@ -315,7 +324,7 @@ def cost(records: Records) -> Table:
 def claim(sentence: str, found: list[Record], method: str, other: str, metric: str) -> Claim:
     """A claim that `method` is better than `other` by a metric of `METRICS`, on the same `objects`."""
     side = "below" if metric == "deletion" else "above"
-    return Claim(sentence, difference(found, method, other, metric), side, unit=METRICS[metric][0])
+    return Claim(sentence, difference(found, method, other, metric), side, unit=METRICS[metric].unit)
 
 
 def paper_claims(found: list[Record]) -> list[Claim]:
@@ -323,7 +332,7 @@ def paper_claims(found: list[Record]) -> list[Claim]:
 
     `found` are the `objects` of an evaluation with D-RISE, Grad-CAM, D-CLOSE and all of its ablation.
     """
-    called = dict(zip(METRICS, METRIC_NAMES))
+    called = {metric: written.name for metric, written in METRICS.items()}
     claims = [
         claim(f"6: D-CLOSE outperforms {NAMES[other]} on all metrics: {name}", found, "dclose", other, metric)
         for other in ("drise", "gradcam")

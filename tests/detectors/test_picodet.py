@@ -85,7 +85,8 @@ def test_average_precision_is_that_of_the_files_own_suppression(network, coco):
             names = [network.class_names[int(label)] for label in labels[:, 0]]
             return types.SimpleNamespace(boxes=boxes, names=names, scores=scores[:, 0])
 
-    assert average_precision(network, coco) == pytest.approx(average_precision(Own(), coco), abs=0.01)
+    ours, own = (average_precision(detector, coco, every=3) for detector in (network, Own()))
+    assert ours == pytest.approx(own, abs=0.01) and own > 0.2
 
 
 def test_threads_processes_and_batches_give_the_same(network):

@@ -82,11 +82,10 @@ def test_a_scene_is_scored_against_its_truth(tmp_path, monkeypatch):
 
 def test_rules_take_turns_and_their_exact_map_judges(tmp_path, monkeypatch):
     monkeypatch.setattr(leaderboard, "entries", lambda detector, passes, own: [Entry("drise", 8)])
-    options = {"detector": "rules", "passes": (8,), "steps": 3, "limit": 25, "progress": False}
-    lines = leaderboard.study(tmp_path, **options).lines
-    layouts = {(line["rule"], line["image"] % 4) for line in lines}
-    assert len(layouts) == 6 * 4
-    for line in lines[:5]:
+    options = {"detector": "rules", "passes": (8,), "steps": 3, "progress": False}
+    lines = leaderboard.study(tmp_path / "few", limit=5, **options).lines
+    assert len({line["rule"] for line in lines}) == 2  # each has four layouts
+    for line in lines:
         drawn = dc.planted.scene(line["image"], layout=LAYOUTS[line["image"] % 4])
         detector = RuleDetector(drawn, line["rule"])
         truth = Truth(0, "", drawn.boxes, drawn.names, [])
@@ -98,6 +97,9 @@ def test_rules_take_turns_and_their_exact_map_judges(tmp_path, monkeypatch):
             scored = record["methods"]["drise 8"]
             assert scored["truth_shared"] == pytest.approx(shared, abs=1e-4)
             assert scored["shuffled"] is None  # a rule has no weights
+    monkeypatch.setattr(leaderboard, "study_image", lambda *_, **__: {"objects": []})
+    many = leaderboard.study(tmp_path / "many", limit=25, **options).lines
+    assert len({(line["rule"], line["image"] % 4) for line in many}) == 6 * 4  # each rule with each layout
 
 
 def test_the_command_says_what_is_wrong(tmp_path, capsys):
