@@ -243,7 +243,7 @@ def claims(lines: Sequence[Record]) -> list[Claim]:
 
 def map_table(kinds: Cases) -> Table:
     """How far the maps of prediction and truth differ, and how much of that is chance."""
-    columns = ["cases", *HOW, "excess", "below 0.01", "repeats", "less than a map repeats"]
+    columns = ["cases", *HOW, "excess", "below 0.01", "repeats", "repeats, less a map's own"]
     rows = []
     for kind in ("right", SECOND, *PAIRED):
         cases = kinds[kind]
