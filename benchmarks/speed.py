@@ -35,6 +35,7 @@ from dclose_nb.detectors import weights
 from dclose_nb.detectors.yolox import YoloxDetector, proposals_of
 from dclose_nb.explanation import versions
 from dclose_nb.files import atomic_write
+from dclose_nb.masks import forget_superpixels
 from dclose_nb.sampling import batch_size_for
 from dclose_nb.threads import map_in_threads, threads_for
 
@@ -78,6 +79,7 @@ def main() -> None:
 
 
 def seconds(run: Callable[[], object]) -> float:
+    forget_superpixels()
     start = time.perf_counter()
     run()
     if torch.cuda.is_available():

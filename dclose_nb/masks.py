@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Collection
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
 from typing import Any
 
 import numpy as np
@@ -15,6 +15,7 @@ from skimage.segmentation import slic
 from . import checks
 
 SEGMENTS = (150, 300, 600, 1200, 2400)  # section 4.2
+KEPT = 8  # results of SLIC, which hold the levels of one photo
 MOST = 1000  # cells of a side, and how far masks may be enlarged: memory does not suffice for much more
 
 # Streams of random numbers that a mask draws from; see MaskSampler.
@@ -40,8 +41,20 @@ def superpixels(image: np.ndarray, n_segments: int) -> np.ndarray:
     checks.at_least("n_segments", n_segments, 1)
     image = checks.image(image)
     n_segments = min(n_segments, image.shape[0] * image.shape[1])
+    return _cut_once(image.tobytes(), image.shape, n_segments).copy()
+
+
+@lru_cache(maxsize=KEPT)
+def _cut_once(pixels: bytes, shape: tuple[int, ...], n_segments: int) -> np.ndarray:
+    """Who explains a photo again, with other settings, waits for SLIC only the first time."""
+    image = np.frombuffer(pixels, np.uint8).reshape(shape)
     labels = slic(image, n_segments=n_segments, compactness=10, sigma=1, start_label=0)
     return np.unique(labels, return_inverse=True)[1].reshape(labels.shape)
+
+
+def forget_superpixels() -> None:
+    """Let SLIC start anew, so that a time that is measured holds it."""
+    _cut_once.cache_clear()
 
 
 @dataclass(frozen=True, eq=False)

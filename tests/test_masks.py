@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from skimage.segmentation import slic
 
-from dclose_nb import InputError
+from dclose_nb import InputError, masks
 from dclose_nb.masks import grid_masks, superpixel_masks, superpixels
 
 RNG = np.random.default_rng(4)
@@ -21,6 +21,23 @@ def test_superpixels_of_four_quadrants():
     quadrants = labels[:9, :10], labels[:9, 12:], labels[11:, :10], labels[11:, 12:]
     assert all((quadrant == quadrant[0, 0]).all() for quadrant in quadrants)
     assert sorted(quadrant[0, 0] for quadrant in quadrants) == [0, 1, 2, 3]
+
+
+def test_a_photo_is_cut_once_and_a_changed_result_changes_no_other(monkeypatch):
+    asked = []
+    monkeypatch.setattr(masks, "slic", lambda image, **options: asked.append(image) or slic(image, **options))
+    image = np.random.default_rng(5).integers(0, 256, (20, 30, 3), dtype=np.uint8)
+    first, second = superpixels(image, 10), superpixels(image.copy(), 10)
+    assert len(asked) == 1 and np.array_equal(first, second)
+    second[:] = 0
+    assert np.array_equal(superpixels(image, 10), first) and first.any()
+    superpixels(image, 11)
+    superpixels(image.reshape(30, 20, 3), 10)
+    image[0, 0] ^= 1
+    superpixels(image, 10)
+    assert len(asked) == 4
+    masks.forget_superpixels()
+    assert np.array_equal(superpixels(image, 10), superpixels(image, 10)) and len(asked) == 5
 
 
 @pytest.mark.parametrize("shape", [(1, 1), (1, 9), (5, 3)])

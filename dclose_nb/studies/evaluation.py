@@ -15,6 +15,7 @@ from ..checks import InputError
 from ..detection import Detector
 from ..explanation import explain
 from ..fusion import min_max
+from ..masks import forget_superpixels
 from ..methods import METHODS, make, options_of
 from .coco import DataSet, Truth, matched, study_photos
 from .records import Record, Records
@@ -62,6 +63,7 @@ def study_image(
     if not objects:
         return line
     for method in [name for name in methods if name not in ABLATION]:
+        forget_superpixels()  # so that the time of each method holds its own
         e = explain(detector, image, targets, method=method, seed=seed, progress=False, **methods[method])
         maps = {method: e.saliency}  # (n, H, W) each
         if method == "dclose":
