@@ -147,9 +147,9 @@ def at_least(
     return int(value) if integer else float(value)
 
 
-def count(name: str, value: Any, smallest: int = 1) -> int:
-    """Return `value` if it is an integer of at least `smallest` that is not beyond all use."""
-    return int(at_least(name, value, smallest, largest=MANY))
+def count(name: str, value: Any) -> int:
+    """Return `value` if it is an integer of at least 1 that is not beyond all use."""
+    return int(at_least(name, value, 1, largest=MANY))
 
 
 def flag(name: str, value: Any) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import io
+import os
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -246,7 +247,8 @@ def _explain(args: argparse.Namespace) -> int:
         raise checks.InputError(f"{args.method} gives no error: take --method regression or --n-masks auto")
     source = _source(args, default=None)
     photos = folder.find_photos(args.photos)
-    if photos != args.photos or len(photos) > 1:
+    one_name = [*dict.fromkeys(map(os.path.expanduser, args.photos))]
+    if len(photos) > 1 or photos != one_name:  # a folder or a pattern that holds one photo has a page, too
         return _explain_many(args, photos, source, choice, condition, options)
     (photo,) = photos
     image = dc.load_photo(photo)

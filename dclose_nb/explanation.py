@@ -147,6 +147,12 @@ class Explanation:
         """Number of superpixels of each of `levels`, finest first; empty for a method without such levels."""
         return [] if self.levels is None else sorted(self.params.get("segments", ()), reverse=True)
 
+    @property
+    def level_names(self) -> list[str]:
+        """What each of `levels` is called, finest first."""
+        numbered = [] if self.levels is None else [f"level {k + 1}" for k in range(len(self.levels))]
+        return [f"about {count} superpixels" for count in self.segments] or numbered
+
     def save(self, folder: str | Path) -> Path:
         """Write ``maps.npz`` (all arrays) and ``manifest.json`` (how they were made); see `load`.
 
@@ -337,7 +343,8 @@ def explain(
     checks.choice("overlap", overlap, ("box", "mask"))
     checks.choice("question", question, QUESTIONS)
     seed, batch_size = checks.at_least("seed", seed, 0), batch_size_for(detector, batch_size)
-    for option, asked in (("tolerance", tolerance is not None), ("overlap", overlap == "mask")):
+    stopping = "n_masks" if auto else "tolerance"
+    for option, asked in ((stopping, tolerance is not None), ("overlap", overlap == "mask")):
         if asked and not sampled:
             known = ", ".join(options_of(method))
             raise InputError(f"method {method!r} has no option {option!r}; it has: {known}")
@@ -385,21 +392,16 @@ def explain(
 
     plan = chosen.plan(canvas, seed)._replace(overlap=overlap, question=question)
     limit = tolerance or np.inf
-    halves, total = tolerance is not None and not chosen.own_error, sum(plan.counts)
+    halves, total = 1 + (tolerance is not None and not chosen.own_error), sum(plan.counts)
     step = max(CHECK, -(-total // CHECKS))
     stops = [min(FIRST, total)] * (watch is not None) + [*range(step, total, step)] * (tolerance is not None)
-    run: dict[str, Any] = {
-        "batch_size": batch_size,
-        "progress": progress,
-        "stops": stops,
-        "halves": 1 + halves,
-    }
-    sampling = Sampling(detector, canvas, targets, plan, **run)
+    run: dict[str, Any] = {"batch_size": batch_size, "progress": progress}
+    sampling = Sampling(detector, canvas, targets, plan, stops=stops, halves=halves, **run)
 
     def so_far() -> Explanation:
         levels = sampling.levels()
         maps = chosen.combine(levels)
-        if halves:
+        if halves == 2:
             apart = [min_max(chosen.combine(sampling.levels(half)).saliency) for half in (0, 1)]
             maps = maps._replace(error=np.abs(apart[0] - apart[1]) / 2)
         return explanation(maps, sum(len(level.weights) for level in levels))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 from collections.abc import Callable
 from dataclasses import replace
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import NamedTuple
 
 import cv2
@@ -83,6 +83,8 @@ def _sampled(detector: Detector, explanation: Explanation) -> tuple[Canvas, Plan
 
 
 def _draw_superpixels(detector: Detector, explanation: Explanation) -> Figure:
+    if not explanation.segments:
+        raise InputError(f"{explanation.method}: its levels are not made of superpixels")
     canvas, plan = _planned(detector, explanation)
     figure, axes = _panels(len(plan.samplers), canvas.content[2:])
     for ax, sampler, asked in zip(axes, plan.samplers, explanation.segments):
@@ -95,7 +97,7 @@ def _draw_masks(detector: Detector, explanation: Explanation) -> Figure:
     canvas, plan = _planned(detector, explanation)
     figure, axes = _panels(len(plan.samplers), canvas.content[2:])
     masks = [sampler.masks(0, 1)[0].cpu().numpy() for sampler in plan.samplers]
-    plot.masks(masks, titles=[f"about {asked} superpixels" for asked in explanation.segments], ax=axes)
+    plot.masks(masks, titles=explanation.level_names, ax=axes)
     return figure
 
 
@@ -118,29 +120,20 @@ def _draw_weights(detector: Detector, explanation: Explanation) -> Figure:
     *_, weights = _sampled(detector, explanation)
     figure = Figure(figsize=(8, 3), layout="constrained")
     ax = figure.subplots()
-    ax.boxplot(weights, tick_labels=[str(asked) for asked in explanation.segments])
+    asked = [str(count) for count in explanation.segments]
+    ax.boxplot(weights, tick_labels=asked or explanation.level_names)
     for k, weight in enumerate(weights):
         ax.plot(np.full(len(weight), k + 1), weight, ".", color="C0")
-    ax.set(xlabel="superpixels asked", ylabel="weight (Eq. 6)")
+    ax.set(xlabel="superpixels asked" if asked else "", ylabel="weight (Eq. 6)")
     return figure
 
 
-def _draw_density(_: Detector, explanation: Explanation) -> Figure:
-    return _draw_maps(plot.density, explanation)
-
-
-def _draw_levels(_: Detector, explanation: Explanation) -> Figure:
-    return _draw_maps(plot.levels, explanation)
-
-
-def _draw_cascade(_: Detector, explanation: Explanation) -> Figure:
-    return _draw_maps(plot.cascade, explanation, rows=2)
-
-
-def _draw_maps(draw: Callable[..., np.ndarray], explanation: Explanation, rows: int = 1) -> Figure:
+def _draw_maps(
+    draw: Callable[..., np.ndarray], _: Detector, explanation: Explanation, rows: int = 1
+) -> Figure:
     """A map of each level, side by side, in `rows` rows."""
-    size = explanation.levels.shape[2:]  # type: ignore[union-attr]
-    figure, axes = _panels(len(explanation.segments), size, rows=rows, colour_bar=True)
+    n, _, *size = explanation.levels.shape  # type: ignore[union-attr]
+    figure, axes = _panels(n, tuple(size), rows=rows, colour_bar=True)
     draw(explanation, ax=axes)
     return figure
 
@@ -154,7 +147,9 @@ STEPS = {
     "weights": Step(
         f"Weights: how much of the box up to {SAMPLE} masks of each level leave (Eq. 6)", _draw_weights
     ),
-    "density": Step("Density: how many masks kept each pixel (Eq. 3)", _draw_density),
-    "levels": Step("A map of each level (Eq. 7)", _draw_levels),
-    "cascade": Step("The cascade: how the levels become one map (Eq. 8)", _draw_cascade),
+    "density": Step("Density: how many masks kept each pixel (Eq. 3)", partial(_draw_maps, plot.density)),
+    "levels": Step("A map of each level (Eq. 7)", partial(_draw_maps, plot.levels)),
+    "cascade": Step(
+        "The cascade: how the levels become one map (Eq. 8)", partial(_draw_maps, plot.cascade, rows=2)
+    ),
 }

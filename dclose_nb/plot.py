@@ -38,6 +38,7 @@ DIVERGING = "PiYG_r"  # white in the middle; green and pink are told apart by al
 OPACITY = 0.75  # of an overlay's highest value
 TRUTH, PREDICTION = "#00b400", "red"  # boxes in the paper's Fig. 5
 ROLE_COLOURS = {"class": "tab:red", "body": "tab:blue", "edge": "gold", "inert": "tab:gray"}
+NARROW = 12  # letters of a line in the title of a small panel
 WIDEST = 10  # inches of a figure that is made here, so that it can be projected
 LARGEST = 1600  # pixels of a drawn image's longer side; more cannot be seen
 PADDING = 0.2  # around the text of a box's label, as a share of the font's size
@@ -142,7 +143,7 @@ def error(explanation: Explanation, *, ax: Any = None) -> np.ndarray:
 def levels(explanation: Explanation, *, ax: Any = None) -> np.ndarray:
     """The levels S_k (Eq. 7) of one detection side by side, finest first, as computed."""
     maps, box = _levels_of_one(explanation), _box_on_levels(explanation)
-    return _draw_levels(maps, explanation.segments, "saliency of the level", ax, box)
+    return _draw_levels(maps, explanation.level_names, "saliency of the level", ax, box)
 
 
 def density(explanation: Explanation, *, ax: Any = None) -> np.ndarray:
@@ -150,7 +151,7 @@ def density(explanation: Explanation, *, ax: Any = None) -> np.ndarray:
     _refuse_others(explanation)
     if explanation.density is None:
         raise InputError(f"method {explanation.method!r} has no density map")
-    return _draw_levels(explanation.density, explanation.segments, "sum of masks", ax)
+    return _draw_levels(explanation.density, explanation.level_names, "sum of masks", ax)
 
 
 def cascade(explanation: Explanation, *, ax: Any = None) -> np.ndarray:
@@ -164,10 +165,10 @@ def cascade(explanation: Explanation, *, ax: Any = None) -> np.ndarray:
         raise InputError(
             f"method {explanation.method!r} ran without a cascade: draw its levels with plot.levels"
         )
-    maps, segments, box = maps[order], explanation.segments[order], _box_on_levels(explanation)
+    maps, names, box = maps[order], explanation.level_names[order], _box_on_levels(explanation)
     axes = _panels(ax, 2 * len(maps), maps.shape[1:], columns=len(maps), bars=len(maps))
-    for k, (level, fused, n_segments) in enumerate(zip(min_max(maps), cascade_steps(maps), segments)):
-        _draw_map(axes[k], level, f"$S_{k + 1}$, about {n_segments}\nsuperpixels")
+    for k, (level, fused, name) in enumerate(zip(min_max(maps), cascade_steps(maps), names)):
+        _draw_map(axes[k], level, f"$S_{k + 1}$, {fill(name, NARROW)}")
         title = "$A_0 = S_1$" if k == 0 else f"$A_{k} = (A_{k - 1} + S_{k + 1})\\, S_{k + 1}$"
         _draw_map(axes[len(maps) + k], fused, title)
     for panel in axes:
@@ -606,12 +607,12 @@ def _box_on_levels(explanation: Explanation) -> np.ndarray:
 
 
 def _draw_levels(
-    maps: np.ndarray, segments: Sequence[int], label: str, ax: Any, box: np.ndarray | None = None
+    maps: np.ndarray, names: Sequence[str], label: str, ax: Any, box: np.ndarray | None = None
 ) -> np.ndarray:
     """Draw the maps of levels, each on its own scale; the last bar has the label of all."""
     axes = _panels(ax, len(maps), maps.shape[1:], bars=len(maps))
-    for panel, values, n_segments in zip(axes, maps, segments):
-        _draw_map(panel, values, f"about {n_segments}\nsuperpixels", label if panel is axes[-1] else "")
+    for panel, values, name in zip(axes, maps, names):
+        _draw_map(panel, values, fill(name, NARROW), label if panel is axes[-1] else "")
         if box is not None:
             _draw_box(panel, box, "cyan")
     return axes

@@ -232,9 +232,8 @@ def _layers(explanation: Explanation) -> list[tuple[str, np.ndarray]]:
     """Names and maps (n, h, w): the saliency, then the levels, finest first."""
     layers = [("saliency", explanation.saliency)]
     if explanation.levels is not None:
-        names = [f"level of about {count} superpixels" for count in explanation.segments]
-        names = names or [f"level {k}" for k in range(1, len(explanation.levels) + 1)]
-        layers += zip(names, explanation.levels)
+        prefix = "level of " if explanation.segments else ""
+        layers += zip([prefix + name for name in explanation.level_names], explanation.levels)
     return layers
 
 

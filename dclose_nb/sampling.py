@@ -1,7 +1,4 @@
-"""Section 3.5, steps 2 to 6: mask, detect, score, add up. One loop for every sampling method.
-
-`plain_loop` follows the paper step by step. `Sampling` computes the same in batches and threads.
-"""
+"""Section 3.5, steps 2 to 6: mask, detect, score, add up. One loop for every sampling method."""
 
 from __future__ import annotations
 
@@ -49,33 +46,6 @@ class Level(NamedTuple):
     def contrast(self) -> np.ndarray:
         """Mean weight with a pixel less that without it, see `density.contrast`, (n, h, w) float32."""
         return contrast(self.weighted_sum, self.density, self.weights).astype(np.float32)
-
-
-@torch.inference_mode()
-def plain_loop(detector: Detector, canvas: Canvas, targets: Detections, plan: Plan) -> list[Level]:
-    """Steps 2 to 6, one mask at a time, for the reader. To compute maps, call `sample`."""
-    boxes, probs = canvas.vectors(targets)  # (n, 4), (n, C)
-    target_masks = target_masks_of(detector, canvas, targets) if plan.overlap == "mask" else None
-    predict = detector.predict if target_masks is None else detector.predict_masks
-    levels = []
-    for sampler, count in zip(plan.samplers, plan.counts):
-        density = torch.zeros(canvas.content[2:], dtype=torch.float64, device=boxes.device)  # (h, w)
-        weighted_sum = torch.zeros(len(targets), *density.shape).to(density)  # (n, h, w)
-        weights = torch.zeros(count, len(targets), device=boxes.device)
-        for i in range(count):
-            mask = sampler.masks(i, i + 1)[0]  # (h, w)
-            masked = canvas.pixels.clone()
-            masked[:, *canvas.window] *= mask  # step 2: hide what the mask hides
-            proposals = predict(masked[None])  # step 3: ask the detector
-            vectors = boxes, probs, target_masks
-            # step 4: Eq. 6, (n,)
-            weight = mask_weights(proposals, *vectors, filtered=plan.filtered, question=plan.question)[0]
-            weighted_sum += weight[:, None, None] * mask  # step 5: the sum in Eq. 7
-            density += mask  # step 5: Eq. 3
-            weights[i] = weight
-        sums = weighted_sum.cpu().numpy(), density.cpu().numpy()
-        levels.append(Level(sampler, *sums, weights.cpu().numpy(), np.arange(count)))
-    return levels  # step 6, the division of Eq. 7, is `Level.saliency`
 
 
 def sample(

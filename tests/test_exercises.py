@@ -53,6 +53,15 @@ def _weight_without_clip(boxes, objectness, classes, box, kind):
     return (shared / (areas - shared) * objectness * cosine).max()
 
 
+def _deletes_in_place(score, image, saliency, steps):
+    """The photo itself turns black."""
+    scores = [score(image)]
+    for pixels in np.argsort(-saliency, axis=None).reshape(steps, -1):
+        image.reshape(-1, 3)[pixels] = 0
+        scores.append(score(image))
+    return np.trapezoid(scores, dx=1 / steps)
+
+
 WRONG = {
     "00-1": [480, 61, "sixty"],
     "00-2": [np.ones((320, 320)), np.ones((1, 320, 320)), ~dc.planted.scene(4, n_objects=1).causal_masks[0]],
@@ -73,7 +82,9 @@ WRONG = {
     ],
     "03-1": [20, 80, 4],
     "03-2": [(0.5, 1.0), (1.0, 0.0)],
-    "03-3": [lambda masks, weights: masks.mean(0), lambda masks, weights: weights @ masks.reshape(6, -1)],
+    "03-3": [lambda masks, weights: masks.mean(0), lambda masks, weights: np.tensordot(weights, masks, 1)],
+    "04-1": [1, 0.5],
+    "04-2": [0.25, 0.75, 1],
     "04-3": [lambda levels: levels.mean(0), lambda levels: dc.fusion.cascade(levels[::-1])],
     "05-1": [["wrong class", "right", "wrong place", "not there"], "other"],
     "05-2": [76, 152],
@@ -81,6 +92,7 @@ WRONG = {
         lambda maps, again: np.abs(maps[1] - maps[0]).mean() - np.abs(maps[1] - again[1]).mean(),
         lambda maps, again: np.abs(maps - again[::-1]).mean(),
     ],
+    "06-1": [0.05, 1 / 20**0.25],
     "06-2": [0.5, 0.9, "dark"],
     "06-3": [lambda bad, clear: 0, lambda bad, clear: rank_correlation(bad[0], clear[0])],
     "07-1": [0, 0.25],
@@ -93,7 +105,7 @@ WRONG = {
     "08-2": [np.ones((240, 320)), np.eye(240, 320), np.pad([[1]], ((100, 0), (100, 0)))],
     "08-3": [
         lambda score, image, saliency, steps: score(image) / 2,
-        lambda score, image, *_: image.fill(0),  # the photo itself turns black
+        _deletes_in_place,
     ],
     "09-1": [[0.8, 0.2], [0.5, 0.5]],
     "09-2": [{"method": "drise", "n_masks": 100}, {"method": "sodex"}, "sodex"],
@@ -147,6 +159,10 @@ WRONG = {
 def test_a_wrong_answer_gets_a_hint_and_no_traceback(name, answer, capsys):
     exercises.check(name, answer)
     assert capsys.readouterr().out == f"{name}: not yet. {exercises.EXERCISES[name].hint}\n"
+
+
+def test_every_exercise_has_wrong_answers():
+    assert WRONG.keys() == exercises.EXERCISES.keys()
 
 
 def test_an_unknown_exercise_is_named():

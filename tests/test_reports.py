@@ -19,7 +19,8 @@ from PIL import Image
 from toys import Lamps
 
 import dclose_nb as dc
-from dclose_nb import plot, reports
+from dclose_nb import explorer_steps, plot, reports
+from dclose_nb.explorer_steps import STEPS
 from dclose_nb.fusion import min_max
 from dclose_nb.masks import grid_masks
 from dclose_nb.methods import METHODS, Maps, Method
@@ -56,12 +57,6 @@ def test_a_report_is_written_whole(found, tmp_path):
     for name in ("overlay_01_a", "sheet"):
         assert min(Image.open(folder / f"{name}.png").size) > 100
         assert (folder / f"{name}.pdf").read_bytes().startswith(b"%PDF")
-
-
-def test_a_report_is_loaded_as_what_was_saved_is(found, tmp_path):
-    loaded = dc.Explanation.load(dc.report(found, tmp_path))
-    assert np.array_equal(loaded.saliency, found.saliency) and np.array_equal(loaded.image, found.image)
-    assert loaded.params == found.params and loaded.seed == found.seed
 
 
 def test_a_second_report_replaces_the_first_and_nothing_else(found, tmp_path):
@@ -107,12 +102,12 @@ def test_without_a_page_an_older_one_goes_and_a_user_s_own_stays(found, tmp_path
 @pytest.mark.parametrize("stop", [KeyboardInterrupt, RuntimeError])
 @pytest.mark.parametrize("folder", ["old", "new/deep"])
 def test_an_interrupted_report_leaves_nothing_new(found, tmp_path, stop, folder):
-    dc.report(found[:1], tmp_path / "old")
+    found[:1].save(tmp_path / "old")
     before = {path.name: path.read_bytes() for path in (tmp_path / "old").iterdir()}
 
     def interrupted():
         with reports.staged(tmp_path / folder) as stage:
-            reports.write(stage, found)
+            reports.write(stage, found, figures=False)
             raise stop
 
     with pytest.raises(stop):
@@ -187,7 +182,7 @@ def test_what_is_no_report_s_is_refused_in_words(found, tmp_path, options, words
 
 def test_drawings_and_page_have_the_opacity_and_the_threshold_that_were_asked(found, tmp_path):
     usual, own = dc.report(found, tmp_path / "usual"), tmp_path / "own"
-    made = page_of(found, own, opacity=0.4, threshold=0.5)
+    made = Page(dc.report(found, own, opacity=0.4, threshold=0.5) / "report.html")
     for name in ("overlay_01_a.png", "sheet.png"):
         assert (own / name).read_bytes() != (usual / name).read_bytes()
     assert made.all("input", id="opacity", value="40")
@@ -221,7 +216,10 @@ class Page(HTMLParser):
 
 
 def page_of(explanation, folder, **options):
-    return Page(dc.report(explanation, folder, **options) / "report.html")
+    """The page without drawings, which take seconds."""
+    with reports.staged(folder) as stage:
+        reports.write(stage, explanation, figures=False, **options)
+    return Page(Path(folder) / "report.html")
 
 
 def picture(address):
@@ -343,9 +341,8 @@ def test_the_page_in_a_browser(tmp_path):
     lamps = Lamps([[10, 10, 110, 70], [50, 30, 70, 50], [0, 60, 30, 80]], np.eye(3) * [0.9, 0.8, 0.7])
     lamps.class_names = ("a", "b", "c")
     image = np.full((80, 120, 3), 240, np.uint8)
-    address = (
-        dc.report(dc.explain(lamps, image, n_masks=10, progress=False), tmp_path) / "report.html"
-    ).as_uri()
+    page_of(dc.explain(lamps, image, n_masks=10, progress=False), tmp_path)
+    address = (tmp_path / "report.html").as_uri()
     with sync.sync_playwright() as play:
         browser = play.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
         page = browser.new_page(viewport={"width": 1280, "height": 720})
@@ -470,6 +467,11 @@ def test_a_method_of_one_s_own_may_have_levels_of_anything(lamps, lit, tmp_path,
     again = dc.Explanation.load(folder)
     assert again.segments == [] and np.array_equal(again.levels, made.levels)
     assert "level 1" in (folder / "report.html").read_text()
+    assert [panel.get_title() for panel in plot.levels(made[0])] == made.level_names == ["level 1", "level 2"]
+    for name in ("masks", "weights", "levels"):
+        assert explorer_steps.picture(STEPS[name], lamps, made[0]).startswith(b"\x89PNG")
+    with pytest.raises(dc.InputError, match="two grids: its levels are not made of superpixels"):
+        explorer_steps.picture(STEPS["superpixels"], lamps, made[0])
 
 
 def test_an_error_that_is_known_is_shown(lamps, lit, tmp_path):

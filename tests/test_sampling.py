@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 import torch
 from onnxruntime.capi.onnxruntime_pybind11_state import Fail
-from toys import out_of_memory_above
+from toys import out_of_memory_above, plain_loop
 
 import dclose_nb as dc
 from dclose_nb.masks import grid_masks, superpixel_masks
-from dclose_nb.sampling import Plan, Sampling, plain_loop, sample
+from dclose_nb.sampling import Plan, Sampling, sample
 from dclose_nb.similarity import QUESTIONS
 
 
@@ -244,11 +244,3 @@ def test_the_levels_so_far_can_be_read_at_any_time(lamps, lit):
     expected = sample(lamps, canvas, targets, plan(lit.shape[:2], (4, 4)), progress=False)
     for level, wanted in zip(sampling.levels(), expected):
         assert np.allclose(level.saliency, wanted.saliency, atol=1e-6) and len(level.weights) == 4
-
-
-def test_a_warning_names_the_caller_s_line(lamps, lit):
-    targets = lamps.detect(lit)
-    lamps.predict = out_of_memory_above(3, lamps.predict)
-    with pytest.warns(UserWarning, match="memory") as warned:
-        dc.explain(lamps, lit, targets, n_masks=40, batch_size=8, progress=False)
-    assert warned[0].filename == __file__

@@ -5,6 +5,8 @@ import torch
 
 import dclose_nb as dc
 from dclose_nb.detectors import weights
+from dclose_nb.sampling import Level
+from dclose_nb.similarity import mask_weights, target_masks_of
 
 
 def weights_at_hand() -> bool:
@@ -115,3 +117,30 @@ class Wired(Lamps):
 def brightness(detector, image, truth):
     """A record of a study: number of detections, brightness of the image, number of objects."""
     return {"found": len(detector.detect(image)), "mean": float(image.mean()), "truths": len(truth.labels)}
+
+
+@torch.inference_mode()
+def plain_loop(detector, canvas, targets, plan):
+    """Steps 2 to 6 of section 3.5, one mask at a time, as the paper has them."""
+    boxes, probs = canvas.vectors(targets)  # (n, 4), (n, C)
+    target_masks = target_masks_of(detector, canvas, targets) if plan.overlap == "mask" else None
+    predict = detector.predict if target_masks is None else detector.predict_masks
+    levels = []
+    for sampler, count in zip(plan.samplers, plan.counts):
+        density = torch.zeros(canvas.content[2:], dtype=torch.float64, device=boxes.device)  # (h, w)
+        weighted_sum = torch.zeros(len(targets), *density.shape).to(density)  # (n, h, w)
+        found = torch.zeros(count, len(targets), device=boxes.device)
+        for i in range(count):
+            mask = sampler.masks(i, i + 1)[0]  # (h, w)
+            masked = canvas.pixels.clone()
+            masked[:, *canvas.window] *= mask  # step 2: hide what the mask hides
+            proposals = predict(masked[None])  # step 3: ask the detector
+            vectors = boxes, probs, target_masks
+            # step 4: Eq. 6, (n,)
+            weight = mask_weights(proposals, *vectors, filtered=plan.filtered, question=plan.question)[0]
+            weighted_sum += weight[:, None, None] * mask  # step 5: the sum in Eq. 7
+            density += mask  # step 5: Eq. 3
+            found[i] = weight
+        sums = weighted_sum.cpu().numpy(), density.cpu().numpy()
+        levels.append(Level(sampler, *sums, found.cpu().numpy(), np.arange(count)))
+    return levels  # step 6, the division of Eq. 7, is `Level.saliency`

@@ -19,7 +19,6 @@ from tqdm.auto import tqdm
 from ..checks import InputError
 from ..detection import Detections, Detector, Targets, float_array
 from ..explanation import Explanation, explain, versions
-from ..files import write_errors
 from ..images import Annotated, annotated_photos, annotated_scenes, load_photo
 from ..methods import make
 from ..planted.scene import scene
@@ -311,8 +310,7 @@ class FigureInputs:
             shutil.rmtree(folder, ignore_errors=True)
             options |= {"method": method, "seed": self.seed, "progress": self.progress}
             explanation = explain(picture.detector, image, target, **options)
-            with write_errors(folder):
-                explanation.save(folder)
+            explanation.save(folder)
         record = {
             "picture": picture.name,
             "objects": [f"{label} {score:.2f}" for label, score in zip(target.names, target.scores)],

@@ -7,6 +7,7 @@ import hashlib
 import io
 import math
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -242,7 +243,7 @@ def study_photos(
     detector: str | DetectorSource | Detector,
     data: DataSet,
     out: str | Path,
-    study_image: Callable[[Detector, np.ndarray, Truth], Record],
+    study_image: Callable[..., Record],
     settings: Record,
     *,
     seed: int = 0,
@@ -251,7 +252,7 @@ def study_photos(
 ) -> Records:
     """Study the photos of a data set, or go on where a run was stopped; see `runner.run_study`.
 
-    A record has ``image`` and what `study_image` returns, or ``error`` as `record_of` gives it.
+    A record has ``image`` and what `study_image` returns, or ``error`` as `study_photo` gives it.
 
     Parameters
     ----------
@@ -261,7 +262,7 @@ def study_photos(
     data : DataSet
         See `read_coco` and `drawn`.
     study_image : callable
-        A function of a module, or `functools.partial` of one.
+        A function of a module, or `functools.partial` of one, that takes detector, image and `truth`.
     seed : int
         Of the order of the images.
     limit : int, optional
@@ -284,22 +285,21 @@ def study_photos(
     }
     order = np.random.default_rng(seed).permutation(len(data.truths))[:limit]
     truths = [data.truths[k] for k in order]
-    tasks = [Task({"image": truth.image}, (detector, study_image, truth)) for truth in truths]
-    return run_study(out, known | settings, tasks, _study_photo, **run_options)
+    tasks = [
+        Task({"image": truth.image}, (detector, truth.photo, partial(study_image, truth=truth)))
+        for truth in truths
+    ]
+    return run_study(out, known | settings, tasks, study_photo, **run_options)
 
 
-def _study_photo(
+def study_photo(
     detector: str | DetectorSource | Detector,
-    study_image: Callable[[Detector, np.ndarray, Truth], Record],
-    truth: Truth,
+    photo: Callable[[], np.ndarray],
+    study: Callable[[Detector, np.ndarray], Record],
 ) -> Record:
-    return record_of(truth.photo, lambda image: study_image(detector_of(detector), image, truth))
-
-
-def record_of(photo: Callable[[], np.ndarray], study: Callable[[np.ndarray], Record]) -> Record:
     """What `study` makes of a photo, or ``error`` where the photo cannot be read."""
     try:
         image = photo()
     except InputError as error:
         return {"error": str(error)}
-    return study(image)
+    return study(detector_of(detector), image)

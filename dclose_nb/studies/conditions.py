@@ -26,9 +26,9 @@ from ..detection import Detector, match
 from ..explanation import explain
 from ..images import PHOTOS, load_photo
 from ..methods import make
-from ..planted.scores import filled_box, relevance_rank
+from ..planted.scores import relevance_rank
 from ..similarity import target_weights
-from .coco import box_areas, read_coco, record_of
+from .coco import box_areas, read_coco, study_photo
 from .inference import LEAST_IMAGES, Claim, Estimate, difference, mean, rounded
 from .records import Record, Records
 from .runner import Task, detector_of, run_study, study_command, study_parser
@@ -291,7 +291,8 @@ def map_scores(maps: np.ndarray, clear: np.ndarray, box: np.ndarray) -> Record:
 
 def inside(maps: np.ndarray, box: np.ndarray) -> float | None:
     """Mean `relevance_rank` of an object's maps (K, H, W) in its box (4,)."""
-    in_box = filled_box(maps.shape[1:], box) > 0
+    in_box = np.zeros(maps.shape[1:], dtype=bool)
+    in_box[metrics.window(box, in_box.shape)] = True
     return rounded(np.mean([relevance_rank(saliency, in_box) for saliency in maps]))
 
 
@@ -338,12 +339,9 @@ def study_conditions(
     for detector, one in zip(detectors, loaded):
         pictures = scenes if one.name.startswith("planted") else photos
         for image, photo in islice(pictures.items(), limit):
-            tasks.append(Task({"detector": one.name, "image": image}, (detector, photo)))
-    return run_study(out, settings, tasks, partial(_study_photo, n_masks=n_masks), **run_options)
-
-
-def _study_photo(detector: str | Detector, photo: Callable[[], np.ndarray], *, n_masks: int) -> Record:
-    return record_of(photo, lambda image: study_image(detector_of(detector), image, n_masks=n_masks))
+            study = partial(study_image, n_masks=n_masks)
+            tasks.append(Task({"detector": one.name, "image": image}, (detector, photo, study)))
+    return run_study(out, settings, tasks, study_photo, **run_options)
 
 
 def objects(records: Records, detector: str) -> list[Record]:

@@ -12,8 +12,8 @@ import numpy as np
 
 from .. import checks, metrics
 from ..checks import InputError
-from ..detection import Detector
-from ..explanation import explain
+from ..detection import Canvas, Detector
+from ..explanation import Explanation, explain
 from ..fusion import min_max
 from ..masks import forget_superpixels
 from ..methods import METHODS, make, options_of
@@ -67,11 +67,7 @@ def study_image(
         e = explain(detector, image, targets, method=method, seed=seed, progress=False, **methods[method])
         maps = {method: e.saliency}  # (n, H, W) each
         if method == "dclose":
-            assert e.levels is not None and e.density is not None
-            counts = make(method, **e.params).counts
-            for name in [name for name in ABLATION if name in methods]:
-                fused = make(method, **methods[name]).fuse(e.levels, e.density, counts)
-                maps[name] = canvas.maps_to_image(fused.saliency)
+            maps |= {name: ablated(e, canvas, name) for name in ABLATION if name in methods}
         for name, saliencies in maps.items():
             line["n_forward"][name] = e.n_forward
             if timed:
@@ -81,6 +77,13 @@ def study_image(
                 both = curves["deletion"][k], curves["insertion"][k]
                 record["methods"][name] = map_scores(saliencies[k], truth.boxes[own], *both)
     return line
+
+
+def ablated(e: Explanation, canvas: Canvas, name: str) -> np.ndarray:
+    """Maps (n, H, W) of one of `ABLATION`, from the levels of D-CLOSE's explanation."""
+    assert e.levels is not None and e.density is not None
+    method = make("dclose", **e.params | ABLATION[name])
+    return canvas.maps_to_image(method.fuse(e.levels, e.density, method.counts).saliency)
 
 
 def map_scores(

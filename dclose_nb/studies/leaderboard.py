@@ -24,7 +24,7 @@ from ..planted.rule_detector import RuleDetector
 from ..planted.scene import Scene
 from . import coco
 from .coco import Truth, matched, study_photos
-from .evaluation import ABLATION
+from .evaluation import ABLATION, ablated
 from .inference import design_part, rounded
 from .planted_truth import FIRST, LAYOUTS, STUDIED, studied_scene, truth_scores
 from .records import Record, Records
@@ -189,10 +189,7 @@ def _maps(
     e = explain(detector, image, targets, method=entry.method, seed=seed, progress=False, **options)
     found = {entry.name(entry.method): (e.saliency, e.n_forward)}
     if entry.method == "dclose":
-        assert e.levels is not None and e.density is not None
-        mfpp = make("dclose", **options, **ABLATION["mfpp"])
-        fused = mfpp.fuse(e.levels, e.density, mfpp.counts).saliency
-        found[entry.name("mfpp")] = canvas.maps_to_image(fused), e.n_forward
+        found[entry.name("mfpp")] = ablated(e, canvas, "mfpp"), e.n_forward
     return found
 
 

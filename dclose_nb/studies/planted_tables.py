@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
-from functools import partial
 from typing import Any
 
 import numpy as np
@@ -309,24 +308,19 @@ def _rule_claims(found: list[Record]) -> list[Claim]:
 
 
 def _network_claims(network: str, known: dict[str, list[Record]]) -> list[Claim]:
-    found = known[network]
-    less = partial(tables.difference, found)
-    hidden, removed = tables.score("dclose 500", "parts_hidden"), tables.score("dclose 500", "parts_removed")
-    evidence = {
-        "D-CLOSE lies more on the object than D-RISE": less("dclose 500", "drise 500", "localisation_mass"),
-        "the filled box points at the object better than D-CLOSE (rank)": less(
-            "filled box", "dclose 500", "localisation_rank"
+    found, ours, hidden, removed = known[network], "dclose 500", "parts_hidden", "parts_removed"
+    compared = {
+        "D-CLOSE lies more on the object than D-RISE": (ours, "drise 500", "localisation_mass"),
+        "the filled box points at the object better than D-CLOSE (rank)": (
+            "filled box", ours, "localisation_rank"
         ),
-        "D-CLOSE ranks hidden parts better than the random map": less(
-            "dclose 500", "random map", "parts_hidden"
-        ),
-        "D-CLOSE ranks removed parts better than the random map": less(
-            "dclose 500", "random map", "parts_removed"
-        ),
-        "D-RISE ranks hidden parts better than D-CLOSE": less("drise 500", "dclose 500", "parts_hidden"),
-        "D-CLOSE ranks hidden parts better than removed parts": inference.difference(found, hidden, removed),
-        "losses of removed and of hidden parts are ranked alike (correlation above 0)": tables.mean(
-            found, "parts removed", "parts_hidden"
-        ),
-    }
+        "D-CLOSE ranks hidden parts better than the random map": (ours, "random map", hidden),
+        "D-CLOSE ranks removed parts better than the random map": (ours, "random map", removed),
+        "D-RISE ranks hidden parts better than D-CLOSE": ("drise 500", ours, hidden),
+    }  # fmt: skip
+    evidence = {words: tables.difference(found, *pair) for words, pair in compared.items()}
+    both = (tables.score(ours, way) for way in (hidden, removed))
+    evidence["D-CLOSE ranks hidden parts better than removed parts"] = inference.difference(found, *both)
+    alike = "losses of removed and of hidden parts are ranked alike (correlation above 0)"
+    evidence[alike] = tables.mean(found, "parts removed", hidden)
     return [Claim(f"`{network}`, 500 masks: {words}", one, unit=100) for words, one in evidence.items()]

@@ -23,7 +23,7 @@ from ..planted import scores
 from ..planted.rule_detector import RuleDetector
 from ..planted.scene import Scene, scene
 from ..similarity import target_weights
-from .evaluation import ABLATION
+from .evaluation import ablated
 from .inference import rounded
 from .records import Record, Records
 from .runner import Task, detector_of, run_study, study_command, study_parser
@@ -180,10 +180,7 @@ def _maps(
         e = explain(detector, image, targets, method=method, **run)
         maps[f"{method} {n_masks}"] = e.saliency
         if method == "dclose":
-            assert e.levels is not None and e.density is not None
-            mfpp = make(method, n_masks=n_masks, **ABLATION["mfpp"])
-            fused = mfpp.fuse(e.levels, e.density, mfpp.counts).saliency
-            maps[f"mfpp {n_masks}"] = detector.prepare(image).maps_to_image(fused)
+            maps[f"mfpp {n_masks}"] = ablated(e, detector.prepare(image), "mfpp")
     if detector.feature_layers:
         maps["gradcam"] = explain(detector, image, targets, method="gradcam", progress=False).saliency
     return maps

@@ -30,7 +30,7 @@ from ..methods import make, options_of
 from ..planted.scene import scene
 from ..planted.scores import filled_box
 from ..similarity import target_weights
-from .coco import Truth, matched, read_coco, record_of
+from .coco import Truth, matched, read_coco, study_photo
 from .inference import Claim, Estimate, difference, mean
 from .records import Record, Records
 from .runner import Task, detector_of, run_study, study_command, study_parser
@@ -275,14 +275,12 @@ def study_sanity(
         truths = [Truth(k, f"scene_{k}", s.boxes, s.names, [None] * len(s.boxes)) for k, s in scenes]
     else:
         raise InputError(f"{loaded.name} knows no planted scenes: pass a folder of COCO (coco=, --coco)")
-    tasks = [Task({"image": t.image, "seed": seed}, (detector, t, seed)) for seed, t in enumerate(truths)]
-    work = partial(_study_photo, methods=plans, kinds=list(planned), seeds=seeds)
-    return run_study(out, settings, tasks, work, **run_options)
-
-
-def _study_photo(detector: str | Detector, truth: Truth, seed: int, **options: Any) -> Record:
-    study = partial(study_image, detector_of(detector), truth=truth, seed=seed, **options)
-    return record_of(truth.photo, study)
+    study = partial(study_image, methods=plans, kinds=list(planned), seeds=seeds)
+    tasks = [
+        Task({"image": t.image, "seed": seed}, (detector, t.photo, partial(study, truth=t, seed=seed)))
+        for seed, t in enumerate(truths)
+    ]
+    return run_study(out, settings, tasks, study_photo, **run_options)
 
 
 def _found(records: Records) -> list[Record]:

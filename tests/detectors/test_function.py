@@ -1,5 +1,8 @@
 """A function as a detector: what it says is what is explained, and answers of another form are refused."""
 
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 import torch
@@ -179,3 +182,11 @@ def test_boxes_that_still_have_gradients_are_refused_as_targets(lit):
     targets = dc.Targets(torch.tensor([[1.0, 2, 9, 8]], requires_grad=True), ["dog"])
     with pytest.raises(dc.InputError, match="boxes must be numbers"):
         dc.explain(load({}), lit, targets)
+
+
+def test_transformers_is_not_imported_where_it_is_not_used():
+    code = (
+        "import sys, torch, dclose_nb as dc; from dclose_nb.detectors import huggingface, torchvision;"
+        "dc.load_detector(lambda image: None, class_names=['a']); sys.exit('transformers' in sys.modules)"
+    )
+    assert subprocess.run([sys.executable, "-c", code]).returncode == 0

@@ -8,7 +8,8 @@ from toys import weights_at_hand
 
 import dclose_nb as dc
 
-NETWORKS = ["planted", "planted_two_stage", *(["yolox_nano"] if weights_at_hand() else [])]
+at_hand = pytest.mark.skipif(not weights_at_hand(), reason="the weights of yolox_nano are not at hand")
+NETWORKS = ["planted", "planted_two_stage", pytest.param("yolox_nano", marks=at_hand)]
 
 
 @pytest.mark.parametrize("name", NETWORKS)

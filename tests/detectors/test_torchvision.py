@@ -270,6 +270,7 @@ def test_one_stage_can_be_explained(one_stage):
     image = np.random.default_rng(2).integers(0, 256, (64, 64, 3), np.uint8)
     found = detector.detect(image, confidence=0.05)
     found = found[found.scores < 0.99][:9]  # nearer to 1 there is no gradient
+    assert len(found)
     explained = dc.explain(detector, image, found, method="drise", n_masks=10, progress=False)
     assert (explained.saliency.max((1, 2)) > 0).all()
     if detector.feature_layers:
@@ -289,11 +290,11 @@ def test_layers_are_the_network_s_and_stages_hold_each_parameter_once(family):
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_names_come_with_the_background_or_without(family):
+    module = build(family)
     for names in (NAMES, NAMES[1:]):
-        detector = dc.load_detector(build(family), class_names=names, device="cpu")
-        assert detector.class_names == NAMES[1:]
+        assert dc.load_detector(module, class_names=names, device="cpu").class_names == NAMES[1:]
     with pytest.raises(dc.InputError, match=r"scores 4 classes.*class_names has 2: give 4 or.* 3"):
-        dc.load_detector(build(family), class_names=NAMES[2:])
+        dc.load_detector(module, class_names=NAMES[2:])
 
 
 def test_all_columns_of_a_network_without_background_count():
@@ -317,10 +318,11 @@ def test_a_faster_rcnn_is_known_by_what_it_is(module):
 def test_other_networks_are_refused():
     with pytest.raises(dc.InputError, match="ResNet is none of torchvision's MaskRCNN, FasterRCNN"):
         dc.load_detector(resnet18(weights=None), class_names=NAMES)
+    module = build("fcos")
     with pytest.raises(dc.InputError, match="does not say what its classes are called"):
-        dc.load_detector(build("fcos"))
+        dc.load_detector(module)
     with pytest.raises(dc.InputError, match="takes no decode"):
-        dc.load_detector(build("fcos"), class_names=NAMES, decode="yolox")
+        dc.load_detector(module, class_names=NAMES, decode="yolox")
     for names in ("cat", [1, 2, 3], []):
         with pytest.raises(dc.InputError, match="class_names must be a list of names"):
-            dc.load_detector(build("fcos"), class_names=names)
+            dc.load_detector(module, class_names=names)

@@ -191,16 +191,9 @@ def test_grad_cam_uses_the_layer_that_made_the_box(name, differ):
         assert (used[-1] != layers[0]) == (coarse and differ)
 
 
-def test_grad_cam_is_empty_without_a_similar_proposal():
-    detector, image = TwoChannels(), np.full((12, 16, 3), 90, np.uint8)
-    far = dc.Targets([[9, 9, 12, 12]], ["a"])
-    assert (dc.explain(detector, image, far, method="gradcam").saliency == 0).all()
-
-
 def test_bad_options(lamps, lit):
     network, image = TwoChannels(), np.full((12, 16, 3), 90, np.uint8)
     for detector, photo, options, word in (
-        (lamps, lit, {"method": "gradcam"}, "'lamps' shows none"),
         (
             network,
             image,

@@ -1,6 +1,7 @@
 """Planted scenes as a data set that COCO's own tools read and score."""
 
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -31,11 +32,11 @@ def test_pycocotools_reads_the_data_set(tmp_path):
 
 def test_average_precision_in_closed_form():
     """A detector that knows the truth scores 1; one that sees every second scene scores its recall."""
+    known = [scene(seed) for seed in range(20)]
 
     class Knowing(dc.Detector):
         def __init__(self, every):
             super().__init__("knowing", CLASS_NAMES)
-            self.known = [scene(seed) for seed in range(20)]
             self.every = every
 
         def prepare(self, image):
@@ -43,18 +44,18 @@ def test_average_precision_in_closed_form():
 
         def predict(self, pixels):
             shown = pixels[0].permute(1, 2, 0).byte().numpy()
-            number = next(k for k, drawn in enumerate(self.known) if np.array_equal(drawn.image, shown))
-            boxes = torch.tensor(self.known[number].boxes)[None]
+            number = next(k for k, drawn in enumerate(known) if np.array_equal(drawn.image, shown))
+            boxes = torch.tensor(known[number].boxes)[None]
             seen = torch.full(boxes.shape[:2], float(number % self.every == 0))
-            classes = torch.eye(len(CLASS_NAMES))[self.known[number].labels][None]
+            classes = torch.eye(len(CLASS_NAMES))[known[number].labels][None]
             return dc.Proposals(boxes, seen, classes)
 
     knowing = average_precision(Knowing(1), range(20), progress=False)
     assert knowing["AP"] == knowing["AP50"] == knowing["AP75"] == 1
     half = average_precision(Knowing(2), range(20), progress=False)
     recalls = []
-    for label in set(np.concatenate([scene(seed).labels for seed in range(20)])):
-        counts = [(scene(seed).labels == label).sum() for seed in range(20)]
+    for label in set(np.concatenate([drawn.labels for drawn in known])):
+        counts = [(drawn.labels == label).sum() for drawn in known]
         found = sum(counts[::2]) / sum(counts)
         recalls.append(np.mean(np.linspace(0, 1, 101) <= found) if found else 0)  # precision is 1 until there
     assert half["AP50"] == pytest.approx(np.mean(recalls), abs=1e-4)
@@ -64,9 +65,15 @@ def test_average_precision_in_closed_form():
 def test_a_data_set_is_never_half_written(tmp_path, monkeypatch):
     with pytest.raises(dc.InputError, match="only once"):
         write_coco(tmp_path, [1, 1], progress=False)
-    monkeypatch.setattr(json, "dumps", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
-    with pytest.raises(KeyboardInterrupt):
-        write_coco(tmp_path, [1, 2], progress=False)
+
+    def torn(path, text, **options):
+        path.write_bytes(text[: len(text) // 2].encode())
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "write_text", torn)
+        with pytest.raises(KeyboardInterrupt):
+            write_coco(tmp_path, [1, 2], progress=False)
     assert sorted(path.name for path in tmp_path.rglob("*.*")) == ["000000000001.png", "000000000002.png"]
     (tmp_path / "file").touch()
     with pytest.raises(dc.InputError, match="cannot write"):

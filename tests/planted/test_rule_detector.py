@@ -56,10 +56,12 @@ def by_permutations(value, n):
     values = np.zeros(n)
     for order in itertools.permutations(range(n)):
         there = np.zeros(n, dtype=np.float32)
+        before = value(there)
         for player in order:
-            before = value(there)
             there[player] = 1
-            values[player] += value(there) - before
+            now = value(there)
+            values[player] += now - before
+            before = now
     return values / factorial(n)
 
 

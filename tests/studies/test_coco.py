@@ -1,6 +1,7 @@
 """Data sets as they were written, and studies: alike whoever does them and however often they stop."""
 
 import json
+import os
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -86,9 +87,7 @@ def test_missing_images_are_counted_and_left_out_when_told_to(folder, tmp_path):
 def test_a_damaged_annotation_file_is_named(tmp_path, content):
     (tmp_path / "annotations").mkdir()
     (tmp_path / "annotations" / "instances_val2017.json").write_text(content)
-    with pytest.raises(
-        dc.InputError, match=r"instances_val2017.json' (is damaged|has boxes of 0 different sizes)"
-    ):
+    with pytest.raises(dc.InputError, match=r"instances_val2017.json' is damaged"):
         read_coco(tmp_path)
 
 
@@ -145,8 +144,11 @@ def test_a_box_may_end_on_the_edge_and_have_no_area(folder, data, tmp_path):
 
 @pytest.mark.filterwarnings("ignore:1 of 6 images")
 def test_a_file_name_cannot_leave_the_folder(folder, tmp_path):
+    secret = tmp_path / "secret.png"
+    secret.touch()
+
     def edit(content):
-        content["images"][0]["file_name"] = "../../secret.png"
+        content["images"][0]["file_name"] = os.path.relpath(secret, folder / "val2017")
 
     assert read_coco(edited(folder, tmp_path, edit), missing="skip").missing == ["secret.png"]
 

@@ -129,8 +129,11 @@ def test_records_name_every_option_of_each_method(serial):
 def test_nothing_found_and_nothing_matched_are_counted(tmp_path, data):
     blind = Lamps([[1, 1, 7, 9]], [[0.9, 0.1]])
     blind.class_names = ("car", "tree")
-    records = evaluate(blind, data, tmp_path, methods=["dclose"], n_masks=5, steps=2, progress=False)
-    assert len(records.lines) == 6 and all(line["objects"] == [] for line in records.lines)
+    options = {"methods": ["dclose"], "n_masks": 5, "steps": 2, "progress": False}
+    for confidence, found in ((0.01, 1), (1, 0)):
+        records = evaluate(blind, data, tmp_path / str(found), confidence=confidence, **options)
+        assert [line["found"] for line in records.lines] == [found] * 6
+        assert all(line["objects"] == [] and line["truths"] > 0 for line in records.lines)
 
 
 def test_targets_are_those_that_scoring_can_see(tmp_path):

@@ -146,14 +146,20 @@ def test_maps_by_rule_are_those_of_each_rule_alone():
     assert not np.allclose(maps["sum"], maps["landmark"], atol=1e-3)
 
 
+@pytest.fixture(scope="module")
+def cows():
+    """Two scenes with a cow on a meadow, and two with one elsewhere."""
+    shown = filter(lambda drawn: (drawn.ground, drawn.names) == ("meadow", ["cow"]), map(alone, count()))
+    return [*islice(shown, 2)], [scene(seed, layout="out of place") for seed in range(2)]
+
+
 @pytest.mark.parametrize("sure", [0.6, 0.02, 0.004])
-def test_cows_are_scored_on_a_meadow_and_elsewhere(sure):
+def test_cows_are_scored_on_a_meadow_and_elsewhere(sure, cows):
     """To a detector of brightness, which sees a cow everywhere if it is sure enough."""
     names = scene(0).class_names
     lamp = Wired([[0, 0, 320, 320]], [[sure * (name == "cow") for name in names]])
     lamp.class_names = names
-    shown = filter(lambda drawn: (drawn.ground, drawn.names) == ("meadow", ["cow"]), map(alone, count()))
-    home, away = [*islice(shown, 2)], [scene(seed, layout="out of place") for seed in range(2)]
+    home, away = cows
     assert all(drawn.names == ["cow"] and drawn.ground != "meadow" for drawn in away)
     for found, scenes in zip(truth.cow_scores(lamp, 2), (home, away), strict=True):
         bright = np.array([sure * drawn.image.mean() / 255 for drawn in scenes])
@@ -217,18 +223,6 @@ def test_objects_join_the_budgets_and_rules_of_an_object():
     assert scores == {"or: dclose 20": 0.3, "or: truth": 1.0, "and: dclose 40": 0.4, "and: truth": 1.0}
     assert second["methods"]["or: dclose 20"] == dict.fromkeys(SCORES)
     assert truth.objects(SimpleNamespace(lines=lines), "planted") == []
-
-
-def test_a_stopped_run_resumes(tmp_path, monkeypatch):
-    monkeypatch.setattr(truth, "_study_number", lambda *task: {"objects": list(task)})
-    options = {"detectors": ["rules"], "scenes": 2, "budgets": [10], "progress": False}
-    unbroken = truth.study_planted_truth(tmp_path / "whole", **options)
-    header, first, *_ = unbroken.path.read_text().splitlines(keepends=True)
-    (tmp_path / "broken").mkdir()
-    (tmp_path / "broken" / "records.jsonl").write_text(header + first + '{"detector": "rul')
-    with pytest.warns(UserWarning, match="was cut off"):
-        assert truth.study_planted_truth(tmp_path / "broken", **options).lines == unbroken.lines
-    assert [(line["scene"], line["n_masks"]) for line in unbroken.lines] == [(60, 10), (61, 10)]
 
 
 def test_networks_see_every_third_scene_with_many_masks(tmp_path, monkeypatch):

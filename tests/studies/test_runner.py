@@ -15,6 +15,7 @@ import pytest
 from tqdm.auto import tqdm
 
 import dclose_nb as dc
+from dclose_nb.studies import runner
 from dclose_nb.studies.records import Records
 from dclose_nb.studies.runner import Task, detector_of, run_study, study_command, study_parser
 
@@ -99,6 +100,7 @@ def test_an_executor_gives_what_one_process_gives(tmp_path):
         assert answers(study(tmp_path / "threads", executor=executor)) == expected
 
 
+@pytest.mark.slow
 def test_a_worker_that_dies_does_not_lose_its_task(tmp_path):
     tasks = [Task(task.key, (*task.arguments, tmp_path)) for task in TASKS[1:4]]
     with pytest.warns(UserWarning, match="a worker process died; [1-3] images are left and go on"):
@@ -107,9 +109,11 @@ def test_a_worker_that_dies_does_not_lose_its_task(tmp_path):
     assert answers(records) == answers(study(tmp_path / "serial", TASKS[1:4]))
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:a worker process died")
-def test_workers_that_always_die_are_given_up(tmp_path):
-    with pytest.raises(dc.InputError, match=r"died 3 times without an image done .* memory for 2"):
+def test_workers_that_always_die_are_given_up(tmp_path, monkeypatch):
+    monkeypatch.setattr(runner, "ATTEMPTS", 2)
+    with pytest.raises(dc.InputError, match=r"died 2 times without an image done .* memory for 2"):
         study(tmp_path, TASKS[:1], die, workers=2)
 
 

@@ -449,5 +449,6 @@ def test_a_bad_option_is_refused_in_one_line(tmp_path, capsys):
         (["--coco", str(tmp_path)], f"'{tmp_path}/annotations/instances_val2017.json' cannot be read"),
     ):
         assert sanity.main([str(tmp_path / "out"), *options]) == 2
-        assert capsys.readouterr().err.startswith(f"sanity: {sentence}")
+        (line,) = capsys.readouterr().err.splitlines()
+        assert line.startswith(f"sanity: {sentence}")
     assert not (tmp_path / "out").exists()
