@@ -25,7 +25,7 @@ demo: $(READY)
 	@echo "      $(BIN)/dclose-nb explain PHOTO, or open the notebooks with: make lab"
 
 test: $(READY)
-	@$(BIN)/dclose-nb fetch yolox_nano || echo "Without these weights, notebooks run on drawn scenes, and tests that need them are skipped."
+	@$(BIN)/dclose-nb fetch yolox_nano || echo "Without these weights, tests that need them are skipped, and notebooks take picodet_s, or drawn scenes."
 	@$(BIN)/dclose-nb fetch picodet_s || echo "Without picodet_s, tests that need it are skipped."
 	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --maxprocesses=4 --max-worker-restart=0 --dist loadfile dclose_nb tests notebooks
 	@echo "The tests passed. Next: make demo, or open the notebooks with: make lab"
