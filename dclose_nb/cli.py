@@ -248,7 +248,7 @@ def _explain(args: argparse.Namespace) -> int:
     source = _source(args, default=None)
     photos = folder.find_photos(args.photos)
     one_name = [*dict.fromkeys(map(os.path.expanduser, args.photos))]
-    if len(photos) > 1 or photos != one_name:  # a folder or a pattern that holds one photo has a page, too
+    if len(photos) > 1 or photos != one_name:  # a folder or pattern counts as many
         return _explain_many(args, photos, source, choice, condition, options)
     (photo,) = photos
     image = dc.load_photo(photo)

@@ -15,7 +15,7 @@ from skimage.segmentation import slic
 from . import checks
 
 SEGMENTS = (150, 300, 600, 1200, 2400)  # section 4.2
-KEPT = 8  # results of SLIC, which hold the levels of one photo
+KEPT = 8  # results of SLIC: the five levels of a photo, and three more
 MOST = 1000  # cells of a side, and how far masks may be enlarged: memory does not suffice for much more
 
 # Streams of random numbers that a mask draws from; see MaskSampler.
@@ -46,14 +46,14 @@ def superpixels(image: np.ndarray, n_segments: int) -> np.ndarray:
 
 @lru_cache(maxsize=KEPT)
 def _cut_once(pixels: bytes, shape: tuple[int, ...], n_segments: int) -> np.ndarray:
-    """Who explains a photo again, with other settings, waits for SLIC only the first time."""
+    """Superpixels that are kept, so that another map of the same photo need not wait for SLIC."""
     image = np.frombuffer(pixels, np.uint8).reshape(shape)
     labels = slic(image, n_segments=n_segments, compactness=10, sigma=1, start_label=0)
     return np.unique(labels, return_inverse=True)[1].reshape(labels.shape)
 
 
 def forget_superpixels() -> None:
-    """Let SLIC start anew, so that a time that is measured holds it."""
+    """Forget the superpixels that are kept, so that a measured time includes SLIC."""
     _cut_once.cache_clear()
 
 

@@ -335,11 +335,10 @@ def study_conditions(
         photos |= {f"coco {truth.image}": truth.photo for truth in data.truths}
         settings["annotations_sha256"] = data.sha256
     scenes = {name: partial(load_photo, name) for name in (f"scene_{seed}" for seed in range(SCENES))}
-    tasks = []
+    tasks, study = [], partial(study_image, n_masks=n_masks)
     for detector, one in zip(detectors, loaded):
         pictures = scenes if one.name.startswith("planted") else photos
         for image, photo in islice(pictures.items(), limit):
-            study = partial(study_image, n_masks=n_masks)
             tasks.append(Task({"detector": one.name, "image": image}, (detector, photo, study)))
     return run_study(out, settings, tasks, study_photo, **run_options)
 

@@ -63,7 +63,8 @@ def study_image(
     if not objects:
         return line
     for method in [name for name in methods if name not in ABLATION]:
-        forget_superpixels()  # so that the time of each method holds its own
+        if timed:
+            forget_superpixels()  # the time of each method includes its own
         e = explain(detector, image, targets, method=method, seed=seed, progress=False, **methods[method])
         maps = {method: e.saliency}  # (n, H, W) each
         if method == "dclose":

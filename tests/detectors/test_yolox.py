@@ -110,7 +110,7 @@ def test_what_the_default_network_sees_on_the_shipped_photos(real, photo):
 
 
 def average_precision(detector, coco_folder, every=1):
-    """AP on every so-manieth image: confidence 0.001, suppression at IoU 0.65 within classes."""
+    """AP on the first of each `every` images: confidence 0.001, suppression at IoU 0.65 within classes."""
     from pycocotools.coco import COCO
     from pycocotools.cocoeval import COCOeval
 
