@@ -10,7 +10,6 @@ from typing import Any, NamedTuple
 import cv2
 import numpy as np
 import torch
-from scipy.stats import spearmanr
 from skimage.feature import hog
 from skimage.metrics import structural_similarity
 
@@ -101,6 +100,8 @@ def rank_correlation(a: np.ndarray, b: np.ndarray) -> float:
 
     Maps of different sizes, and values that are not finite, raise `InputError`.
     """
+    from scipy.stats import spearmanr  # here, since its import takes a second
+
     a, b, empty = _pair(a, b)
     return float("nan") if empty else float(spearmanr(a.ravel(), b.ravel()).statistic)
 

@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import pooch
-import requests
 import safetensors.torch
 import torch
 
@@ -121,6 +120,8 @@ def _refusal(fetch: Callable[[Path], None], place: Path) -> str:
 
 
 def _download(path: Path) -> None:
+    import requests  # here, since its import takes time, and most weights are at hand
+
     name = path.stem
     url = f"{RELEASE}/{path.name}"
     missing = f"{name}.pth is not at {path} and could not be fetched from {url}"

@@ -7,7 +7,6 @@ effect of removing parts, distractors, Hesse et al. 2023 (FunnyBirds).
 from __future__ import annotations
 
 import numpy as np
-from scipy.stats import spearmanr
 
 from .. import checks
 from ..checks import InputError
@@ -56,6 +55,8 @@ def part_correlation(saliency: np.ndarray, parts: list[Part], effects: np.ndarra
     are for one pixel: a part's Shapley value, or the drop in score when it is removed, divided by its
     number of pixels.
     """
+    from scipy.stats import spearmanr  # here, since its import takes a second
+
     values = checks.numbers("the map", saliency, ("H", "W"), dtype=np.float64)
     if len(parts) != len(effects):
         raise InputError(f"{len(parts)} parts need as many effects, got {len(effects)}")

@@ -224,6 +224,8 @@ def study(
         ``workers``, ``executor`` and ``progress`` of `runner.run_study`, whose errors are raised here too.
     """
     checks.instance("own", own, bool)
+    if not passes and not own:
+        raise checks.InputError("name at least one number of passes, or ask for each method's own")
     settings: Record = {
         "passes": [checks.at_least("passes", number, 1) for number in passes],
         "own": own,
@@ -262,7 +264,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser = study_parser("leaderboard", "Score every method at its own and at equal numbers of passes.")
     parser.add_argument("--coco", dest="coco_folder", metavar="DIR", help="default: planted scenes")
     parser.add_argument("--detector", default="planted", help="or 'rules'; default: %(default)s")
-    parser.add_argument("--passes", nargs="+", type=int, default=PASSES, metavar="N", help="an object")
+    parser.add_argument("--passes", nargs="*", type=int, default=PASSES, metavar="N", help="an object")
     own = "also each method's own number of passes (default)"
     parser.add_argument("--own", action=BooleanOptionalAction, default=True, help=own)
     parser.add_argument("--limit", type=int, metavar="N", help="only N images, in random order, or scenes")

@@ -36,6 +36,7 @@ def test_every_method_has_a_row(lamps):
     assert not {"gradcam", "odam", "gcame"} & {entry.method for entry in entries(lamps)}
     own = {entry.method for entry in entries(network, [100], own=False) if entry.passes is None}
     assert own == {"gradcam", "odam", "gcame"}
+    assert [entry.passes for entry in entries(lamps, ())] == [None] * 6  # own numbers alone
 
 
 def test_a_scene_is_scored_against_its_truth(tmp_path, monkeypatch):
@@ -105,3 +106,5 @@ def test_rules_take_turns_and_their_exact_map_judges(tmp_path, monkeypatch):
 def test_the_command_says_what_is_wrong(tmp_path, capsys):
     assert leaderboard.main([str(tmp_path), "--detector", "nobody"]) == 2
     assert "nobody" in capsys.readouterr().err
+    assert leaderboard.main([str(tmp_path), "--detector", "rules", "--no-own", "--passes"]) == 2
+    assert "at least one number of passes" in capsys.readouterr().err
