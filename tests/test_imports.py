@@ -23,7 +23,7 @@ FLOORS = [  # the lowest first; a file without a floor of its own is on that of 
     "studies.records studies.inference",
     "studies.coco studies.runner studies.tables",
     "studies explorer_steps",
-    "studies.error_evidence studies.planted_tables studies.leaderboard",
+    "studies.error_evidence studies.condition_evidence studies.planted_tables studies.leaderboard",
     "paper explorer folder exercises studies.standings",
     "dclose_nb",  # the public names
     "cli",
