@@ -37,11 +37,13 @@ NOTEBOOK = Path(__file__).parent.parent / "notebooks" / "12_explorer.ipynb"
 OTHER = "coffee" if weights_at_hand() else "scene_4"
 CELL = f"import dclose_nb as dc\nexplorer = dc.explore(*{EXAMPLE!r})\nexplorer"
 ARRAY_CELL = "explorer = dc.explore(explorer.detector, dc.load_photo({!r}))\nexplorer"
-# Asked of the map in the kernel: the copied code made the same.
+# Asked of the map in the kernel: how far the copied code's is from it, as a share of the largest value.
 COMPARE = """
 import numpy as np
 made, shown = explanation.saliency, explorer.explanation.saliency
-print("the same map:", np.abs(made - shown).max() < 1e-4 * shown.max())"""
+print("the maps differ by", np.abs(made - shown).max() / shown.max())"""
+# A busy machine takes batches of other sizes, which round otherwise: 1.5e-4. Another seed: 1.
+SAME = 0.01
 SIZES = {"1280": (1280, 720), "1920": (1920, 1080), "400": (400, 800)}
 WAIT = 60_000  # ms; machines that run tests may be busy
 RUN = "void window.jupyterapp.commands.execute('notebook:run-all-cells')"
@@ -231,6 +233,13 @@ def run_code(page, code):
     cell = cells.nth(before)
     cell.locator(".jp-OutputArea-output").last.wait_for()
     return cell
+
+
+def difference(page, code):
+    """Between the map that the explorer shows and the one that its code makes, run in a new cell."""
+    outputs = run_code(page, code + COMPARE).locator(".jp-OutputArea-output")
+    line = outputs.filter(has_text="the maps differ by")
+    return float(line.inner_text().split()[-1])
 
 
 def test_every_control_stays_in_view_while_a_map_grows(page):
@@ -428,7 +437,7 @@ def test_another_photo_while_masks_run_takes_the_place_of_all(page, lab, tmp_pat
     assert saved[0] >= save["x"] + save["width"] and saved[1] < save["y"] + save["height"]  # beside it
     code = page.locator(".dclose-code textarea").first.input_value()
     assert "'explanations/explorer/mine.png'" in code
-    run_code(page, code + COMPARE).get_by_text("the same map: True").wait_for()
+    assert difference(page, code) < SAME
     assert len(list((lab[2] / "explanations" / "explorer").glob("mine_*/"))) == 1
 
 
@@ -455,7 +464,7 @@ def test_an_array_and_the_code_of_it(page):
     field.press("x")  # it cannot be typed into, only selected
     code = field.input_value()
     assert "image = explorer.image" in code
-    run_code(page, code + COMPARE).get_by_text("the same map: True").wait_for()
+    assert difference(page, code) < SAME
 
 
 def test_a_photo_of_40_megapixels_is_taken(page, tmp_path):
