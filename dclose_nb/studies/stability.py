@@ -30,7 +30,7 @@ from .coco import Truth, drawn, matched, read_coco, study_photos
 from .inference import Claim, Estimate, difference, mean, rounded
 from .overlap import overlapping
 from .records import Record, Records
-from .runner import study_command, study_parser
+from .runner import detector_of, study_command, study_parser
 from .sanity import randomise
 
 BUDGETS = (500, 2000, 4000)  # masks in Fig. 9
@@ -61,13 +61,15 @@ def planned_runs(
     grids: Sequence[int] = GRIDS,
     sweep: int = SWEEP,
     changes: Sequence[str] = tuple(CHANGES),
+    *,
+    layers: bool = True,
 ) -> dict[str, Record]:
     """Method, options, budgets of masks and seeds of each run; ``{}`` in its name is the budget.
 
     `changes` are keys of `CHANGES`. Their runs have the smallest budget and the last seed, since they are
     compared with the first seed's map of the unchanged "dclose {}". Runs that are named "shuffled" have the
     two smallest budgets. They ask the detector with its weights shuffled. So their seeds can agree only on
-    what was not learned, for example on the superpixels.
+    what was not learned, for example on the superpixels. These runs and Grad-CAM need the network's `layers`.
     """
 
     def run(method: str, budgets: Sequence[int], seeds: Sequence[int], **options: Any) -> Record:
@@ -79,6 +81,8 @@ def planned_runs(
         runs[f"drise {{}}, grid {cells}"] = run("drise", [sweep], seeds[:1], grid=(cells, cells))
     for name in changes:
         runs[f"dclose {{}}, {name}"] = run("dclose", budgets[:1], seeds[-1:], **CHANGES[name])
+    if not layers:
+        return runs
     for method in ("dclose", "drise"):
         runs[f"shuffled {method} {{}}"] = run(method, budgets[:2], seeds) | {"shuffled": True}
     return runs | {"gradcam": run("gradcam", [], seeds[:1])}
@@ -194,14 +198,18 @@ def learned(name: str) -> Callable[[Record], float | None]:
     return value
 
 
+def made(found: list[Record]) -> dict[str, str]:
+    """Those of `RUNS` that the records have."""
+    return {row: name for row, name in RUNS.items() if name in found[0]["methods"]}
+
+
 def agreements(found: list[Record]) -> dict[str, dict[str, Estimate]]:
-    """Agreement of seeds of each of `RUNS`: on the image, on the shuffled network, and in the box."""
+    """Agreement of seeds of each run that was `made`: on the image, in the box, on the shuffled network."""
+    columns = {"whole image": "agreement", "in the box": "agreement_in_box"}
     shuffled = {row: name for row, name in RUNS.items() if f"shuffled {name}" in found[0]["methods"]}
     of_shuffled = {row: f"shuffled {name}" for row, name in shuffled.items()}
-    of_image = tables.means(found, RUNS, {"whole image": "agreement", "in the box": "agreement_in_box"})
     return {
-        "whole image": of_image["whole image"],
-        "in the box": of_image["in the box"],
+        **tables.means(found, made(found), columns),
         **tables.means(found, of_shuffled, {"shuffled network": "agreement"}),
         "image less shuffled": {row: mean(found, learned(name)) for row, name in shuffled.items()},
     }
@@ -251,13 +259,15 @@ def changed(found: list[Record]) -> dict[str, dict[str, Estimate]]:
 
 
 def claims(found: list[Record]) -> list[Claim]:
-    """The family of claims of notebook 10, with the evidence of `tables.objects`."""
-    base, few, most = f"dclose {BUDGETS[0]}", BUDGETS[0], BUDGETS[-1]
+    """The family of claims of notebook 10 about the runs that were made, from `tables.objects`."""
+    runs = found[0]["methods"]
+    base, few, most = f"dclose {BUDGETS[0]}", BUDGETS[0], max(n for n in BUDGETS if f"dclose {n}" in runs)
     of_small = [record for record in found if record["group"] == "small"]
     family = []
 
     def ask(sentence: str, name: str, other: str, metric: str, *rest: Any, of: Any = found) -> None:
-        family.append(Claim(sentence, tables.difference(of, name, other, metric), *rest))
+        if name in runs and other in runs:
+            family.append(Claim(sentence, tables.difference(of, name, other, metric), *rest))
 
     for n in BUDGETS:
         sentence = f"5.1.1 \"stable\", Fig. 9: D-CLOSE's seeds agree better than D-RISE's, {n} masks each"
@@ -267,7 +277,7 @@ def claims(found: list[Record]) -> list[Claim]:
     for n in BUDGETS:
         sentence = f"in the box alone D-CLOSE's seeds agree better than D-RISE's, {n} masks each"
         ask(sentence, f"dclose {n}", f"drise {n}", "agreement_in_box")
-    for n in BUDGETS[:2]:
+    for n in (n for n in BUDGETS if f"shuffled dclose {n}" in runs):
         sentence = "less the agreement on the shuffled network, D-CLOSE's seeds agree better than D-RISE's"
         lead = difference(found, learned(f"dclose {n}"), learned(f"drise {n}"))
         family.append(Claim(f"{sentence}, {n} masks each", lead))
@@ -301,11 +311,17 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--coco", metavar="DIR", help="default: 20 planted scenes")
     parser.add_argument("--detector", default="planted", help="default: %(default)s")
     parser.add_argument("--limit", type=int, metavar="N", help="only the first N images, in random order")
+    parser.add_argument("--budgets", nargs="+", type=int, default=BUDGETS, metavar="N", help="of masks")
+    parser.add_argument("--seeds-only", action="store_true", help="no grids and no changed parameters")
     options = vars(parser.parse_args(arguments))
-    settings: Record = {"runs": planned_runs(), "steps": STEPS}
 
     def work() -> Path:
-        coco = options.pop("coco")
+        coco, seeds_only = options.pop("coco"), options.pop("seeds_only")
+        others: Record = {"grids": (), "changes": ()} if seeds_only else {}
+        layers = bool(detector_of(options["detector"]).stages)
+        budgets = sorted({checks.at_least("budgets", n, 1) for n in options.pop("budgets")})
+        runs = planned_runs(budgets, layers=layers, **others)
+        settings: Record = {"runs": runs, "steps": STEPS}
         data = drawn(checks.path(options["out"]) / "scenes", 20) if coco is None else read_coco(coco)
         study = partial(study_image, **settings)
         known = settings | {"class_agnostic": True}

@@ -66,4 +66,20 @@ def test_the_claims_of_notebook_11(photos, scenes):
     family = overlap.claims(photos, scenes, overlap.that_overlap(scenes))
     assert len(family) == len({claim.sentence for claim in family}) == 22
     assert [claim.side for claim in family].count("within") == 3
-    assert family[0].evidence.text() == "-0.21 [-0.35, -0.07]"
+    (flat,) = (claim for claim in family if "clearly" in claim.sentence)
+    assert flat.evidence.text() == "-0.21 [-0.35, -0.07]"
+
+
+def test_a_detector_without_gradients_has_three_claims_on_photographs(photos):
+    """They compare D-CLOSE with the masks that were run."""
+    kept = ("flat", "dclose 500", "dclose 2000", "drise 2000")
+    found = [record | {"methods": {name: record["methods"][name] for name in kept}} for record in photos]
+    methods = overlap.photo_methods(found, 2000)
+    assert {*methods.values()} == {*kept} and methods["D-RISE, 2000 masks"] == "drise 2000"
+    family = overlap.photo_claims(found, 2000)
+    assert [claim.evidence.mean for claim in family] == [
+        pytest.approx(
+            np.mean([r["methods"]["dclose 2000"]["leakage"] - r["methods"][name]["leakage"] for r in found])
+        )
+        for name in ("dclose 500", "drise 2000", "flat")
+    ]

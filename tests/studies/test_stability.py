@@ -19,9 +19,8 @@ from dclose_nb.studies.records import Records
 from dclose_nb.studies.sanity import randomise
 from dclose_nb.studies.stability import planned_runs, study_image
 
-RUNS = planned_runs((20, 40, 100), (0, 1, 2), grids=(2,), sweep=30, changes=("four levels", "p 0.7"))
-for of_network in ("gradcam", "shuffled dclose {}", "shuffled drise {}"):
-    del RUNS[of_network]  # a formula has no weights
+CHANGED_RUNS = {"grids": (2,), "sweep": 30, "changes": ("four levels", "p 0.7")}
+RUNS = planned_runs((20, 40, 100), (0, 1, 2), layers=False, **CHANGED_RUNS)  # a formula has no layers
 ALONE = {
     f"{method} {n_masks}": [{"method": method, "n_masks": n_masks, "seed": seed} for seed in range(3)]
     for method in ("dclose", "drise")
@@ -54,6 +53,10 @@ def test_every_run_has_its_budgets_and_seeds():
     }  # fmt: skip
     assert runs["drise {}"]["options"] == {"n_masks": 10, "grid": (16, 16), "p": 0.5}
     assert runs["drise {}, grid 4"]["options"] == {"n_masks": 7, "grid": (4, 4), "p": 0.5}
+    unknown = planned_runs((5, 10), (3, 4), (4, 8), 7, ["r 1"], layers=False)
+    assert unknown == {
+        name: run for name, run in runs.items() if not {"gradcam", "shuffled"} & {*name.split()}
+    }
     json.dumps(planned_runs())  # records can hold it
 
 
@@ -230,6 +233,39 @@ def test_the_claims_of_notebook_10(committed):
     few = next(claim for claim in family if "even with a small number" in claim.sentence)
     assert few.evidence.text() == "+0.28 [+0.22, +0.34]"
     assert [claim.evidence.n_objects for claim in family if "small objects" in claim.sentence] == [26, 26]
+
+
+def test_claims_are_of_the_runs_that_were_made(committed):
+    """Those of grids, changed parameters and a shuffled network go, and 2000 masks take the place of 4000."""
+    every = tables.objects(committed)
+    kept = [name for name in stability.made(every).values() if "4000" not in name]
+    found = [record | {"methods": {name: record["methods"][name] for name in kept}} for record in every]
+    few = stability.claims(found)
+    assert [claim.sentence for claim in few if "500 to" in claim.sentence] == [
+        f'5.1.1 "without being influenced by the number of generated samples": {what}'
+        for what in (
+            "EBPG, 500 to 2000, within 0.02",
+            "over-all, 500 to 2000, within 0.02",
+            "agreement of seeds, 500 to 2000, within 0.05",
+        )
+    ]
+    assert len(few) == 10
+    means = {claim.sentence: claim.evidence.mean for claim in stability.claims(every)}
+    assert sum(means.get(claim.sentence) == claim.evidence.mean for claim in few) == 6
+    assert [*stability.agreements(found)["whole image"]] == [
+        f"{method}, {n} masks" for method in ("D-CLOSE", "D-RISE") for n in (500, 2000)
+    ]
+    assert not stability.agreements(found)["shuffled network"]
+
+
+def test_the_command_takes_budgets_and_seeds_alone(tmp_path, capsys):
+    chosen = ["--budgets", "10", "5", "--seeds-only", "--limit", "1"]
+    assert stability.main([str(tmp_path), *chosen]) == 0, capsys.readouterr().err
+    runs = Records(tmp_path / "records.jsonl").settings["runs"]
+    assert runs["dclose {}"]["budgets"] == [5, 10]
+    assert [*runs] == ["dclose {}", "drise {}", "shuffled dclose {}", "shuffled drise {}", "gradcam"]
+    assert stability.main([str(tmp_path), "--budgets", "0"]) == 2
+    assert "budgets must be an integer of at least 1" in capsys.readouterr().err
 
 
 def test_the_command_says_what_is_wrong(tmp_path, capsys, monkeypatch):
