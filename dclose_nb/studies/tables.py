@@ -412,6 +412,31 @@ def of_claims(claims: Iterable[Claim], name: str = "Claims") -> Table:
     return Table(title, ["claim", "evidence", "objects", "images", "p", "verdict"], rows)
 
 
+def of_families(families: Mapping[str, Sequence[Claim]]) -> Table:
+    """Claims of several detectors side by side, each corrected in its own family, by the detector's name.
+
+    The rows are the claims of the last family. A cell is empty where another family lacks the claim.
+    """
+    columns, cells = ["claim"], {}
+    for name, claims in families.items():
+        columns += [name, "objects / images", "verdict"]
+        cells[name] = {
+            claim.sentence: [
+                claim.evidence.text(claim.unit),
+                f"{claim.evidence.n_objects} / {claim.evidence.n_images}",
+                f"**{verdict.word}**",
+            ]
+            for claim, verdict in zip(claims, inference.verdicts(claims))
+        }
+    *_, last = cells.values()
+    rows = [
+        [sentence, *(cell for of in cells.values() for cell in of.get(sentence, [""] * 3))]
+        for sentence in last
+    ]
+    title = "Claims side by side: 95 % intervals over images; each family is corrected by itself (Holm)"
+    return Table(title, columns, rows)
+
+
 def write(folder: str | Path, *, without: str | Path | None = None) -> str:
     """Write ``tables.md``, ``tables.tex`` and ``table_1.csv`` to ``table_3.csv`` beside a folder's records.
 

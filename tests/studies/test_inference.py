@@ -151,6 +151,26 @@ def test_the_table_of_claims():
     assert "corrected for 1 claims (Holm)" in table.title
 
 
+def test_families_stand_side_by_side_and_are_corrected_apart():
+    weak = estimate([[value] for value in (1.0, 2.0, 3.0, -1.0, 2.0, 1.5, 0.5)])
+    first = [Claim("more", weak), *(Claim(f"other {k}", weak) for k in range(9))]
+    table = tables.of_families({"one": first, "two": [Claim("new", FEW), Claim("more", weak, unit=100)]})
+    assert table.columns == [
+        "claim",
+        *("one", "objects / images", "verdict"),
+        *("two", "objects / images", "verdict"),
+    ]
+    told = weak.text(), "7 / 7", "**open**"  # with ten claims
+    assert table.rows[1] == [
+        "more",
+        *told,
+        weak.text(100),
+        "7 / 7",
+        "**holds**",
+    ]  # with one: few are not counted
+    assert table.rows[0] == ["new", "", "", "", "+0.54", "5 / 5", "**too few**"] and len(table.rows) == 2
+
+
 def test_claims_in_files_have_no_marks_of_markdown():
     table = tables.of_claims([Claim("*4.3:* `dark5` & a_b ^ {50 %}", SURE)])
     assert "*4.3:* `dark5` & a_b" in table.markdown() and "**holds**" in table.markdown()
