@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import dclose_nb as dc  # each name is imported when it is first used: `--help` answers at once
 
+from . import checks, files
 from .commands import run_command
 
 if TYPE_CHECKING:
@@ -218,7 +219,6 @@ def _masks(text: str) -> int | str:
 
 
 def _fetch(args: argparse.Namespace) -> int:
-    from . import checks
     from .detectors import picodet, weights
 
     if checks.choice("detector", args.detector, [*weights.OFFICIAL, picodet.NAME]) == picodet.NAME:
@@ -231,7 +231,7 @@ def _fetch(args: argparse.Namespace) -> int:
 
 
 def _explain(args: argparse.Namespace) -> int:
-    from . import checks, folder
+    from . import folder
     from .images import Example
 
     labels = None if args.labels is None else args.labels.split(",")
@@ -239,16 +239,13 @@ def _explain(args: argparse.Namespace) -> int:
     options = {"method": args.method, "n_masks": args.n_masks, "seed": args.seed, "question": args.question}
     method = folder.check_options(choice, **options)
     condition = None if args.fail_if is None else folder.Condition.parse(args.fail_if)
-    if (
-        condition
-        and condition.column == "error"
-        and not (args.n_masks == "auto" or getattr(method, "own_error", False))
-    ):
+    gives_error = args.n_masks == "auto" or getattr(method, "own_error", False)
+    if condition and condition.column == "error" and not gives_error:
         raise checks.InputError(f"{args.method} gives no error: take --method regression or --n-masks auto")
     source = _source(args, default=None)
     photos = folder.find_photos(args.photos)
-    one_name = [*dict.fromkeys(map(os.path.expanduser, args.photos))]
-    if len(photos) > 1 or photos != one_name:  # a folder or pattern counts as many
+    named = {os.path.abspath(os.path.expanduser(name)) for name in args.photos}
+    if len(photos) > 1 or named != {os.path.abspath(photo) for photo in photos}:  # a folder counts as many
         return _explain_many(args, photos, source, choice, condition, options)
     (photo,) = photos
     image = dc.load_photo(photo)
@@ -271,7 +268,7 @@ def _explain_many(
     condition: Condition | None,
     options: dict[str, Any],
 ) -> int:
-    from . import checks, folder
+    from . import folder
 
     if args.out is None or not args.html:
         raise checks.InputError("many photos need --out DIR, and each has its report.html")
@@ -302,7 +299,6 @@ def _failing(rows: Sequence[dict[str, Any]], condition: Condition) -> int:
 
 def _own_folder(photo: str, method: str) -> Path:
     """The default folder of a photo, unless it holds another's."""
-    from . import checks
     from .folder import refuse_another
 
     folder = checks.path(Path("explanations") / f"{Path(photo).stem}_{method}")
@@ -311,8 +307,6 @@ def _own_folder(photo: str, method: str) -> Path:
 
 
 def _demo(args: argparse.Namespace) -> int:
-    from . import checks
-
     photo, limits = "the example 'overlap'", "score 0.25 or more"
     _write(checks.path(args.out), lambda: dc.load_example("overlap"), photo, limits, n_masks=1000)
     return 0
@@ -340,7 +334,6 @@ def _evaluate(args: argparse.Namespace) -> int:
 
 
 def _tables(args: argparse.Namespace) -> int:
-    from . import checks
     from .studies import tables
 
     folder = checks.path(args.folder)
@@ -354,7 +347,6 @@ def _figures(args: argparse.Namespace) -> int:
     import matplotlib
 
     matplotlib.use("agg")
-    from . import checks
     from .paper import gallery
 
     numbers = list(gallery.FIGURES) if args.only is None else args.only
@@ -387,8 +379,6 @@ def _source(args: argparse.Namespace, *, default: str | None = "yolox_nano") -> 
 
 def _class_names(file: str) -> tuple[str, ...]:
     """The class names in a file: one a line, or a list in JSON."""
-    from . import checks, files
-
     try:
         text = checks.path(file).read_text(encoding="utf-8-sig").strip()
         lines = files.from_json(text) if text.startswith("[") else [line.strip() for line in text.split("\n")]
@@ -418,19 +408,13 @@ def _write(
         explanation = dc.explain(detector, image, targets, **options)
         explanation = replace(explanation, n_forward=explanation.n_forward + 1)  # the detection before
         reports.write(stage, explanation, photo=photo, html=html)
-    _print_table(explanation)
-    if not len(explanation):
-        print(f"no object was found ({limits}), so there is nothing to explain")
-    print(f"\n{out}/  sheet.png, overlays, {'report.html, ' * html}maps.npz, manifest.json")
-    return explanation
-
-
-def _print_table(explanation: Explanation) -> None:
-    from .reports import overlay_name
-
     row = "{:<16} {:>5}  {:<8} {:>7} {:>8}  {}"
     print(row.format("object", "score", "method", "passes", "seconds", "overlay"))
     cost = explanation.method, explanation.n_forward, f"{explanation.seconds:.1f}"
     for k, detection in enumerate(explanation.detections):
-        overlay = f"{overlay_name(explanation, k)}.png"
+        overlay = f"{reports.overlay_name(explanation, k)}.png"
         print(row.format(detection.names[0], f"{detection.scores[0]:.2f}", *cost, overlay))
+    if not len(explanation):
+        print(f"no object was found ({limits}), so there is nothing to explain")
+    print(f"\n{out}/  sheet.png, overlays, {'report.html, ' * html}maps.npz, manifest.json")
+    return explanation

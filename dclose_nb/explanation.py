@@ -145,7 +145,8 @@ class Explanation:
     @property
     def segments(self) -> list[int]:
         """Number of superpixels of each of `levels`, finest first; empty for a method without such levels."""
-        return [] if self.levels is None else sorted(self.params.get("segments", ()), reverse=True)
+        segments = () if self.levels is None else self.params.get("segments", ())
+        return sorted(segments, reverse=True) if isinstance(segments, tuple) else []
 
     @property
     def level_names(self) -> list[str]:

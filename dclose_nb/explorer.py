@@ -49,7 +49,7 @@ SMALLEST = 260, 320  # pixels of the photo in a small window: its width, and its
 NUMBER = 22, 18  # pixels of a box's number, as in the stylesheet: width and height
 LARGEST = 12_000_000  # pixels of an uploaded photo; a larger one is shrunk
 STEPS_OF_CURVES = 20  # of deletion and insertion, for the over-all score
-SETTABLE = "n_masks", "p", "r", "seed", "segments"  # options of methods that have controls
+SETTABLE = {"n_masks", "p", "r", "seed"}  # options of methods that have controls, as segments have, too
 MOST = 100_000  # masks
 NO_BOX = -1  # in the list of boxes
 SCORING = "; scoring ..."  # stands after what a map was made of
@@ -279,8 +279,9 @@ class Explorer(widgets.VBox):
         self.code = widgets.Textarea(description="code", placeholder=words, disabled=True, **style)
 
         self._offer()
-        self._answer((*self.options.values(), *self.segments.values()), self._follow)
-        self._answer((self.list,), self._start)
+        controls = *self.options.values(), *self.segments.values()
+        self._answer(controls, self._offer)  # first: it says what the methods have a use for
+        self._answer((*controls, self.list), self._start)
         self._answer((self.opacity, self.threshold), self._restyle)
         self._answer((self.steps,), self._draw_step)
         self._answer((self.upload,), self._take_upload)
@@ -424,11 +425,6 @@ class Explorer(widgets.VBox):
                 self._say(f"The photo was shrunk to {width} x {height} pixels. {self.status_text}")
 
     # The run
-
-    def _follow(self) -> None:
-        """Let what can be chosen follow the methods; then explain as the controls say."""
-        self._offer()
-        self._start()
 
     def _offer(self) -> None:
         """Offer the controls that the methods have a use for, and say how many masks they take by themselves.
@@ -723,7 +719,7 @@ class Explorer(widgets.VBox):
             lines.append(f"image = dc.load_photo({run.photo.source!r})")
         lines.append(f"target = detector.detect(image)[{run.k}]  # {run.caption}")
         for place, (name, (method, options)) in enumerate(zip(("explanation", "beside"), run.plans)):
-            defaults = _defaults(method)
+            defaults = _settable(method)
             given = {"method": method} | {key: v for key, v in options.items() if v != defaults[key]}
             arguments = "".join(f", {key}={value!r}" for key, value in given.items())
             made, total = run.maps[place].n_forward if place in run.maps else 0, options.get("n_masks", 0)
@@ -796,18 +792,12 @@ def _message() -> tuple[str, datetime]:
     return header.get("session", ""), header.get("date", datetime.min)
 
 
-def _defaults(method: str) -> dict[str, Any]:
-    """A method's options, and the seed where it draws masks, as `explain` takes them by default."""
-    made = make(method)
-    return asdict(made) | ({"seed": 0} if isinstance(made, Method) else {})
-
-
 def _settable(method: str) -> dict[str, Any]:
-    """The defaults of a method's options that have controls; superpixels have one for several levels."""
-    options = {name: value for name, value in _defaults(method).items() if name in SETTABLE}
-    if not isinstance(options.get("segments"), tuple):
-        options.pop("segments", None)
-    return options
+    """Defaults of what controls can set of a method; superpixels have controls for several levels only."""
+    made = make(method)
+    options = asdict(made) | ({"seed": 0} if isinstance(made, Method) else {})
+    controls = SETTABLE | {"segments"} if isinstance(options.get("segments"), tuple) else SETTABLE
+    return {name: value for name, value in options.items() if name in controls}
 
 
 def _caption(photo: Photo, k: int) -> str:

@@ -53,12 +53,6 @@ class Choice(NamedTuple):
     labels: Sequence[str] | None = None  # only of these classes
     top: int | None = None  # only so many, the best
 
-    def check(self) -> None:
-        """Refuse a confidence outside [0, 1] and a top below 1."""
-        checks.fraction("confidence", self.confidence)
-        if self.top is not None:
-            checks.at_least("top", self.top, 1)
-
     def detect(self, detector: Detector, image: np.ndarray) -> Detections:
         """The detections in an image (H, W, 3); a warning says if they are many."""
         found = detector.detect(image, confidence=self.confidence)
@@ -72,7 +66,7 @@ class Choice(NamedTuple):
     def wanted(self, detector: Detector) -> np.ndarray:
         """Which of a detector's C classes, (C,) bool; a class that it does not have raises `InputError`."""
         names = detector.class_names
-        return np.full(len(names), True) if self.labels is None else one_hot(self.labels, names).max(0) > 0
+        return np.full(len(names), True) if self.labels is None else one_hot(self.labels, names).any(0)
 
 
 class Condition(NamedTuple):
@@ -158,7 +152,9 @@ def _coco_photos(path: Path) -> list[str]:
 
 def check_options(choice: Choice, *, method: str, n_masks: Any, seed: Any, question: Any) -> Method | OwnWay:
     """The method that is asked for. What cannot work for any photo raises `InputError`."""
-    choice.check()
+    checks.fraction("confidence", choice.confidence)
+    if choice.top is not None:
+        checks.at_least("top", choice.top, 1)
     checks.at_least("seed", seed, 0)
     checks.choice("question", question, QUESTIONS)
     made = make(method, n_masks=None if n_masks == "auto" else n_masks)

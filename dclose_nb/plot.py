@@ -92,7 +92,7 @@ def explanation(
     strength = _strength(opacity, threshold)
     axes = _panels(ax, len(explanation), explanation.image.shape, bars=1)
     for panel, part in zip(axes, explanation):
-        _draw_explanation(panel, part, caption(part.detections), **strength)
+        _draw_explanation(panel, part, caption(part.detections), last=panel is axes[-1], **strength)
     return axes
 
 
@@ -142,7 +142,7 @@ def error(explanation: Explanation, *, ax: Any = None) -> np.ndarray:
 
 def levels(explanation: Explanation, *, ax: Any = None) -> np.ndarray:
     """The levels S_k (Eq. 7) of one detection side by side, finest first, as computed."""
-    maps, box = _levels_of_one(explanation), _box_on_levels(explanation)
+    maps, box = _levels_of_one(explanation)
     return _draw_levels(maps, explanation.level_names, "saliency of the level", ax, box)
 
 
@@ -159,13 +159,13 @@ def cascade(explanation: Explanation, *, ax: Any = None) -> np.ndarray:
 
     A method, or a setting of its options, that has no cascade raises `InputError`.
     """
-    maps = _levels_of_one(explanation)
+    maps, box = _levels_of_one(explanation)
     order = make(explanation.method, **explanation.params).cascade_order
     if order is None:
         raise InputError(
             f"method {explanation.method!r} ran without a cascade: draw its levels with plot.levels"
         )
-    maps, names, box = maps[order], explanation.level_names[order], _box_on_levels(explanation)
+    maps, names = maps[order], explanation.level_names[order]
     axes = _panels(ax, 2 * len(maps), maps.shape[1:], columns=len(maps), bars=len(maps))
     for k, (level, fused, name) in enumerate(zip(min_max(maps), cascade_steps(maps), names)):
         _draw_map(axes[k], level, f"$S_{k + 1}$, {fill(name, NARROW)}")
@@ -240,7 +240,8 @@ def pair(
     (panel,) = axes = _panels(ax, 1, image.shape)
     panel.imshow(fit(image), extent=_frame(image))
     _title(panel, str(title))
-    _draw_pair(panel, drawn)
+    for look in drawn:
+        _draw_box(panel, *look)
     return axes
 
 
@@ -290,7 +291,8 @@ def comparison(
         _draw_overlay(axes[3], image, difference, alpha, title, -1, DIVERGING)
         _colour_bar(axes[3], -1, 1, "difference", DIVERGING)
     for panel in axes[1:]:
-        _draw_pair(panel, drawn)
+        for look in drawn:
+            _draw_box(panel, *look)
     return axes
 
 
@@ -589,21 +591,15 @@ def _frame(image: np.ndarray) -> tuple[float, float, float, float]:
     return -0.5, image.shape[1] - 0.5, image.shape[0] - 0.5, -0.5
 
 
-def _levels_of_one(explanation: Explanation) -> np.ndarray:
-    """The levels (L, h, w) of an explanation of one detection."""
+def _levels_of_one(explanation: Explanation) -> tuple[np.ndarray, np.ndarray]:
+    """The levels (L, h, w) of one detection, and its box in their frame: the photo at another size."""
     _refuse_others(explanation)
     if explanation.levels is None:
         raise InputError(f"method {explanation.method!r} has no levels")
     if len(explanation) != 1:
         raise InputError(f"pass one detection, explanation[i], not {len(explanation)}")
-    return explanation.levels[:, 0]
-
-
-def _box_on_levels(explanation: Explanation) -> np.ndarray:
-    """The box of one detection in the frame of its levels, which is the photo at another size."""
-    assert explanation.levels is not None
     scale = np.divide(explanation.levels.shape[:1:-1], explanation.image.shape[1::-1])  # across, down
-    return explanation.detections.boxes[0] * np.tile(scale, 2)
+    return explanation.levels[:, 0], explanation.detections.boxes[0] * np.tile(scale, 2)
 
 
 def _draw_levels(
@@ -626,14 +622,16 @@ def _draw_map(panel: Axes, values: np.ndarray, title: str, label: str = "", low:
     _colour_bar(panel, low, high, label)
 
 
-def _draw_explanation(panel: Axes, explanation: Explanation, text: str, **strength: float) -> None:
+def _draw_explanation(
+    panel: Axes, explanation: Explanation, text: str, *, last: bool = False, **strength: float
+) -> None:
     """Draw the overlay of one detection, with its box and a text about it."""
     scaled = min_max(fit(explanation.saliency[0]))
     title = f"{text}, {explanation.method}"
     _draw_overlay(panel, explanation.image, scaled, _alpha(scaled, **strength), title)
     _draw_box(panel, explanation.detections.boxes[0], "cyan")
     spec = panel.get_subplotspec()
-    if spec is None or spec.is_last_col():  # one bar is enough for a row
+    if last or spec is None or spec.is_last_col():  # one bar is enough for a row
         _colour_bar(panel, 0, 1, "saliency")
 
 
@@ -681,7 +679,7 @@ def _colour_bar(panel: Axes, low: float, high: float, label: str, cmap: str = CM
     bar.ax.tick_params(labelsize=plt.rcParams["font.size"])  # as it is now, not when it is drawn
 
 
-def _draw_box(panel: Axes, box: Any, colour: Any, *, style: str = "-") -> None:
+def _draw_box(panel: Axes, box: Any, colour: Any, style: str = "-") -> None:
     """Draw a box (x1, y1, x2, y2), where pixel 0 reaches from 0 to 1, on a black one."""
     x1, y1, x2, y2 = (np.asarray(box, dtype=float) - 0.5).tolist()
     width = plt.rcParams["lines.linewidth"]
@@ -700,11 +698,6 @@ def _pair_boxes(truth: Targets | None, prediction: Detections | None) -> list[tu
             checks.instance(what, given, kind)
             drawn.append((checks.numbers(f"boxes of the {what}", given.boxes, (1, 4))[0], *look))
     return drawn
-
-
-def _draw_pair(panel: Axes, drawn: list[tuple[np.ndarray, str, str]]) -> None:
-    for box, colour, style in drawn:
-        _draw_box(panel, box, colour, style=style)
 
 
 def _draw_image(

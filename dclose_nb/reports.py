@@ -243,7 +243,7 @@ def _controls(explanation: Explanation, layers: Sequence[str], opacity: float, t
     hidden = f"Values below {threshold:g} are not shown. " if threshold else ""
     return (
         f'<div class="controls">\n{_switch("object", "Object", objects)}'
-        f"{_switch('layer', 'Layer', [*enumerate(layers), ('none', 'the image alone')])}"
+        f"{_switch('layer', 'Layer', [*enumerate(map(escape, layers)), ('none', 'the image alone')])}"
         f'<fieldset><legend>Look</legend>\n<label>Opacity <output id="percent">{percent} %</output>'
         f'<input type="range" id="opacity" min="0" max="100" value="{percent}"></label>\n'
         '<label><input type="checkbox" id="boxes"> all boxes</label>\n</fieldset>\n'

@@ -137,45 +137,37 @@ def _wrong_canvas(detector: Detector, canvas: Any, image: np.ndarray, before: np
     if not isinstance(canvas, Canvas):
         yield f"prepare must return dc.Canvas, got {type(canvas).__name__}"
         return
-    pixels, size = canvas.pixels, before.shape[:2]
+    pixels, size, content = canvas.pixels, before.shape[:2], canvas.content
+    place = f"the canvas's content (top, left, height, width) {content}"
     if not _are_integers(canvas.image_size, 2) or tuple(canvas.image_size) != size:
         yield f"the canvas's image_size must be the image's (height, width) {size}, got {canvas.image_size}"
     if not isinstance(pixels, torch.Tensor):
         yield f"the canvas's pixels must be a tensor, got {type(pixels).__name__}"
-        return
-    if pixels.ndim != 3 or len(pixels) != 3 or not pixels.is_floating_point():
+    elif pixels.ndim != 3 or len(pixels) != 3 or not pixels.is_floating_point():
         yield f"the canvas's pixels must be (3, h, w) and float, got {tuple(pixels.shape)} {pixels.dtype}"
-        return
-    if pixels.device.type != detector.device.type:
+    elif pixels.device.type != detector.device.type:
         yield f"the canvas lies on {pixels.device}, the detector on {detector.device}"
-        return
-    if not _are_integers(canvas.content, 4):
-        yield f"the canvas's content must be integers (top, left, height, width), got {canvas.content}"
-        return
-    top, left, height, width = canvas.content
-    content = f"the canvas's content (top, left, height, width) {canvas.content}"
-    h, w = pixels.shape[1:]
-    if min(top, left) < 0 or min(height, width) < 1 or top + height > h or left + width > w:
-        yield f"{content} does not lie in its {h} x {w}"
-        return
-    if not pixels.isfinite().all():
+    elif not _are_integers(content, 4):
+        yield f"the canvas's content must be integers (top, left, height, width), got {content}"
+    elif min(content) < 0 or 0 in content[2:] or np.any(np.add(content[:2], content[2:]) > pixels.shape[1:]):
+        yield f"{place} does not lie in its {pixels.shape[1]} x {pixels.shape[2]}"
+    elif not pixels.isfinite().all():
         yield "the canvas's pixels must be finite numbers"
-        return
-    if pixels.min() < -1 or pixels.max() > 256 or (pixels.max() <= 1 and before.max() > 1):
+    elif pixels.min() < -1 or pixels.max() > 256 or (pixels.max() <= 1 and before.max() > 1):
         yield (
             f"the canvas's pixels must be in 0-255, they lie in [{pixels.min():.3g}, {pixels.max():.3g}]: "
             "scale and standardise in predict"
         )
-        return
-    shown, wanted = (
-        cv2.resize(picture.astype(np.float32), (16, 16), interpolation=cv2.INTER_AREA)
-        for picture in (canvas.content_image, before)
-    )
-    if (apart := np.abs(shown - wanted).mean()) > COLOUR:
-        if np.abs(shown[..., ::-1] - wanted).mean() < apart / 2:
+    else:
+        shown, wanted = (
+            cv2.resize(picture.astype(np.float32), (16, 16), interpolation=cv2.INTER_AREA)
+            for picture in (canvas.content_image, before)
+        )
+        apart = np.abs(shown - wanted).mean()
+        if apart > COLOUR and np.abs(shown[..., ::-1] - wanted).mean() < apart / 2:
             yield "the canvas's colours are BGR: it must be RGB; turn them in predict"
-        else:
-            yield f"{content} does not show the image: is it where the image was put?"
+        elif apart > COLOUR:
+            yield f"{place} does not show the image: is it where the image was put?"
 
 
 def _are_integers(value: Any, n: int) -> bool:

@@ -92,7 +92,7 @@ def test_top_explains_the_best_only(photo, capsys):
 def test_a_photo_that_is_named_from_home_or_twice_is_one_photo(photo, tmp_path, monkeypatch):
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.setenv("USERPROFILE", str(tmp_path))
-    for number, names in enumerate((["~/home.png"], [photo, photo])):
+    for number, names in enumerate((["~/home.png"], [photo, photo], [photo, f"./{photo}"])):
         assert explain(*names, "--out", str(number), "--no-html", "--top", "1") == 0
         assert Path(str(number), "sheet.png").is_file()
 

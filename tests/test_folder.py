@@ -113,6 +113,8 @@ def test_what_is_explained_can_be_chosen(photos, lamps):
     assert [row["label"] for row in lines[0]["detections"]] == ["a"]
     lines = explained(photos[:1], lamps, "sure", Choice(confidence=0.99))
     assert lines[0]["detections"] == []
+    lines = explained(photos[:1], lamps, "no class", Choice(labels=[]))
+    assert lines[0]["detections"] == []
     with pytest.raises(dc.InputError, match="has no class 'unicorn'"):
         explained(photos[:1], lamps, "none", Choice(labels=["unicorn"]))
     assert not Path("none").exists()

@@ -60,6 +60,14 @@ def test_every_figure_draws_where_it_is_told(found, name):
         draw(found, ax=[*mine, plt.figure().add_subplot()])
 
 
+def test_each_row_of_overlays_has_one_colour_bar(lamps, lit):
+    found = dc.explain(lamps, lit, method="drise", n_masks=4, progress=False)
+    seven = found.detections[[0, 1, 0, 1, 0, 1, 0]]  # four in a row, and three in the last
+    many = replace(found, detections=seven, saliency=found.saliency[[0, 1, 0, 1, 0, 1, 0]], error=None)
+    barred = [bool(panel.child_axes) for panel in plot.explanation(many)]
+    assert barred == [False, False, False, True, False, False, True]
+
+
 def test_boxes_have_names_and_no_scores():
     truth = dc.Targets([[1, 2, 7, 9], [10, 2, 18, 8]], ["a", "$b$"])
     (panel,) = plot.boxes(np.zeros((12, 20, 3), np.uint8), truth)

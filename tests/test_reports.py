@@ -6,7 +6,7 @@ import io
 import json
 import re
 import shutil
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from html.parser import HTMLParser
 from itertools import combinations
 from pathlib import Path
@@ -434,6 +434,10 @@ def test_names_from_outside_stay_text(lit, tmp_path):
     texts = [text for parts in made.text.values() for text in parts]
     assert sum(EVIL in text for text in texts) >= 5  # title, heading, table, detector, weights
     assert any("\ufffd.png" in text for text in made.text["h1"])
+    # somebody's method may have segments of any kind, and so may a file that says so
+    named = replace(explanation, method=EVIL, params={"segments": (EVIL,) * len(explanation.levels)})
+    made = page_of(named, tmp_path / "method")
+    assert [tag for tag, _ in made.tags] == [tag for tag, _ in tame.tags]
 
 
 def test_a_photo_without_objects_has_a_page_too(lamps, lit, tmp_path):
@@ -461,7 +465,14 @@ def test_a_method_of_one_s_own_may_have_levels_of_anything(lamps, lit, tmp_path,
             maps = np.stack([level.contrast for level in levels])
             return Maps(maps.sum(axis=0), maps)
 
+    @dataclass(frozen=True)
+    class WithSegments(TwoGrids):
+        segments: int = 4  # of what it cuts by itself
+
     monkeypatch.setitem(METHODS, "two grids", TwoGrids)
+    monkeypatch.setitem(METHODS, "segments", WithSegments)
+    own = dc.explain(lamps, lit, method="segments", progress=False)
+    assert own.segments == [] and own.level_names == ["level 1", "level 2"]
     made = dc.explain(lamps, lit, method="two grids", progress=False)
     folder = dc.report(made, tmp_path / "own")
     again = dc.Explanation.load(folder)
