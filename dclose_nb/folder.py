@@ -66,7 +66,11 @@ class Choice(NamedTuple):
     def wanted(self, detector: Detector) -> np.ndarray:
         """Which of a detector's C classes, (C,) bool; a class that it does not have raises `InputError`."""
         names = detector.class_names
-        return np.full(len(names), True) if self.labels is None else one_hot(self.labels, names).any(0)
+        return (
+            np.full(len(names), True)
+            if self.labels is None
+            else one_hot(self.labels, names).max(0, initial=0) > 0
+        )
 
 
 class Condition(NamedTuple):

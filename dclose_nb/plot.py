@@ -92,7 +92,7 @@ def explanation(
     strength = _strength(opacity, threshold)
     axes = _panels(ax, len(explanation), explanation.image.shape, bars=1)
     for panel, part in zip(axes, explanation):
-        _draw_explanation(panel, part, caption(part.detections), last=panel is axes[-1], **strength)
+        _draw_explanation(panel, part, caption(part.detections), panel is axes[-1], **strength)
     return axes
 
 
@@ -108,7 +108,7 @@ def sheet(
     _draw_image(explanation.image, found.boxes, texts, [box_colour(k) for k in range(n)], axes[0])
     axes[0].set_title("no object found" if n == 0 else f"{n} object{'s' * (n > 1)}")
     for panel, part, text in zip(axes[1:], explanation, texts):
-        _draw_explanation(panel, part, text, **strength)
+        _draw_explanation(panel, part, text, panel is axes[-1], **strength)
     return axes
 
 
@@ -623,7 +623,7 @@ def _draw_map(panel: Axes, values: np.ndarray, title: str, label: str = "", low:
 
 
 def _draw_explanation(
-    panel: Axes, explanation: Explanation, text: str, *, last: bool = False, **strength: float
+    panel: Axes, explanation: Explanation, text: str, last: bool, **strength: float
 ) -> None:
     """Draw the overlay of one detection, with its box and a text about it."""
     scaled = min_max(fit(explanation.saliency[0]))

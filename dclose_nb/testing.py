@@ -106,7 +106,7 @@ def _predict(
     if not isinstance(proposals, Proposals):
         _stop(detector, [f"{function} must return dc.Proposals, got {type(proposals).__name__}"])
     _stop(detector, _wrong_tensors(detector, proposals, len(pixels)))
-    _stop(detector, [*_wrong_scores(proposals), *_wrong_boxes(proposals, pixels.shape[2:])])
+    _stop(detector, _wrong_boxes(proposals, pixels.shape[2:]))
     return _copy(proposals)
 
 
@@ -195,11 +195,7 @@ def _wrong_tensors(detector: Detector, proposals: Proposals, b: int) -> Iterator
             yield f"{name} lie on {part.device}, the detector on {detector.device}"
         elif not part.isfinite().all():
             yield f"{name} must be finite numbers"
-
-
-def _wrong_scores(proposals: Proposals) -> Iterator[str]:
-    for name, part in (("objectness", proposals.objectness), ("class_probs", proposals.class_probs)):
-        if part.numel() and (part.min() < -1e-4 or part.max() > 1 + 1e-4):
+        elif name != "boxes" and part.numel() and (part.min() < -1e-4 or part.max() > 1 + 1e-4):
             yield (
                 f"{name} must lie in [0, 1], they lie in [{part.min():.3g}, {part.max():.3g}]: "
                 "do they need a sigmoid or softmax?"

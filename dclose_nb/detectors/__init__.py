@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -108,8 +107,8 @@ def load_detector(
     from .yolox import load_yolox
 
     named = [*OFFICIAL, picodet.NAME, *planted.NETWORKS]
-    folder = Path(os.path.expanduser(detector)) if isinstance(detector, str | Path) else None
-    if folder is not None and str(detector) not in named and os.path.isdir(folder):
+    folder = checks.path(detector) if isinstance(detector, str | Path) else None
+    if folder is not None and str(detector) not in named and folder.is_dir():
         from .huggingface import load_folder
 
         _refuse_unused(facts, "a folder", class_names=class_names)

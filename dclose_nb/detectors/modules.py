@@ -27,18 +27,10 @@ class ModuleDetector(Detector):
 
     thread_safe = True
 
-    def __init__(
-        self,
-        name: str,
-        module: Any,
-        class_names: Sequence[str],
-        *,
-        device: torch.device,
-        provenance: dict[str, Any],
-    ) -> None:
+    def __init__(self, name: str, module: Any, class_names: Sequence[str], **settings: Any) -> None:
         weights.refuse_no_numbers(name, module.state_dict())
-        super().__init__(name, tuple(class_names), device, provenance)
-        self.module = module.eval().requires_grad_(False).to(device).to(memory_format=torch.channels_last)
+        super().__init__(name, tuple(class_names), **settings)
+        self.module = module.eval().requires_grad_(False).to(self.device, memory_format=torch.channels_last)
 
     def predict_in_half(self, pixels: torch.Tensor) -> Proposals:
         """`predict` with convolutions and products of 16 bits, for which GPUs have units of their own.

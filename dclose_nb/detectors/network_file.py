@@ -17,7 +17,7 @@ from ..checks import InputError
 from ..detection import Canvas, Detections, Detector, Proposals
 from ..files import sha256
 from .canvases import letterbox, letterbox_centred, stretch
-from .families import FAMILIES, recognise
+from .families import FAMILIES, Family, recognise
 from .sessions import OnnxSession, Session, open_ir
 from .yolox import COCO_CLASSES
 
@@ -102,7 +102,9 @@ class FileDetector(Detector):
         beside = path.with_suffix(".bin") if ir else path.with_name(f"{path.name}.data")  # PyTorch's name
         if ir or beside.exists():
             checksums["weights_sha256"] = _sha256(beside)
-        facts = _given(colours=colours, mean=mean, std=std, resize=resize)
+        given: dict[str, Any] = {"colours": colours, "mean": mean, "std": std, "resize": resize}
+        facts = {fact: value for fact, value in given.items() if value is not None}
+        _standard(FAMILIES["yolox"]._replace(**facts))  # refused before the file is opened
         if decode is not None and not callable(decode):
             checks.choice("decode", decode, FAMILIES)
         self.input_size, self._takes_batches = self._input(input_size)
@@ -119,7 +121,7 @@ class FileDetector(Detector):
         class_names = class_names or self._names(called, [] if callable(decode) else known.get(called, []))
         self._decode = family.bound(len(class_names))
         self.colours, self._resize = family.colours, RESIZE[family.resize]
-        self._mean, self._std = (_channels(*fact) for fact in (("mean", family.mean), ("std", family.std)))
+        self._mean, self._std = _standard(family)
         provenance = {
             "file": path.name,
             **checksums,
@@ -269,13 +271,11 @@ class FileDetector(Detector):
         if self.colours == "bgr":
             pixels = pixels.flip(1)
         images = (pixels - self._mean) / self._std
-        batches = [images] if self._takes_batches else images.split(1)
-        each = [self._decode(self._run(batch), self.input_size) for batch in batches]
-        if len(each) == 1:
-            return each[0]
-        return Proposals(
-            *(pad_sequence([part[0] for part in parts], batch_first=True) for parts in zip(*each))
-        )
+        if self._takes_batches:
+            return self._decode(self._run(images), self.input_size)
+        each = [self._decode(self._run(image), self.input_size) for image in images.split(1)]
+        rows = ([part[0] for part in parts] for parts in zip(*each))
+        return Proposals(*(pad_sequence(row, batch_first=True) for row in rows))
 
 
 def _sha256(path: Path) -> str:
@@ -285,20 +285,14 @@ def _sha256(path: Path) -> str:
         raise InputError(f"{str(path)!r} cannot be read: {error.strerror or error}") from error
 
 
-def _given(**facts: Any) -> dict[str, Any]:
-    """The facts that are not None, checked."""
-    facts = {fact: value for fact, value in facts.items() if value is not None}
-    for fact, allowed in (("colours", ("rgb", "bgr")), ("resize", RESIZE)):
-        if fact in facts:
-            checks.choice(fact, facts[fact], allowed)
-    for fact in ("mean", "std"):
-        if fact in facts:
-            facts[fact] = _channels(fact, facts[fact])
-    if "std" in facts and not facts["std"].all():
-        raise InputError(
-            f"std must not be 0, got {facts['std'].flatten().tolist()}: pixels are divided by it"
-        )
-    return facts
+def _standard(family: Family) -> tuple[torch.Tensor, torch.Tensor]:
+    """Mean and deviation as tensors (3, 1, 1); facts that cannot be used are refused."""
+    checks.choice("colours", family.colours, ("rgb", "bgr"))
+    checks.choice("resize", family.resize, RESIZE)
+    mean, std = _channels("mean", family.mean), _channels("std", family.std)
+    if not std.all():
+        raise InputError(f"std must not be 0, got {std.flatten().tolist()}: pixels are divided by it")
+    return mean, std
 
 
 def _channels(name: str, values: Sequence[float]) -> torch.Tensor:

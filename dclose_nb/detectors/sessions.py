@@ -25,7 +25,7 @@ class Port(NamedTuple):
 
     name: str
     dtype: str  # as NumPy calls it
-    shape: tuple[int | None, ...]  # None stands for any length
+    shape: tuple[int | str | None, ...]  # None and names stand for any length
 
 
 class Session(ABC):
@@ -79,11 +79,7 @@ class OnnxSession(Session):
         options.log_severity_level = 4  # older exports bring a page of warnings, and errors are raised
         self._network = onnxruntime.InferenceSession(file, options, providers=["CPUExecutionProvider"])
         self.inputs = [
-            Port(
-                port.name,
-                DTYPES.get(port.type, port.type),
-                tuple(side if isinstance(side, int) else None for side in port.shape),
-            )
+            Port(port.name, DTYPES.get(port.type, port.type), tuple(port.shape))
             for port in self._network.get_inputs()
         ]
         self.outputs = [port.name for port in self._network.get_outputs()]

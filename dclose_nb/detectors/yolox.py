@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -37,12 +37,7 @@ class YoloxDetector(ModuleDetector):
     """
 
     def __init__(
-        self,
-        name: str,
-        module: Any,
-        input_size: tuple[int, int],
-        class_names: tuple[str, ...],
-        **settings: Any,
+        self, name: str, module: Any, input_size: tuple[int, int], class_names: Sequence[str], **settings: Any
     ) -> None:
         super().__init__(name, ready(module), class_names, **settings)
         self.input_size = input_size

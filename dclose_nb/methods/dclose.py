@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import ClassVar
 
@@ -15,7 +15,7 @@ from .. import checks
 from ..checks import InputError
 from ..detection import Canvas
 from ..fusion import cascade
-from ..masks import MOST, SEGMENTS, MaskSampler, superpixel_masks, superpixels
+from ..masks import MOST, SEGMENTS, superpixel_masks, superpixels
 from ..sampling import Level, Plan
 from .method import Maps, Method
 
@@ -51,6 +51,9 @@ class Pyramid(Method):
         if checks.count("n_masks", self.n_masks) < self.least * len(self.segments):
             least = f"{('one', 'two')[self.least - 1]} for each of {len(self.segments)} levels"
             raise InputError(f"n_masks must be at least {least}, got {self.n_masks}")
+        if self.most is not None and self.n_masks > self.most:
+            called = type(self).__name__.lower()
+            raise InputError(f"n_masks must be at most {self.most} for {called}, got {self.n_masks}")
         checks.probability("p", self.p)
         checks.at_least("r", self.r, 0, largest=MOST, integer=False)
 
@@ -60,16 +63,13 @@ class Pyramid(Method):
         share, rest = divmod(self.n_masks, len(self.segments))
         return [share + (level < rest) for level in range(len(self.segments))]
 
-    def samplers(self, canvas: Canvas, seed: int, *, crops_per_draw: int = 1) -> list[MaskSampler]:
+    def plan(self, canvas: Canvas, seed: int) -> Plan:
         """Step 1: superpixels and masks of each level, finest first."""
         finest_first = sorted(self.segments, reverse=True)
         with ThreadPoolExecutor(torch.get_num_threads()) as threads:  # SLIC takes as long as fifty passes
             cut = list(threads.map(partial(superpixels, canvas.content_image), finest_first))
-        masks = partial(superpixel_masks, p=self.p, r=self.r, seed=seed, crops_per_draw=crops_per_draw)
-        return [masks(labels, level=k, device=canvas.pixels.device) for k, labels in enumerate(cut)]
-
-    def plan(self, canvas: Canvas, seed: int) -> Plan:
-        return Plan(self.samplers(canvas, seed), self.counts)
+        masks = partial(superpixel_masks, p=self.p, r=self.r, seed=seed, device=canvas.pixels.device)
+        return Plan([masks(labels, level=k) for k, labels in enumerate(cut)], self.counts)
 
 
 @dataclass(frozen=True)
@@ -114,8 +114,9 @@ class Dclose(Pyramid):
         return slice(None, None, step) if self.fusion == "cascade" else None
 
     def plan(self, canvas: Canvas, seed: int) -> Plan:
-        samplers = self.samplers(canvas, seed, crops_per_draw=self.crops_per_draw)
-        return Plan(samplers, self.counts, filtered=self.proposals == "filtered")
+        plan = super().plan(canvas, seed)
+        samplers = [replace(sampler, crops_per_draw=self.crops_per_draw) for sampler in plan.samplers]
+        return plan._replace(samplers=samplers, filtered=self.proposals == "filtered")
 
     def combine(self, levels: list[Level]) -> Maps:
         saliency = np.stack([level.saliency for level in levels])  # step 6, (L, n, h, w)

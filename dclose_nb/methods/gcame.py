@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 
 from ..detection import Detector
-from .gradients import Gradients
+from .gradients import Gradients, Tensors
 
 
 @dataclass(frozen=True)
@@ -37,23 +37,17 @@ class Gcame(Gradients):
     def own_layers(self, detector: Detector) -> Sequence[str]:
         return detector.class_layers
 
-    def weigh(
-        self, features: list[torch.Tensor], gradients: list[torch.Tensor], size: torch.Size
-    ) -> torch.Tensor:
+    def weigh(self, features: Tensors, gradients: Tensors, size: torch.Size) -> torch.Tensor:
         total = features[0].new_zeros(1, 1, *size)
         for feature, gradient in zip(features, gradients):
             weights = gradient[0].mean((1, 2))  # (c,)
             used = (weights != 0).nonzero()[:, 0]
             rows, columns = feature.shape[2:]
-            q = math.floor(math.sqrt(rows * columns) - 1) / 6
-            stride = size[1] / columns
+            q, stride = math.floor(math.sqrt(rows * columns) - 1) / 6, size[1] / columns
             widths = (weights[used].abs().log() / max(q, 1e-6) * math.log(stride)).abs().clamp_min(1e-6)
-            first = (gradient[0, used].flatten(1) != 0).int().argmax(1)  # (c,) of the first pixel
-            down, across = torch.meshgrid(
-                *(torch.arange(side, device=first.device) for side in (rows, columns)), indexing="ij"
-            )
-            centres = torch.stack([first // columns, first % columns])[..., None, None]  # (2, c, 1, 1)
-            apart = (down - centres[0]) ** 2 + (across - centres[1]) ** 2  # (c, a, b)
+            first = (gradient[0, used].flatten(1) != 0).int().argmax(1)[:, None, None]  # of the first pixel
+            y, x = (torch.arange(side, device=first.device) for side in (rows, columns))
+            apart = (y[:, None] - first // columns) ** 2 + (x - first % columns) ** 2  # (c, a, b)
             gaussians = torch.exp(-apart / (2 * widths[:, None, None] ** 2))
             low = gaussians.amin((1, 2), keepdim=True)
             gaussians = (gaussians - low) / (1 - low).clamp_min(1e-12) if rows * columns > 1 else gaussians

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import torch
 
-from .gradients import Gradients
+from .gradients import Gradients, Tensors
 
 
 @dataclass(frozen=True)
@@ -23,7 +23,5 @@ class GradCam(Gradients):
         the one of the box's stride.
     """
 
-    def weigh(
-        self, features: list[torch.Tensor], gradients: list[torch.Tensor], size: torch.Size
-    ) -> torch.Tensor:
+    def weigh(self, features: Tensors, gradients: Tensors, size: torch.Size) -> torch.Tensor:
         return (gradients[-1].mean((2, 3), keepdim=True) * features[-1]).sum(1, keepdim=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from abc import abstractmethod
 from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -17,6 +18,8 @@ from ..checks import InputError
 from ..detection import Canvas, Detections, Detector, Proposals
 from ..similarity import similarity_scores
 from .method import Maps, OwnWay
+
+Tensors = list[torch.Tensor]
 
 
 @dataclass(frozen=True)
@@ -40,9 +43,7 @@ class Gradients(OwnWay):
             raise InputError(f"layer must be a layer's name, got {self.layer!r}")
 
     @abstractmethod
-    def weigh(
-        self, features: list[torch.Tensor], gradients: list[torch.Tensor], size: torch.Size
-    ) -> torch.Tensor:
+    def weigh(self, features: Tensors, gradients: Tensors, size: torch.Size) -> torch.Tensor:
         """The map (1, 1, h, w), of any size, of one box.
 
         Features and their gradients (1, c, a, b) are those of the layers that the score depends on, finest
@@ -54,14 +55,7 @@ class Gradients(OwnWay):
         return detector.feature_layers
 
     def maps(
-        self,
-        detector: Detector,
-        canvas: Canvas,
-        targets: Detections,
-        *,
-        question: str,
-        batch_size: int,
-        progress: bool,
+        self, detector: Detector, canvas: Canvas, targets: Detections, *, question: str, **_: Any
     ) -> tuple[Maps, int]:
         """See `OwnWay`.
 
@@ -81,16 +75,11 @@ class Gradients(OwnWay):
             if threading.get_ident() == own_thread:  # another one may ask the same module meanwhile
                 outputs[name] = output
 
-        hooks = [
-            detector.module.get_submodule(name).register_forward_hook(partial(keep, name))  # type: ignore[attr-defined]
-            for name in layers
-        ]
-        try:
-            with torch.enable_grad():
-                proposals = detector.predict(canvas.pixels[None].clone().requires_grad_())
-        finally:
-            for hook in hooks:
-                hook.remove()
+        with ExitStack() as hooks, torch.enable_grad():
+            for name in layers:
+                layer = detector.module.get_submodule(name)  # type: ignore[attr-defined]
+                hooks.enter_context(layer.register_forward_hook(partial(keep, name)))
+            proposals = detector.predict(canvas.pixels[None].clone().requires_grad_())
         for name in layers:
             shape = tuple(getattr(outputs.get(name), "shape", ()))
             if len(shape) != 4 or shape[0] != 1:

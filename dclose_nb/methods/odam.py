@@ -8,7 +8,7 @@ import torch
 from torchvision.transforms.functional import gaussian_blur
 
 from .. import checks
-from .gradients import Gradients
+from .gradients import Gradients, Tensors
 
 
 @dataclass(frozen=True)
@@ -35,9 +35,7 @@ class Odam(Gradients):
         super().__post_init__()
         checks.at_least("blur", self.blur, 0, largest=100, integer=False)
 
-    def weigh(
-        self, features: list[torch.Tensor], gradients: list[torch.Tensor], size: torch.Size
-    ) -> torch.Tensor:
+    def weigh(self, features: Tensors, gradients: Tensors, size: torch.Size) -> torch.Tensor:
         gradient = gradients[-1]
         if self.blur:
             reach = min(2 * round(3 * self.blur) + 1, *(2 * side - 1 for side in gradient.shape[2:]))

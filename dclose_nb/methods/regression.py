@@ -9,7 +9,6 @@ import numpy as np
 from scipy.linalg import inv, solve
 from scipy.ndimage import gaussian_filter
 
-from ..checks import InputError
 from ..density import contrast
 from ..fusion import cascade, min_max
 from ..sampling import Level
@@ -61,14 +60,11 @@ class Regression(Contrast):
 
     n_masks: int = 200
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.n_masks > MOST:
-            raise InputError(f"n_masks must be at most {MOST} for regression, got {self.n_masks}")
-
     def combine(self, levels: list[Level]) -> Maps:
         contrasts = np.stack([level.contrast for level in levels])  # (L, n, h, w)
         density = np.stack([level.density.astype(np.float32) for level in levels])  # (L, h, w)
+        if not any(len(level.weights) for level in levels):  # there is nothing to explain
+            return Maps(contrasts[0], contrasts, density, contrasts[0])
         fitted = Fit(levels)
         saliency = product(fitted.effects(), contrasts.mean(axis=0))
         return Maps(saliency.astype(np.float32), contrasts, density, fitted.error())
@@ -98,10 +94,10 @@ class Fit:
         ]
         self.kept = np.concatenate(self.masks)  # (N, rows, columns)
         self.n_masks = len(self.kept)
-        self.kept -= self.kept.sum(axis=0) / max(self.n_masks, 1)
+        self.kept -= self.kept.mean(axis=0)
         weights = np.concatenate([level.weights for level in levels]).astype(float)  # (N, n)
         varies = (weights != weights[:1]).any(axis=0)  # a mean of equal numbers has rounding errors
-        weights = np.where(varies, weights - weights.sum(axis=0) / max(self.n_masks, 1), 0)
+        weights = np.where(varies, weights - weights.mean(axis=0), 0)
 
         sides = np.arange(height) / height, np.arange(width) / width
         self.kernels, covariance = [], NOISE * np.eye(self.n_masks)
@@ -109,7 +105,7 @@ class Fit:
             down, across = (np.exp(-(((at[:, None] - at[:: self.step]) / scale) ** 2) / 2) for at in sides)
             blurred = down[:: self.step] @ self.kept @ across[:: self.step].T
             products = np.tensordot(blurred, self.kept, ((1, 2), (1, 2)))  # M K M', (N, N)
-            size = np.trace(products) / max(self.n_masks, 1) or 1.0  # 0 if all masks are the same
+            size = np.trace(products) / self.n_masks or 1.0  # 0 if all masks are the same
             share = (1 - NOISE) / len(SCALES) / size
             covariance += share * products
             self.kernels.append((share, down, across))
@@ -133,7 +129,7 @@ class Fit:
         section 11.5). The solution without a group follows from A by its inverse in blocks.
         """
         count = min(GROUPS, self.n_masks)
-        group = np.arange(self.n_masks) % max(count, 1)
+        group = np.arange(self.n_masks) % count
         ends = np.cumsum([len(masks) for masks in self.masks])[:-1]
         weights = [level.weights.astype(float) for level in self.levels]
         maps = []
@@ -145,7 +141,7 @@ class Fit:
                 for m, w, rest in zip(self.masks, weights, np.split(~out, ends))
             ]
             maps.append(min_max(product(self.effects(solved, self.step), np.mean(contrasts, axis=0))))
-        squares = (count - 1) * np.var(maps, axis=0) if maps else self.effects(step=self.step)[0]  # all 0
+        squares = (count - 1) * np.var(maps, axis=0)
         squares = gaussian_filter(squares, [POOL * side for side in squares.shape[1:]], axes=(1, 2))
         rows, columns = (np.arange(side) // self.step for side in self.levels[0].sampler.shape)
         return np.sqrt(squares)[:, rows][:, :, columns].astype(np.float32)

@@ -7,6 +7,7 @@ effect of removing parts, distractors, Hesse et al. 2023 (FunnyBirds).
 from __future__ import annotations
 
 import numpy as np
+from scipy.ndimage import zoom
 
 from .. import checks
 from ..checks import InputError
@@ -83,11 +84,8 @@ def shared_energy(saliency: np.ndarray, truth: np.ndarray) -> float:
 
 def random_map(shape: tuple[int, int], *, seed: int = 0) -> np.ndarray:
     """Control: smooth noise (H, W) in [0, 1], from a grid of 16 x 16 random values."""
-    rng = np.random.default_rng(seed)
-    cells = rng.random((16, 16))
-    rows, columns = (np.linspace(0, 15, size) for size in shape)
-    along = np.array([np.interp(columns, np.arange(16), row) for row in cells])  # (16, W)
-    return np.array([np.interp(rows, np.arange(16), column) for column in along.T]).T
+    cells = np.random.default_rng(seed).random((16, 16))
+    return zoom(cells, np.divide(shape, 16), order=1, mode="nearest")
 
 
 def centre_gaussian(shape: tuple[int, int]) -> np.ndarray:
