@@ -74,7 +74,7 @@ def image_file(folder: Path, entry: dict[str, Any]) -> Path:
     return folder / Path(entry["file_name"]).name
 
 
-def read_coco(folder: str | Path, *, split: str = "val2017", missing: str = "stop") -> DataSet:
+def read_coco(folder: str | Path, *, missing: str = "stop") -> DataSet:
     """Read a data set in COCO format; crowds are kept apart from the objects.
 
     Size groups are k-means clusters (k = 3) of ground-truth box area over image area (section 6),
@@ -83,7 +83,7 @@ def read_coco(folder: str | Path, *, split: str = "val2017", missing: str = "sto
     Parameters
     ----------
     folder : path
-    split : str
+        Holds ``val2017/`` and ``annotations/``, see `DataSet`.
     missing : {"stop", "skip"}
         What to do about images that the file names and the folder does not have; a warning counts
         those that are skipped.
@@ -96,7 +96,7 @@ def read_coco(folder: str | Path, *, split: str = "val2017", missing: str = "sto
     """
     checks.choice("missing", missing, ("stop", "skip"))
     folder = checks.path(folder)
-    path = folder / "annotations" / f"instances_{split}.json"
+    path = folder / "annotations" / "instances_val2017.json"
     try:
         content = path.read_bytes()
     except OSError as error:
@@ -110,7 +110,7 @@ def read_coco(folder: str | Path, *, split: str = "val2017", missing: str = "sto
         names = {category["id"]: str(category["name"]) for category in coco.loadCats(coco.getCatIds())}
         truths, absent, ratios = [], [], []
         for entry in sorted(coco.loadImgs(coco.getImgIds()), key=lambda entry: entry["id"]):
-            file = image_file(folder / split, entry)
+            file = image_file(folder / "val2017", entry)
             if not file.is_file():
                 absent.append(file.name)
                 continue
@@ -131,7 +131,7 @@ def read_coco(folder: str | Path, *, split: str = "val2017", missing: str = "sto
     if absent:
         lacking = (
             f"{len(absent)} of {len(absent) + len(truths)} images that {path.name} names are missing in "
-            f"{str(folder / split)!r}, {absent[0]} for one"
+            f"{str(folder / 'val2017')!r}, {absent[0]} for one"
         )
         if missing == "stop":
             raise InputError(f"{lacking}: add them, or go on with the rest (missing='skip', --skip-missing)")

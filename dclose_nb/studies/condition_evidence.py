@@ -13,7 +13,7 @@ import numpy as np
 from ..detection import Detector, match
 from ..images import load_photo
 from .conditions import CONDITIONS, MAPPED, MAPPED_AT, METHODS, SEVERITIES, spoken
-from .inference import LEAST_IMAGES, Claim, Estimate, difference, mean
+from .inference import LEAST_IMAGES, Claim, Estimate, difference, mean, minus
 from .records import Record, Records
 from .tables import NAMES, Table, of_claims
 
@@ -54,22 +54,13 @@ def score(condition: str, method: str, name: str) -> Reader:
 
 def change(condition: str, method: str = "dclose") -> Reader:
     """What reads the change of a map's likeness: with the clear image's map, less that of two such maps."""
-
-    def read(record: Record) -> float | None:
-        bad, clear = (record["maps"][name][method] for name in (condition, "clear"))
-        return None if None in (bad["clear"], clear["itself"]) else bad["clear"] - clear["itself"]
-
-    return read
+    return minus(score(condition, method, "clear"), score("clear", method, "itself"))
 
 
 def less_level(condition: str, pick: Callable[[list[float]], Any]) -> Reader:
     """What reads ``inside`` of D-CLOSE's map, less that which `pick` takes of its levels."""
-
-    def read(record: Record) -> Any:
-        scores = record["maps"][condition]["dclose"]
-        return scores["inside"] - pick(scores["levels"])
-
-    return read
+    levels = score(condition, "dclose", "levels")
+    return minus(score(condition, "dclose", "inside"), lambda record: pick(levels(record)))
 
 
 def fills(condition: str, method: str) -> Reader:

@@ -15,7 +15,6 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from pycocotools import mask as coco_mask
 
 from .. import checks
 from ..checks import InputError
@@ -25,7 +24,7 @@ from ..fusion import min_max
 from ..methods import make
 from ..metrics import blurred, ebpg, rank_correlation
 from ..planted.scores import filled_box, random_map
-from .coco import DataSet, Truth, read_coco, study_photos
+from .coco import DataSet, Truth, box_areas, intersections, read_coco, study_photos
 from .inference import rounded
 from .records import Record, Records
 from .runner import study_command, study_parser
@@ -150,7 +149,7 @@ def _as_detections(found: Detections, truth: Targets) -> Detections:
             f"the ground truth must be dc.Targets(boxes, labels), got {truth!r}: an image that nobody has "
             "marked has no right or wrong; one that holds no object has dc.Targets([], [])"
         )
-    labels = [label for label in truth.labels if isinstance(label, str)]
+    labels = [label for label in np.array(truth.labels, dtype=object).ravel() if isinstance(label, str)]
     return truth.detections(tuple(dict.fromkeys([*found.class_names, *labels])))
 
 
@@ -161,13 +160,9 @@ def _same_class(found: Detections, objects: Detections) -> np.ndarray:
 
 def _in_crowds(found: Detections, crowds: Targets | None) -> np.ndarray:
     """Whether more than half of each detection lies in one crowd of its class, (n,) bool."""
-    if crowds is None or not len(crowds.boxes) or not len(found):
-        return np.zeros(len(found), dtype=bool)
-    regions = _as_detections(found, crowds)
-    corners = [rows.boxes.astype(np.float64) for rows in (found, regions)]
-    boxes = [np.hstack([xyxy[:, :2], xyxy[:, 2:] - xyxy[:, :2]]) for xyxy in corners]  # x, y, width, height
-    shares = coco_mask.iou(*boxes, [1] * len(regions))  # IoU with a crowd is over the detection's own area
-    return ((shares > FOUND) & _same_class(found, regions)).any(axis=1)
+    regions = _as_detections(found, Targets((), ()) if crowds is None else crowds)
+    inside = intersections(found.boxes, regions.boxes) > FOUND * box_areas(found.boxes)[:, None]
+    return (inside & _same_class(found, regions)).any(axis=1)
 
 
 def vectors(case: Case, class_names: Sequence[str]) -> Detections:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
+from operator import itemgetter
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -133,59 +134,43 @@ class Reading(NamedTuple):
     side: str = "above"
 
 
+def _mean_of(name: str) -> Value:
+    return lambda case: float(np.mean(case[name]))
+
+
+FLAT: dict[str, Value] = {"a flat map": itemgetter("area")}
+AT_EMPTY = {"at an empty place": _mean_of("empty")} | FLAT
 READINGS = (
     Reading(
         '4.4, Fig. 5 "biased toward the outside context": wrong class, the prediction\'s map has more energy '
-        "outside the true box than the truth's map has",
-        "wrong class",
-        "energy outside the true box",
-        {"the prediction's map": _outside("prediction"), "the truth's map": _outside("truth")},
+        "outside the true box than the truth's map has", "wrong class", "energy outside the true box",
+        {f"the {side}'s map": _outside(side) for side in ("prediction", "truth")},
     ),
     Reading(
         '4.4, Fig. 5 "ignores table legs": wrong place, the prediction\'s map has less energy in the part '
-        "left out than the truth's map has",
-        "wrong place",
-        "energy in the part left out",
-        {
-            "the prediction's map": _energy("prediction", 0, 2),
-            "the truth's map": _energy("truth", 0, 2),
-            "a flat map": lambda case: case["area"][0] - case["area"][2],
-        },
-        "below",
+        "left out than the truth's map has", "wrong place", "energy in the part left out",
+        {f"the {side}'s map": _energy(side, 0, 2) for side in ("prediction", "truth")}
+        | {"a flat map": lambda case: case["area"][0] - case["area"][2]}, "below",
     ),
     Reading(
         '4.4, Fig. 6a "capture the bench\'s features": missed, more energy in the box than at an empty place',
-        "missed",
-        "energy in the box",
-        {
-            "at the object": lambda case: float(np.mean(case["energy"])),
-            "at an empty place": lambda case: float(np.mean(case["empty"])),
-            "a flat map": lambda case: case["area"],
-        },
+        "missed", "energy in the box", {"at the object": _mean_of("energy")} | AT_EMPTY,
     ),
     Reading(
         "4.4, Fig. 6a: missed, the score of the class at the object is above that at an empty place",
-        "missed",
-        "score of the class",
-        {
-            "at the object": lambda case: case["scores"][0],
-            "at an empty place": lambda case: case["scores"][1],
-        },
+        "missed", "score of the class",
+        {"at the object": lambda case: case["scores"][0],
+         "at an empty place": lambda case: case["scores"][1]},
     ),
     Reading(
         "here: not there, the map has more energy in the box than a flat map",
-        "not there",
-        "energy in the box",
-        {"its map": lambda case: float(np.mean(case["energy"])), "a flat map": lambda case: case["area"]},
+        "not there", "energy in the box", {"its map": _mean_of("energy")} | FLAT,
     ),
-)
-
+)  # fmt: skip
 EMPTY = Reading(
     "at an empty place, too, a map has more energy in the box than a flat map",
-    "missed",
-    "energy in the box",
-    {name: READINGS[2].values[name] for name in ("at an empty place", "a flat map")},
-)
+    "missed", "energy in the box", AT_EMPTY,
+)  # fmt: skip
 
 
 def read(reading: Reading, kinds: Cases) -> tuple[dict[str, Estimate], Estimate]:

@@ -109,16 +109,21 @@ def mean(objects: Iterable[Record], value: Callable[[Record], Any]) -> Estimate:
     return estimate(list(by_image.values()))
 
 
+def minus(value: Callable[[Record], Any], reference: Callable[[Record], Any]) -> Callable[[Record], Any]:
+    """A function that reads `value` less `reference` of an object: None if it lacks one."""
+
+    def read(record: Record) -> Any:
+        a, b = value(record), reference(record)
+        return None if a is None or b is None else np.subtract(a, b)
+
+    return read
+
+
 def difference(
     objects: Iterable[Record], value: Callable[[Record], Any], reference: Callable[[Record], Any]
 ) -> Estimate:
     """Mean of `value` less `reference` of each object. Objects that lack one are left out. As `mean`."""
-
-    def gain(record: Record) -> Any:
-        a, b = value(record), reference(record)
-        return None if a is None or b is None else np.subtract(a, b)
-
-    return mean(objects, gain)
+    return mean(objects, minus(value, reference))
 
 
 class Claim(NamedTuple):

@@ -227,7 +227,7 @@ def study(
     if not passes and not own:
         raise checks.InputError("name at least one number of passes, or ask for each method's own")
     settings: Record = {
-        "passes": [checks.at_least("passes", number, 1) for number in passes],
+        "passes": [checks.at_least("passes", number, 2) for number in passes],  # greedy search takes two
         "own": own,
         "steps": checks.at_least("steps", steps, 1, largest=metrics.MOST_STEPS),
     }

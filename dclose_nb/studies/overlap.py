@@ -68,7 +68,7 @@ def photo_methods(photos: list[Record], n_masks: int = 4000) -> dict[str, str]:
     """What is compared on photographs, by the name to print; Grad-CAM if the detector has gradients."""
     methods = {f"D-CLOSE, {n} masks": f"dclose {n}" for n in (500, n_masks)}
     methods |= {f"D-RISE, {n_masks} masks": f"drise {n_masks}", "Grad-CAM": "gradcam", "flat map": "flat"}
-    return {row: name for row, name in methods.items() if name in photos[0]["methods"]}
+    return {row: name for row, name in methods.items() if photos and name in photos[0]["methods"]}
 
 
 def summary(photos: list[Record]) -> str:

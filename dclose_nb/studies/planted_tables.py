@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -96,10 +97,9 @@ def with_stone(found: list[Record]) -> list[Record]:
     return [record for record in found if record["methods"]["sum: truth"]["on_stone"] is not None]
 
 
-def _shift(name: str, place: str, rule: str, other: str) -> Callable[[Record], float]:
+def _shift(name: str, place: str, rule: str, other: str) -> Callable[[Record], float | None]:
     """Gives how much more of a map's energy lies on a place under `rule` than under the other."""
-    here, before = (tables.score(f"{way}: {name}", place) for way in (rule, other))
-    return lambda record: float(here(record) - before(record))
+    return inference.minus(*(tables.score(f"{way}: {name}", place) for way in (rule, other)))
 
 
 def moved(found: list[Record], name: str, place: str, rule: str, other: str) -> Estimate:
@@ -208,103 +208,53 @@ def paper_claims(known: dict[str, list[Record]]) -> list[Claim]:
 
 
 def _rule_claims(found: list[Record]) -> list[Claim]:
-    shared, parts, rank = "truth_shared", "truth_parts", "truth_rank"
+    shared, parts, rank, box, noise = "truth_shared", "truth_parts", "truth_rank", "filled box", "random map"
     ours, drise, mfpp, sodex = (f"{method} 4000" for method in ("dclose", "drise", "mfpp", "sodex"))
-
-    def claim(
-        sentence: str, a: str, b: str, score: str, side: str = "above", bound: float = 0.0, **rules: Any
-    ) -> Claim:
-        return Claim(sentence, gain(found, a, b, score, **rules), side, bound, 100)
-
-    def between(sentence: str, rule: str, other: str, side: str, bound: float = 0.0) -> Claim:
-        ways = (over_rules(ours, parts, [name]) for name in (rule, other))
-        return Claim(sentence, inference.difference(found, *ways), side, bound, 100)
-
-    def place(sentence: str, name: str, move: str) -> Claim:
-        return Claim(sentence, moved(found, name, *MOVES[move]), unit=100)
-
-    within = "within", 0.05
-    stone, ground = "stone: landmark less sum", "ground: context less landmark"
+    few, more, within = "dclose 500", partial(gain, found), ("within", 0.05)
+    stone, ground = MOVES["stone: landmark less sum"], MOVES["ground: context less landmark"]
     on_ground = "has more on the ground if the rule looks at the ground than if it looks at the stone"
-    claims = [
-        claim(
-            '*Abstract:* D-CLOSE has "better quality" than D-RISE: it shares more with the truth',
-            ours,
-            drise,
-            shared,
-        ),
-        claim("*Abstract:* the same; it ranks parts better", ours, drise, parts),
-        claim(
-            '*Fig. 9:* it is better "even with a small number of samples": it shares more with 500 masks',
-            "dclose 500",
-            "drise 500",
-            shared,
-        ),
-        claim(
-            '*5.1.1:* it "produces better results without being influenced by the number of generated '
-            'samples", read as: 500 and 4000 masks share the same, within 5 points',
-            ours,
-            "dclose 500",
-            shared,
-            *within,
-        ),
-        claim(
-            "*5.1.1:* the same; they rank parts the same, within 5 points", ours, "dclose 500", parts, *within
-        ),
-        claim(
-            '*5.1.2:* it "focus[es] more on the object\'s shape inside the bounding box" '
-            'than a filled box: more of its highest pixels matter, rule "sum"',
-            ours,
-            "filled box",
-            rank,
-            rules=["sum"],
-        ),
-        claim("*5.1.2:* the same; than D-RISE's map", ours, drise, rank, rules=["sum"]),
-        claim(
-            '*5.3:* the density map gives "more object-focused" maps, '
-            "tested only together with fusion: D-CLOSE shares more than MFPP",
-            ours,
-            mfpp,
-            shared,
-        ),
-        claim(
-            '*5.3:* fusion "keeps only the most important features", '
-            "tested only together with the density map: D-CLOSE ranks parts better than MFPP",
-            ours,
-            mfpp,
-            parts,
-        ),
-        place(
-            "*4.4:* evidence outside the box shows: D-CLOSE has more on the stone if the rule looks there",
-            ours,
-            stone,
-        ),
-        place(f"*4.4:* the same; it {on_ground}", ours, ground),
-        place(f"SODEx {on_ground}", sodex, ground),
-        claim("The filled box shares more with the truth than D-CLOSE", "filled box", ours, shared),
-        claim("D-CLOSE ranks parts better than the random map", ours, "random map", parts),
-        claim("D-CLOSE ranks parts as D-RISE does, within 5 points", ours, drise, parts, *within),
-        claim("D-CLOSE ranks parts as MFPP does, within 5 points", ours, mfpp, parts, *within),
-        between('D-CLOSE ranks parts worse under "weighted" than under "sum"', "weighted", "sum", "below"),
-        between(
-            'D-CLOSE ranks parts equally well under "and" and "or", within 5 points', "and", "or", *within
-        ),
-        claim(
-            "D-RISE's shared energy is within 1 point of the random map's",
-            drise,
-            "random map",
-            shared,
-            "within",
-            0.01,
-        ),
-        claim("SODEx shares more than D-CLOSE", sodex, ours, shared),
-        claim("SODEx ranks parts worse than D-CLOSE", sodex, ours, parts, "below"),
-    ]
+
+    def between(rule: str, other: str) -> Estimate:
+        ways = (over_rules(ours, parts, [name]) for name in (rule, other))
+        return inference.difference(found, *ways)
+
+    told: dict[str, list[Any]] = {  # evidence, then the claim's side and bound where they are others
+        '*Abstract:* D-CLOSE has "better quality" than D-RISE: it shares more with the truth':
+            [more(ours, drise, shared)],
+        "*Abstract:* the same; it ranks parts better": [more(ours, drise, parts)],
+        '*Fig. 9:* it is better "even with a small number of samples": it shares more with 500 masks':
+            [more(few, "drise 500", shared)],
+        '*5.1.1:* it "produces better results without being influenced by the number of generated samples", '
+        "read as: 500 and 4000 masks share the same, within 5 points": [more(ours, few, shared), *within],
+        "*5.1.1:* the same; they rank parts the same, within 5 points": [more(ours, few, parts), *within],
+        '*5.1.2:* it "focus[es] more on the object\'s shape inside the bounding box" than a filled box: more '
+        'of its highest pixels matter, rule "sum"': [more(ours, box, rank, ["sum"])],
+        "*5.1.2:* the same; than D-RISE's map": [more(ours, drise, rank, ["sum"])],
+        '*5.3:* the density map gives "more object-focused" maps, tested only together with fusion: D-CLOSE '
+        "shares more than MFPP": [more(ours, mfpp, shared)],
+        '*5.3:* fusion "keeps only the most important features", tested only together with the density map: '
+        "D-CLOSE ranks parts better than MFPP": [more(ours, mfpp, parts)],
+        "*4.4:* evidence outside the box shows: D-CLOSE has more on the stone if the rule looks there":
+            [moved(found, ours, *stone)],
+        f"*4.4:* the same; it {on_ground}": [moved(found, ours, *ground)],
+        f"SODEx {on_ground}": [moved(found, sodex, *ground)],
+        "The filled box shares more with the truth than D-CLOSE": [more(box, ours, shared)],
+        "D-CLOSE ranks parts better than the random map": [more(ours, noise, parts)],
+        "D-CLOSE ranks parts as D-RISE does, within 5 points": [more(ours, drise, parts), *within],
+        "D-CLOSE ranks parts as MFPP does, within 5 points": [more(ours, mfpp, parts), *within],
+        'D-CLOSE ranks parts worse under "weighted" than under "sum"': [between("weighted", "sum"), "below"],
+        'D-CLOSE ranks parts equally well under "and" and "or", within 5 points':
+            [between("and", "or"), *within],
+        "D-RISE's shared energy is within 1 point of the random map's":
+            [more(drise, noise, shared), "within", 0.01],
+        "SODEx shares more than D-CLOSE": [more(sodex, ours, shared)],
+        "SODEx ranks parts worse than D-CLOSE": [more(sodex, ours, parts), "below"],
+    }  # fmt: skip
     for words, score, side in (("shares more", shared, "above"), ("ranks parts worse", parts, "below")):
         for n in (500, 4000):
-            sentence = f"`contrast` {words} than D-CLOSE, {n} masks"
-            claims.append(claim(sentence, f"contrast {n}", f"dclose {n}", score, side))
-    return claims
+            evidence = more(f"contrast {n}", f"dclose {n}", score)
+            told[f"`contrast` {words} than D-CLOSE, {n} masks"] = [evidence, side]
+    return [Claim(sentence, *evidence)._replace(unit=100) for sentence, evidence in told.items()]
 
 
 def _network_claims(network: str, known: dict[str, list[Record]]) -> list[Claim]:

@@ -8,6 +8,7 @@ object's size? What do other parameters change in D-CLOSE's maps? How much of a 
 
 from __future__ import annotations
 
+import re
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
@@ -27,7 +28,7 @@ from ..methods import make
 from ..sampling import Sampling
 from . import tables
 from .coco import Truth, drawn, matched, read_coco, study_photos
-from .inference import Claim, Estimate, difference, mean, rounded
+from .inference import Claim, Estimate, difference, mean, minus, rounded
 from .overlap import overlapping
 from .records import Record, Records
 from .runner import detector_of, study_command, study_parser
@@ -45,11 +46,7 @@ CHANGES: dict[str, Record] = {  # of D-CLOSE's parameters
     "p 0.7": {"p": 0.7},
 }
 STEPS = 50  # of deletion and insertion
-RUNS = {  # that are compared at each budget
-    f"{called}, {budget} masks": f"{method} {budget}"
-    for method, called in (("dclose", "D-CLOSE"), ("drise", "D-RISE"))
-    for budget in BUDGETS
-}
+COMPARED = {"dclose": "D-CLOSE", "drise": "D-RISE"}  # at each budget
 GRID_RUNS = {"4 x 4": "drise 2000, grid 4", "8 x 8": "drise 2000, grid 8", "16 x 16": "drise 2000"}
 GRID_RUNS |= {"32 x 32": "drise 2000, grid 32"}
 SCORES = {"agreement of seeds": "agreement", "EBPG": "ebpg", "over-all": "over_all"}
@@ -74,6 +71,9 @@ def planned_runs(
 
     def run(method: str, budgets: Sequence[int], seeds: Sequence[int], **options: Any) -> Record:
         made = make(method, n_masks=max(budgets, default=None), **options)
+        levels = len(getattr(made, "counts", [1]))
+        if any(budget % levels for budget in budgets):
+            raise InputError(f"budgets must be multiples of {levels} levels, got {list(budgets)}")
         return {"method": method, "options": asdict(made), "budgets": list(budgets), "seeds": list(seeds)}
 
     runs = {f"{method} {{}}": run(method, budgets, seeds) for method in ("dclose", "drise")}
@@ -158,8 +158,6 @@ def _by_budget(
         return {0: e.saliency}
     method = make(run["method"], **run["options"])
     plan = method.plan(canvas, seed)
-    if any(budget % len(plan.counts) for budget in run["budgets"]):
-        raise InputError(f"budgets must be multiples of {len(plan.counts)} levels, got {run['budgets']}")
     sampling = Sampling(detector, canvas, targets, plan, stops=run["budgets"], progress=False)
     return {
         taken: canvas.maps_to_image(method.combine(sampling.levels()).saliency)
@@ -177,39 +175,45 @@ def summary(records: Records) -> str:
     return told + (f"; {unread} images could not be read" if unread else "")
 
 
-def by_budget(found: list[Record], metric: str) -> dict[str, np.ndarray]:
-    """For each method the means at `BUDGETS` and the ends of their band, (3, budgets), for `plot.curves`."""
+def budgets_of(found: list[Record]) -> list[int]:
+    """Numbers of masks that the records have, the smallest first."""
+    named = (re.fullmatch(r"dclose (\d+)", name) for name in (found[0]["methods"] if found else ()))
+    return sorted(int(match[1]) for match in named if match)
+
+
+def compared(found: list[Record]) -> dict[str, str]:
+    """The runs that are compared at each of `budgets_of`, by the name to print."""
     return {
-        called: np.transpose([tables.mean(found, f"{method} {n}", metric)[:3] for n in BUDGETS])
-        for method, called in (("dclose", "D-CLOSE"), ("drise", "D-RISE"))
+        f"{called}, {n} masks": f"{method} {n}"
+        for method, called in COMPARED.items()
+        for n in budgets_of(found)
+    }
+
+
+def by_budget(found: list[Record], metric: str) -> dict[str, np.ndarray]:
+    """For each method its mean at each budget and the ends of its band, (3, budgets), for `plot.curves`."""
+    return {
+        called: np.transpose([tables.mean(found, f"{method} {n}", metric)[:3] for n in budgets_of(found)])
+        for method, called in COMPARED.items()
     }
 
 
 def learned(name: str) -> Callable[[Record], float | None]:
-    """Agreement of a run's seeds less that on the shuffled network, as a function of an object's record.
+    """A function that reads the agreement of a run's seeds less that on the shuffled network.
 
-    It is None where a map is empty.
+    It gives None where a map is empty.
     """
-
-    def value(record: Record) -> float | None:
-        real, shuffled = (record["methods"][of]["agreement"] for of in (name, f"shuffled {name}"))
-        return None if real is None or shuffled is None else real - shuffled
-
-    return value
-
-
-def made(found: list[Record]) -> dict[str, str]:
-    """Those of `RUNS` that the records have."""
-    return {row: name for row, name in RUNS.items() if name in found[0]["methods"]}
+    return minus(tables.score(name, "agreement"), tables.score(f"shuffled {name}", "agreement"))
 
 
 def agreements(found: list[Record]) -> dict[str, dict[str, Estimate]]:
-    """Agreement of seeds of each run that was `made`: on the image, in the box, on the shuffled network."""
+    """Agreement of seeds of each run of `compared`: on the image, in the box, on the shuffled network."""
     columns = {"whole image": "agreement", "in the box": "agreement_in_box"}
-    shuffled = {row: name for row, name in RUNS.items() if f"shuffled {name}" in found[0]["methods"]}
+    runs = compared(found)
+    shuffled = {row: name for row, name in runs.items() if f"shuffled {name}" in found[0]["methods"]}
     of_shuffled = {row: f"shuffled {name}" for row, name in shuffled.items()}
     return {
-        **tables.means(found, made(found), columns),
+        **tables.means(found, runs, columns),
         **tables.means(found, of_shuffled, {"shuffled network": "agreement"}),
         "image less shuffled": {row: mean(found, learned(name)) for row, name in shuffled.items()},
     }
@@ -217,12 +221,12 @@ def agreements(found: list[Record]) -> dict[str, dict[str, Estimate]]:
 
 def box_differences(found: list[Record]) -> dict[str, Estimate]:
     """How far seeds agree in the box: of D-CLOSE less of D-RISE, and of D-RISE less over the whole image."""
-    rows = {}
-    for first, second in (*((n, n) for n in BUDGETS), (BUDGETS[0], BUDGETS[-1])):
+    rows, every = {}, budgets_of(found)
+    for first, second in (*((n, n) for n in every), (every[0], every[-1])):
         pair = f"dclose {first}", f"drise {second}"
         label = f"in the box: D-CLOSE with {first} masks less D-RISE with {second}"
         rows[label] = tables.difference(found, *pair, "agreement_in_box")
-    for n in BUDGETS:
+    for n in every:
         values = (tables.score(f"drise {n}", part) for part in ("agreement_in_box", "agreement"))
         rows[f"D-RISE with {n} masks: in the box less in the image"] = difference(found, *values)
     return rows
@@ -252,7 +256,7 @@ def grid_differences(members: list[Record]) -> dict[str, Estimate]:
 
 def changed(found: list[Record]) -> dict[str, dict[str, Estimate]]:
     """What each of `CHANGES` changes: agreement with the map of another seed, over-all and EBPG."""
-    base = f"dclose {BUDGETS[0]}"
+    base = f"dclose {budgets_of(found)[0]}"
     pairs = {change: (f"{base}, {change}", base) for change in CHANGES}
     columns = {"agreement, less another seed's": "agreement", "over-all, change": "over_all"}
     return tables.differences(found, pairs, columns | {"EBPG, change": "ebpg"})
@@ -260,8 +264,9 @@ def changed(found: list[Record]) -> dict[str, dict[str, Estimate]]:
 
 def claims(found: list[Record]) -> list[Claim]:
     """The family of claims of notebook 10 about the runs that were made, from `tables.objects`."""
-    runs = found[0]["methods"]
-    base, few, most = f"dclose {BUDGETS[0]}", BUDGETS[0], max(n for n in BUDGETS if f"dclose {n}" in runs)
+    runs, every = found[0]["methods"], budgets_of(found)
+    few, most = every[0], every[-1]
+    base = f"dclose {few}"
     of_small = [record for record in found if record["group"] == "small"]
     family = []
 
@@ -269,15 +274,15 @@ def claims(found: list[Record]) -> list[Claim]:
         if name in runs and other in runs:
             family.append(Claim(sentence, tables.difference(of, name, other, metric), *rest))
 
-    for n in BUDGETS:
+    for n in every:
         sentence = f"5.1.1 \"stable\", Fig. 9: D-CLOSE's seeds agree better than D-RISE's, {n} masks each"
         ask(sentence, f"dclose {n}", f"drise {n}", "agreement")
     sentence = f'5.1.1 "even with a small number of samples": seeds of {few} masks agree better than'
     ask(f"{sentence} D-RISE's of {most}", base, f"drise {most}", "agreement")
-    for n in BUDGETS:
+    for n in every:
         sentence = f"in the box alone D-CLOSE's seeds agree better than D-RISE's, {n} masks each"
         ask(sentence, f"dclose {n}", f"drise {n}", "agreement_in_box")
-    for n in (n for n in BUDGETS if f"shuffled dclose {n}" in runs):
+    for n in (n for n in every if f"shuffled dclose {n}" in runs):
         sentence = "less the agreement on the shuffled network, D-CLOSE's seeds agree better than D-RISE's"
         lead = difference(found, learned(f"dclose {n}"), learned(f"drise {n}"))
         family.append(Claim(f"{sentence}, {n} masks each", lead))
@@ -286,7 +291,7 @@ def claims(found: list[Record]) -> list[Claim]:
     ):  # fmt: skip
         sentence = f'5.1.1 "without being influenced by the number of generated samples": {called}'
         ask(f"{sentence}, {few} to {most}, within {margin}", f"dclose {most}", base, metric, "within", margin)
-    for n in BUDGETS:
+    for n in every:
         sentence = f'5.1.1 "better-quality": over-all above D-RISE\'s of 16 x 16 cells, {n} masks each'
         ask(sentence, f"dclose {n}", f"drise {n}", "over_all")
     for label, name in GRID_RUNS.items():

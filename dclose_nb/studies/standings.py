@@ -43,18 +43,14 @@ def objects(records: Records) -> list[Record]:
 
     A score is None where an entry has none.
     """
-    shared = ("image", "rule")
+    blank = dict.fromkeys((*METRICS, *NOT_RANKED))
     return [
-        {name: line[name] for name in shared if name in line}
+        {name: line[name] for name in ("image", "rule") if name in line}
         | record
-        | {"methods": _with_all_scores(record["methods"])}
+        | {"methods": {entry: blank | values for entry, values in record["methods"].items()}}
         for line in sorted(records.lines, key=lambda line: line["image"])
         for record in line.get("objects", [])
     ]
-
-
-def _with_all_scores(entries: Record) -> Record:
-    return {entry: dict.fromkeys((*METRICS, *NOT_RANKED)) | values for entry, values in entries.items()}
 
 
 def at(found: list[Record], passes: int | None) -> dict[str, str]:

@@ -110,7 +110,11 @@ def test_nothing_found_and_nothing_to_find():
     assert named(detections(), nothing) == []
     assert named(detections((BOX, "cup", 0.9)), nothing) == [("not there", 0, None)]
     assert named(detections(), dc.Targets([BOX], [1])) == [("missed", None, 0)]  # a class by its index
-    for truth, word in ((None, "nobody has marked"), (dc.Targets([BOX], []), "1 boxes, 0 labels")):
+    for truth, word in (
+        (None, "nobody has marked"),
+        (dc.Targets([BOX], []), "1 boxes, 0 labels"),
+        (dc.Targets([BOX], None), "labels must be a list"),
+    ):
         with pytest.raises(dc.InputError, match=word):
             cases(detections(), truth)
 

@@ -125,7 +125,7 @@ def test_seeds_on_a_shuffled_network_are_compared_on_that_network():
     drawn = scene(60)
     truth = Truth(60, "", drawn.boxes, drawn.names, [None] * len(drawn.boxes))
     name = "shuffled dclose {}"
-    runs = {name: planned_runs((5, 10, 15), (0, 1), (), 1)[name]}
+    runs = {name: planned_runs((5, 10, 15), (0, 1), (), 1, ())[name]}
     (record, *_) = study_image(detector, drawn.image, truth, runs=runs, steps=1)["objects"]
     assert set(record["methods"]) == {"flat", "shuffled dclose 5", "shuffled dclose 10"}
     found = detector.detect(drawn.image, class_agnostic=True)
@@ -155,17 +155,18 @@ def test_a_larger_budget_costs_only_its_additional_masks(drawn, truth):
 
 def test_an_object_by_itself_leaks_nowhere(drawn, truth):
     alone = truth._replace(boxes=truth.boxes[:1], labels=truth.labels[:1], outlines=[None])
-    runs = {"drise {}": planned_runs((5,), (0,))["drise {}"]}
+    runs = {"drise {}": planned_runs((20,), (0,))["drise {}"]}
     (record,) = study_image(RuleDetector(drawn), drawn.image, alone, runs=runs, steps=2)["objects"]
-    assert record["methods"]["drise 5"]["leakage"] is None is record["methods"]["flat"]["leakage"]
+    assert record["methods"]["drise 20"]["leakage"] is None is record["methods"]["flat"]["leakage"]
     nobody = truth._replace(labels=["dragon"] * len(truth.labels))
     assert study_image(RuleDetector(drawn), drawn.image, nobody, runs=runs, steps=2) == {"objects": []}
 
 
-def test_a_budget_that_levels_cannot_share_is_refused(drawn, truth):
-    runs = {"dclose {}": planned_runs((12, 40), (0,))["dclose {}"]}
+def test_a_budget_that_levels_cannot_share_is_refused():
     with pytest.raises(dc.InputError, match=r"budgets must be multiples of 5 levels, got \[12, 40\]"):
-        study_image(RuleDetector(drawn), drawn.image, truth, runs=runs, steps=2)
+        planned_runs((12, 40), (0,))
+    with pytest.raises(dc.InputError, match=r"budgets must be multiples of 4 levels, got \[50\]"):
+        planned_runs((50, 100), changes=["four levels"])  # before an image is studied
 
 
 def test_records_can_be_averaged(tmp_path):
@@ -238,7 +239,7 @@ def test_the_claims_of_notebook_10(committed):
 def test_claims_are_of_the_runs_that_were_made(committed):
     """Those of grids, changed parameters and a shuffled network go, and 2000 masks take the place of 4000."""
     every = tables.objects(committed)
-    kept = [name for name in stability.made(every).values() if "4000" not in name]
+    kept = [name for name in stability.compared(every).values() if "4000" not in name]
     found = [record | {"methods": {name: record["methods"][name] for name in kept}} for record in every]
     few = stability.claims(found)
     assert [claim.sentence for claim in few if "500 to" in claim.sentence] == [
@@ -256,6 +257,8 @@ def test_claims_are_of_the_runs_that_were_made(committed):
         f"{method}, {n} masks" for method in ("D-CLOSE", "D-RISE") for n in (500, 2000)
     ]
     assert not stability.agreements(found)["shuffled network"]
+    assert stability.by_budget(found, "ebpg")["D-RISE"].shape == (3, 2) and stability.compared([]) == {}
+    assert len(stability.box_differences(found)) == 2 + 1 + 2
 
 
 def test_the_command_takes_budgets_and_seeds_alone(tmp_path, capsys):
