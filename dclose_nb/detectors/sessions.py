@@ -101,6 +101,7 @@ class OpenVinoSession(Session):
         options = {
             "NUM_STREAMS": threads,
             "INFERENCE_NUM_THREADS": threads,
+            "ENABLE_CPU_PINNING": False,  # else all workers of a study share one core
             "INFERENCE_PRECISION_HINT": "f32",
         }
         place = ["model_info", "labels"]

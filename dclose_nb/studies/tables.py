@@ -406,10 +406,16 @@ def of_claims(claims: Iterable[Claim], name: str = "Claims") -> Table:
     rows = []
     for claim, verdict in zip(claims, found):
         counts = [str(claim.evidence.n_objects), str(claim.evidence.n_images)]
-        p = "" if np.isnan(verdict.p) else f"{verdict.p:.3f}" if verdict.p >= 0.001 else "< 0.001"
-        rows.append([claim.sentence, claim.evidence.text(claim.unit), *counts, p, f"**{verdict.word}**"])
+        rows.append(
+            [claim.sentence, claim.evidence.text(claim.unit), *counts, _written(verdict), f"**{verdict.word}**"]
+        )
     title = f"{name}: 95 % intervals over images; p corrected for {tested} claims (Holm)"
     return Table(title, ["claim", "evidence", "objects", "images", "p", "verdict"], rows)
+
+
+def _written(verdict: inference.Verdict) -> str:
+    """A verdict's p, or nothing if there is none."""
+    return "" if np.isnan(verdict.p) else f"{verdict.p:.3f}" if verdict.p >= 0.001 else "< 0.001"
 
 
 def of_families(families: Mapping[str, Sequence[Claim]]) -> Table:
@@ -419,21 +425,22 @@ def of_families(families: Mapping[str, Sequence[Claim]]) -> Table:
     """
     columns, cells = ["claim"], {}
     for name, claims in families.items():
-        columns += [name, "objects / images", "verdict"]
+        columns += [name, "objects / images", "p", "verdict"]
         cells[name] = {
             claim.sentence: [
                 claim.evidence.text(claim.unit),
                 f"{claim.evidence.n_objects} / {claim.evidence.n_images}",
+                _written(verdict),
                 f"**{verdict.word}**",
             ]
             for claim, verdict in zip(claims, inference.verdicts(claims))
         }
     *_, last = cells.values()
     rows = [
-        [sentence, *(cell for of in cells.values() for cell in of.get(sentence, [""] * 3))]
+        [sentence, *(cell for of in cells.values() for cell in of.get(sentence, [""] * 4))]
         for sentence in last
     ]
-    title = "Claims side by side: 95 % intervals over images; each family is corrected by itself (Holm)"
+    title = "Claims side by side: 95 % intervals over images; p corrected in each family by itself (Holm)"
     return Table(title, columns, rows)
 
 

@@ -1,8 +1,10 @@
 """PicoDet: fetched by pip and checked, and its proposals are those before its own suppression."""
 
 import copy
+import os
 import pickle
 import subprocess
+import threading
 import types
 import zipfile
 from concurrent.futures import ThreadPoolExecutor
@@ -41,6 +43,26 @@ def test_what_picodet_sees_on_the_shipped_photos(network, photo):
 def test_it_keeps_the_contract(network):
     check_detector(network, dc.load_photo("coffee"))
     assert network.provenance["weights_sha256"] == picodet.SHA256["model.pdiparams"]
+
+
+@pytest.mark.skipif(not hasattr(os, "sched_getaffinity"), reason="this system cannot say on which cores")
+def test_a_pass_is_not_bound_to_a_core(network):
+    """Else all workers of a study, which have a thread each, share the first core."""
+    allowed, threads = os.sched_getaffinity(0), torch.get_num_threads()
+    if len(allowed) == 1:
+        pytest.skip("there is one core")
+    torch.set_num_threads(1)
+    try:
+        alone = pickle.loads(pickle.dumps(network))  # compiled for one thread
+        canvas = alone.prepare(dc.load_photo("coffee"))
+        with ThreadPoolExecutor(1) as worker:
+            thread, seen = worker.submit(threading.get_native_id).result(), set()
+            passes = worker.submit(alone.predict, canvas.pixels.expand(8, -1, -1, -1))
+            while not passes.done():
+                seen.add(frozenset(os.sched_getaffinity(thread)))
+    finally:
+        torch.set_num_threads(threads)
+    assert seen == {frozenset(allowed)}
 
 
 @lru_cache

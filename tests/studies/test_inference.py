@@ -157,18 +157,19 @@ def test_families_stand_side_by_side_and_are_corrected_apart():
     table = tables.of_families({"one": first, "two": [Claim("new", FEW), Claim("more", weak, unit=100)]})
     assert table.columns == [
         "claim",
-        *("one", "objects / images", "verdict"),
-        *("two", "objects / images", "verdict"),
+        *("one", "objects / images", "p", "verdict"),
+        *("two", "objects / images", "p", "verdict"),
     ]
-    told = weak.text(), "7 / 7", "**open**"  # with ten claims
+    told = weak.text(), "7 / 7", "0.383", "**open**"  # with ten claims
     assert table.rows[1] == [
         "more",
         *told,
         weak.text(100),
         "7 / 7",
+        "0.038",
         "**holds**",
     ]  # with one: few are not counted
-    assert table.rows[0] == ["new", "", "", "", "+0.54", "5 / 5", "**too few**"] and len(table.rows) == 2
+    assert table.rows[0] == ["new", *[""] * 4, "+0.54", "5 / 5", "", "**too few**"] and len(table.rows) == 2
 
 
 def test_claims_in_files_have_no_marks_of_markdown():
