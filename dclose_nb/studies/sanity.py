@@ -429,54 +429,40 @@ def evidence(ends: Records, photos: Records, stages: Records) -> list[Table]:
         if rank is not None  # of an empty map
     ]
     others = {
-        "D-CLOSE, scenes, predictions shuffled: rank less that of other objects": less(
-            scenes, "rank", "predictions", "other rank", "predictions"
-        ).text(),
-        "Grad-CAM, scenes, predictions shuffled: % of maps with a rank below 0": mean(
-            ranks, itemgetter("negative")
-        ).text(100, 0, ""),
+        "D-CLOSE, scenes, predictions shuffled: rank less that of other objects":
+            less(scenes, "rank", "predictions", "other rank", "predictions").text(),
+        "Grad-CAM, scenes, predictions shuffled: % of maps with a rank below 0":
+            mean(ranks, itemgetter("negative")).text(100, 0, ""),
         "Grad-CAM, scenes, dark5 alone: rank": mean(gradcam, at("rank", "dark5")).text(),
-        "Grad-CAM, scenes, neck alone: % of maps that are empty": mean(gradcam, at("empty", "neck")).text(
-            100, 0, ""
-        ),
-    }
-    for step, (than, null) in product(
-        ("predictions", "to stem"), (("chance", "moved |rank|"), ("other objects", "other |rank|"))
-    ):
+        "Grad-CAM, scenes, neck alone: % of maps that are empty":
+            mean(gradcam, at("empty", "neck")).text(100, 0, ""),
+    }  # fmt: skip
+    two = "predictions", "to stem"
+    for step, (than, null) in product(two, (("chance", "moved"), ("other objects", "other"))):
         words = f"D-CLOSE, photos, {step}: absolute rank less that of {than}"
-        others[words] = less(coco, "|rank|", step, null, step).text()
+        others[words] = less(coco, "|rank|", step, f"{null} |rank|", step).text()
+
+    def below(title: str, told: dict[str, Estimate], bound: float = 0.0) -> Table:
+        return of_claims([Claim(sentence, one, "below", bound) for sentence, one in told.items()], title)
+
     taken = [stage for stage in stages.settings["kinds"]["alone"] if stage not in ("dark5", "dark4")]
-    fall = [(column, less(alone, column, "dark4", column, "trained")) for column in ("rank", "focus")]
-    at_chance = [(step, mean(coco, at("focus", step))) for step in ("predictions", "to stem")]
+    half = {f"{stage} alone takes more than half of the rank": half_lost(alone, stage) for stage in taken}
+    fall = {f"dark4 alone takes {c}": less(alone, c, "dark4", c, "trained") for c in ("rank", "focus")}
+    at_chance = {
+        f"photos, {step} shuffled: focus is below 0.5": mean(coco, at("focus", step)) for step in two
+    }
+    columns = ["kind", "shuffled", "left of the detections", "rank", "focus"]
     return [
         table("A1. Scenes, signed", ends, "ends", SIGNED),
         table("A2. Scenes, absolute values and place", ends, "ends", ABSOLUTE),
         table("A3. Scenes, a cascade", stages, "cascade", ABSOLUTE),
-        Table(
-            "A4. D-CLOSE on scenes, stage by stage",
-            ["kind", "shuffled", "left of the detections", "rank", "focus"],
-            of_stages,
-        ),
+        Table("A4. D-CLOSE on scenes, stage by stage", columns, of_stages),
         table("A5. Photos of COCO, signed", photos, "ends", SIGNED),
         table("A6. Photos of COCO, absolute values and place", photos, "ends", ABSOLUTE),
         Table("A7. Other means", ["what", "mean"], [[words, text] for words, text in others.items()]),
-        of_claims(
-            (
-                Claim(f"{stage} alone takes more than half of the rank", half_lost(alone, stage), "below")
-                for stage in taken
-            ),
-            "A8. Each stage alone",
-        ),
-        of_claims(
-            (Claim(f"dark4 alone takes {column}", one, "below") for column, one in fall), "A9. dark4 alone"
-        ),
-        of_claims(
-            (
-                Claim(f"photos, {step} shuffled: focus is below 0.5", one, "below", 0.5)
-                for step, one in at_chance
-            ),
-            "A10. Photos, focus below chance",
-        ),
+        below("A8. Each stage alone", half),
+        below("A9. dark4 alone", fall),
+        below("A10. Photos, focus below chance", at_chance, 0.5),
     ]
 
 

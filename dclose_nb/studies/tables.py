@@ -405,10 +405,9 @@ def of_claims(claims: Iterable[Claim], name: str = "Claims") -> Table:
     tested = sum(verdict.word != "too few" for verdict in found)
     rows = []
     for claim, verdict in zip(claims, found):
-        counts = [str(claim.evidence.n_objects), str(claim.evidence.n_images)]
-        rows.append(
-            [claim.sentence, claim.evidence.text(claim.unit), *counts, _written(verdict), f"**{verdict.word}**"]
-        )
+        found_in = str(claim.evidence.n_objects), str(claim.evidence.n_images)
+        judged = _written(verdict), f"**{verdict.word}**"
+        rows.append([claim.sentence, claim.evidence.text(claim.unit), *found_in, *judged])
     title = f"{name}: 95 % intervals over images; p corrected for {tested} claims (Holm)"
     return Table(title, ["claim", "evidence", "objects", "images", "p", "verdict"], rows)
 
