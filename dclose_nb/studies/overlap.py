@@ -133,12 +133,13 @@ def photo_claims(photos: list[Record], n_masks: int = 4000) -> list[Claim]:
     """The claims about photographs: D-CLOSE with so many masks leaks less than the other `photo_methods`."""
     methods = photo_methods(photos, n_masks)
     ours = f"D-CLOSE, {n_masks} masks"
-    source = {"flat map": '5.1.2 "clearly distinguish", at the least: '}
-    return [
-        _less(f"{source.get(row, '')}photographs: {ours}, leaks less than {row}", photos, methods[ours], name)
-        for row, name in methods.items()
-        if row != ours
-    ]
+    others = {
+        name: f"photographs: {ours}, leaks less than {row}" for row, name in methods.items() if row != ours
+    }
+    others["flat"] = (
+        f'5.1.2 "clearly distinguish", at the least: photographs: {ours}, leaks less than a flat map'
+    )
+    return [_less(sentence, photos, methods[ours], name) for name, sentence in others.items()]
 
 
 def claims(
