@@ -405,16 +405,11 @@ def of_claims(claims: Iterable[Claim], name: str = "Claims") -> Table:
     tested = sum(verdict.word != "too few" for verdict in found)
     rows = []
     for claim, verdict in zip(claims, found):
-        found_in = str(claim.evidence.n_objects), str(claim.evidence.n_images)
-        judged = _written(verdict), f"**{verdict.word}**"
-        rows.append([claim.sentence, claim.evidence.text(claim.unit), *found_in, *judged])
+        counts = [str(claim.evidence.n_objects), str(claim.evidence.n_images)]
+        p = "" if np.isnan(verdict.p) else f"{verdict.p:.3f}" if verdict.p >= 0.001 else "< 0.001"
+        rows.append([claim.sentence, claim.evidence.text(claim.unit), *counts, p, f"**{verdict.word}**"])
     title = f"{name}: 95 % intervals over images; p corrected for {tested} claims (Holm)"
     return Table(title, ["claim", "evidence", "objects", "images", "p", "verdict"], rows)
-
-
-def _written(verdict: inference.Verdict) -> str:
-    """A verdict's p, or nothing if there is none."""
-    return "" if np.isnan(verdict.p) else f"{verdict.p:.3f}" if verdict.p >= 0.001 else "< 0.001"
 
 
 def of_families(families: Mapping[str, Sequence[Claim]]) -> Table:
@@ -422,24 +417,24 @@ def of_families(families: Mapping[str, Sequence[Claim]]) -> Table:
 
     The rows are the claims of the last family. A cell is empty where another family lacks the claim.
     """
-    columns, cells = ["claim"], {}
+    columns, tested, cells = ["claim"], [], {}
     for name, claims in families.items():
-        columns += [name, "objects / images", "p", "verdict"]
+        judged = of_claims(claims).rows
+        columns += [name, "verdict, p"]
+        tested.append(str(sum(p != "" for *_, p, _ in judged)))
         cells[name] = {
-            claim.sentence: [
-                claim.evidence.text(claim.unit),
-                f"{claim.evidence.n_objects} / {claim.evidence.n_images}",
-                _written(verdict),
-                f"**{verdict.word}**",
-            ]
-            for claim, verdict in zip(claims, inference.verdicts(claims))
+            sentence: [f"{evidence} ({n_objects} / {n_images})", f"{verdict} {p}".strip()]
+            for sentence, evidence, n_objects, n_images, p, verdict in judged
         }
     *_, last = cells.values()
     rows = [
-        [sentence, *(cell for of in cells.values() for cell in of.get(sentence, [""] * 4))]
+        [sentence, *(cell for of in cells.values() for cell in of.get(sentence, ["", ""]))]
         for sentence in last
     ]
-    title = "Claims side by side: 95 % intervals over images; p corrected in each family by itself (Holm)"
+    title = (
+        "Claims side by side: 95 % intervals over images (objects / images); p corrected for "
+        f"{' and '.join(tested)} claims (Holm)"
+    )
     return Table(title, columns, rows)
 
 

@@ -179,6 +179,8 @@ def test_unknown_detectors_and_devices_are_refused(lamps):
         dc.load_detector(["yolox_nano"])
     with pytest.raises(dc.InputError, match=r"'my_detrr' is no folder; .* or the path of a network"):
         dc.load_detector(Path("my_detrr"))
+    with pytest.raises(dc.InputError, match="'' cannot be used as a path: it is empty"):
+        dc.load_detector("")  # not the current folder
     with pytest.raises(dc.InputError, match="a Detector takes no device"):
         dc.load_detector(lamps, device="cpu")
     assert dc.load_detector(lamps) is lamps

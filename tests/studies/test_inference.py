@@ -155,21 +155,11 @@ def test_families_stand_side_by_side_and_are_corrected_apart():
     weak = estimate([[value] for value in (1.0, 2.0, 3.0, -1.0, 2.0, 1.5, 0.5)])
     first = [Claim("more", weak), *(Claim(f"other {k}", weak) for k in range(9))]
     table = tables.of_families({"one": first, "two": [Claim("new", FEW), Claim("more", weak, unit=100)]})
-    assert table.columns == [
-        "claim",
-        *("one", "objects / images", "p", "verdict"),
-        *("two", "objects / images", "p", "verdict"),
-    ]
-    told = weak.text(), "7 / 7", "0.383", "**open**"  # with ten claims
-    assert table.rows[1] == [
-        "more",
-        *told,
-        weak.text(100),
-        "7 / 7",
-        "0.038",
-        "**holds**",
-    ]  # with one: few are not counted
-    assert table.rows[0] == ["new", *[""] * 4, "+0.54", "5 / 5", "", "**too few**"] and len(table.rows) == 2
+    assert table.columns == ["claim", "one", "verdict, p", "two", "verdict, p"]
+    assert table.title.endswith("p corrected for 10 and 1 claims (Holm)")  # "too few" is not counted
+    told = f"{weak.text()} (7 / 7)", "**open** 0.383"
+    assert table.rows[1] == ["more", *told, f"{weak.text(100)} (7 / 7)", "**holds** 0.038"]
+    assert table.rows[0] == ["new", "", "", "+0.54 (5 / 5)", "**too few**"] and len(table.rows) == 2
 
 
 def test_claims_in_files_have_no_marks_of_markdown():

@@ -108,3 +108,5 @@ def test_the_command_says_what_is_wrong(tmp_path, capsys):
     assert "nobody" in capsys.readouterr().err
     assert leaderboard.main([str(tmp_path), "--detector", "rules", "--no-own", "--passes"]) == 2
     assert "at least one number of passes" in capsys.readouterr().err
+    assert leaderboard.main([str(tmp_path), "--detector", "rules", "--passes", "1"]) == 2
+    assert "passes must be an integer of at least 2" in capsys.readouterr().err
