@@ -46,7 +46,7 @@ CHANGES: dict[str, Record] = {  # of D-CLOSE's parameters
     "p 0.7": {"p": 0.7},
 }
 STEPS = 50  # of deletion and insertion
-COMPARED = {"dclose": "D-CLOSE", "drise": "D-RISE"}  # at each budget
+COMPARED = ("dclose", "drise")  # at each budget
 GRID_RUNS = {"4 x 4": "drise 2000, grid 4", "8 x 8": "drise 2000, grid 8", "16 x 16": "drise 2000"}
 GRID_RUNS |= {"32 x 32": "drise 2000, grid 32"}
 SCORES = {"agreement of seeds": "agreement", "EBPG": "ebpg", "over-all": "over_all"}
@@ -76,14 +76,14 @@ def planned_runs(
             raise InputError(f"budgets must be multiples of {levels} levels, got {list(budgets)}")
         return {"method": method, "options": asdict(made), "budgets": list(budgets), "seeds": list(seeds)}
 
-    runs = {f"{method} {{}}": run(method, budgets, seeds) for method in ("dclose", "drise")}
+    runs = {f"{method} {{}}": run(method, budgets, seeds) for method in COMPARED}
     for cells in grids:
         runs[f"drise {{}}, grid {cells}"] = run("drise", [sweep], seeds[:1], grid=(cells, cells))
     for name in changes:
         runs[f"dclose {{}}, {name}"] = run("dclose", budgets[:1], seeds[-1:], **CHANGES[name])
     if not layers:
         return runs
-    for method in ("dclose", "drise"):
+    for method in COMPARED:
         runs[f"shuffled {method} {{}}"] = run(method, budgets[:2], seeds) | {"shuffled": True}
     return runs | {"gradcam": run("gradcam", [], seeds[:1])}
 
@@ -184,8 +184,8 @@ def budgets_of(found: list[Record]) -> list[int]:
 def compared(found: list[Record]) -> dict[str, str]:
     """The runs that are compared at each of `budgets_of`, by the name to print."""
     return {
-        f"{called}, {n} masks": f"{method} {n}"
-        for method, called in COMPARED.items()
+        f"{tables.named(method)}, {n} masks": f"{method} {n}"
+        for method in COMPARED
         for n in budgets_of(found)
     }
 
@@ -193,8 +193,10 @@ def compared(found: list[Record]) -> dict[str, str]:
 def by_budget(found: list[Record], metric: str) -> dict[str, np.ndarray]:
     """For each method its mean at each budget and the ends of its band, (3, budgets), for `plot.curves`."""
     return {
-        called: np.transpose([tables.mean(found, f"{method} {n}", metric)[:3] for n in budgets_of(found)])
-        for method, called in COMPARED.items()
+        tables.named(method): np.transpose(
+            [tables.mean(found, f"{method} {n}", metric)[:3] for n in budgets_of(found)]
+        )
+        for method in COMPARED
     }
 
 
@@ -323,8 +325,8 @@ def main(arguments: list[str] | None = None) -> int:
     def work() -> Path:
         coco, seeds_only = options.pop("coco"), options.pop("seeds_only")
         others: Record = {"grids": (), "changes": ()} if seeds_only else {}
-        layers = bool(detector_of(options["detector"]).stages)
         budgets = sorted({checks.at_least("budgets", n, 1) for n in options.pop("budgets")})
+        layers = bool(detector_of(options["detector"]).stages)
         runs = planned_runs(budgets, layers=layers, **others)
         settings: Record = {"runs": runs, "steps": STEPS}
         data = drawn(checks.path(options["out"]) / "scenes", 20) if coco is None else read_coco(coco)
