@@ -299,6 +299,11 @@ def test_there_are_33_claims_of_the_paper():
     claims = tables.paper_claims(found)
     assert len(claims) == len({claim.sentence for claim in claims}) == 33
     assert claims[2].side == "below"  # deletion
+    for record in found:
+        del record["methods"]["gradcam"]
+    without = tables.paper_claims(found)
+    assert [claim.sentence for claim in without] == [c.sentence for c in claims if "Grad-CAM" not in c.sentence]
+    assert len(without) == 28
 
 
 def test_a_bar_in_a_cell_adds_no_column():
