@@ -249,5 +249,5 @@ def hidden_table(cases: Sequence[Record], fill: str) -> Table:
     for name, other in pairs:
         more = [difference(cases, hidden(fill, name, s), hidden(fill, other, s)) for s in SCORES]
         rows.append([f"{name} less {other}", *(one.text() for one in more)])
-    columns = ["hidden", "predicted class", "true class", "true less predicted", "repaired"]
+    columns = ["hidden", "wrong class", "right class", "lead of the right class", "repaired"]
     return Table(f"Hidden pixels are {fill}: mean scores of {len(cases)} wrong classes", columns, rows)

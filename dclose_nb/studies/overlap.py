@@ -116,8 +116,8 @@ def leakages(scenes: Mapping[str, list[Record]]) -> dict[str, dict[str, Estimate
 
 def above_truth(rules: list[Record]) -> dict[str, Estimate]:
     """What D-CLOSE leaks more than the true map does, under the rule "sum", and 4000 masks more than 500."""
-    pairs = {f"D-CLOSE, {n} masks, less the truth": (f"dclose {n}", "truth") for n in (500, 4000)}
-    pairs["D-CLOSE, 4000 masks, less 500 masks"] = ("dclose 4000", "dclose 500")
+    pairs = {f"D-CLOSE, {n} masks, minus the truth": (f"dclose {n}", "truth") for n in (500, 4000)}
+    pairs["D-CLOSE, 4000 masks, minus 500 masks"] = ("dclose 4000", "dclose 500")
     return {
         row: tables.difference(rules, f"sum: {method}", f"sum: {reference}", "leakage")
         for row, (method, reference) in pairs.items()
@@ -129,16 +129,13 @@ def _less(sentence: str, objects: list[Record], method: str, reference: str, *bo
     return Claim(sentence, evidence, *(bound or ["below"]))
 
 
-def photo_claims(photos: list[Record], n_masks: int = 4000) -> list[Claim]:
+def photo_claims(photos: list[Record], detector: str = "YOLOX-Nano", n_masks: int = 4000) -> list[Claim]:
     """The claims about photographs: D-CLOSE with so many masks leaks less than the other `photo_methods`."""
     methods = photo_methods(photos, n_masks)
     ours = f"D-CLOSE, {n_masks} masks"
-    others = {
-        name: f"photographs: {ours}, leaks less than {row}" for row, name in methods.items() if row != ours
-    }
-    others["flat"] = (
-        f'5.1.2 "clearly distinguish", at the least: photographs: {ours}, leaks less than a flat map'
-    )
+    leaks = f"photographs, {detector}: {ours}, leaks less than"
+    others = {name: f"{leaks} {row}" for row, name in methods.items() if row != ours}
+    others["flat"] = f'5.1.2 "clearly distinguish", at the least: {leaks} a flat map'
     return [_less(sentence, photos, methods[ours], name) for name, sentence in others.items()]
 
 

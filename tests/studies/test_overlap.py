@@ -52,12 +52,12 @@ def test_scenes_are_those_whose_boxes_overlap(scenes):
     leaks = overlap.leakages(near)["planted: 9 objects of 6 scenes"]
     of = [record["methods"]["dclose 500"]["leakage"] for record in near["planted"]]
     assert leaks["D-CLOSE, 500 masks"].mean == pytest.approx(np.mean(of)) and "the truth" not in leaks
-    above = overlap.above_truth(near["rules"])["D-CLOSE, 500 masks, less the truth"]
+    above = overlap.above_truth(near["rules"])["D-CLOSE, 500 masks, minus the truth"]
     pairs = [
         (record["methods"]["sum: dclose 500"], record["methods"]["sum: truth"]) for record in near["rules"]
     ]
     assert above.mean == pytest.approx(np.mean([a["leakage"] - b["leakage"] for a, b in pairs]))
-    fewer = overlap.above_truth(near["rules"])["D-CLOSE, 4000 masks, less 500 masks"]
+    fewer = overlap.above_truth(near["rules"])["D-CLOSE, 4000 masks, minus 500 masks"]
     assert fewer.text() == "-0.03 [-0.05, -0.02]"
 
 
@@ -76,7 +76,7 @@ def test_a_detector_without_gradients_has_three_claims_on_photographs(photos):
     found = [record | {"methods": {name: record["methods"][name] for name in kept}} for record in photos]
     methods = overlap.photo_methods(found, 2000)
     assert {*methods.values()} == {*kept} and methods["D-RISE, 2000 masks"] == "drise 2000"
-    family = overlap.photo_claims(found, 2000)
+    family = overlap.photo_claims(found, "PicoDet-S", 2000)
     assert [claim.evidence.mean for claim in family] == [
         pytest.approx(
             np.mean([r["methods"]["dclose 2000"]["leakage"] - r["methods"][name]["leakage"] for r in found])
