@@ -93,6 +93,16 @@ def claims(rows: Rows) -> dict[tuple[str, str], Claim]:
     }
 
 
+def calibration_claims(rows: Rows) -> list[Claim]:
+    """For each row of `calibration`: over 68 % of all pixels lie within one error, under 95 % within two."""
+    claims = []
+    for name, row in rows.items():
+        one, two = row[CALIBRATION["within_one"]], row[CALIBRATION["within_two"]]
+        claims.append(Claim(f"{name}: more than 68 % of all pixels lie within one error", one, "above", 0.68))
+        claims.append(Claim(f"{name}: fewer than 95 % of all pixels lie within two", two, "below", 0.95))
+    return claims
+
+
 def table(title: str, rows: Rows, columns: Sequence[str], *, unit: float = 1, digits: int = 1) -> Table:
     """Columns of `differences` or `calibration` as they are printed, `unit` times, with 95 % intervals."""
     signs = {REFERENCE: ""} | dict.fromkeys(CALIBRATION.values(), "")

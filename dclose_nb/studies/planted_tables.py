@@ -221,22 +221,24 @@ def _rule_claims(found: list[Record]) -> list[Claim]:
     told: dict[str, list[Any]] = {  # evidence, then the claim's side and bound where they are others
         '*Abstract:* D-CLOSE has "better quality" than D-RISE: it shares more with the truth':
             [more(ours, drise, shared)],
-        "*Abstract:* the same; it ranks parts better": [more(ours, drise, parts)],
+        "*Abstract:* the same sentence: it ranks parts better": [more(ours, drise, parts)],
         '*Fig. 9:* it is better "even with a small number of samples": it shares more with 500 masks':
             [more(few, "drise 500", shared)],
         '*5.1.1:* it "produces better results without being influenced by the number of generated samples", '
         "read as: 500 and 4000 masks share the same, within 5 points": [more(ours, few, shared), *within],
-        "*5.1.1:* the same; they rank parts the same, within 5 points": [more(ours, few, parts), *within],
-        '*5.1.2:* it "focus[es] more on the object\'s shape inside the bounding box" than a filled box: more '
-        'of its highest pixels matter, rule "sum"': [more(ours, box, rank, ["sum"])],
-        "*5.1.2:* the same; than D-RISE's map": [more(ours, drise, rank, ["sum"])],
+        "*5.1.1:* the same sentence: 500 and 4000 masks rank parts equally well, within 5 points":
+            [more(ours, few, parts), *within],
+        '*5.1.2:* "focus more on the object\'s shape inside the bounding box" (than what, it does not say), '
+        'tested by rank, rule "sum": D-CLOSE above a filled box': [more(ours, box, rank, ["sum"])],
+        "*5.1.2:* the same sentence, in the same way: D-CLOSE above D-RISE":
+            [more(ours, drise, rank, ["sum"])],
         '*5.3:* the density map gives "more object-focused" maps, tested only together with fusion: D-CLOSE '
         "shares more than MFPP": [more(ours, mfpp, shared)],
         '*5.3:* fusion "keeps only the most important features", tested only together with the density map: '
         "D-CLOSE ranks parts better than MFPP": [more(ours, mfpp, parts)],
         "*4.4:* evidence outside the box shows: D-CLOSE has more on the stone if the rule looks there":
             [moved(found, ours, *stone)],
-        f"*4.4:* the same; it {on_ground}": [moved(found, ours, *ground)],
+        f"*4.4:* the same sentence: it {on_ground}": [moved(found, ours, *ground)],
         f"SODEx {on_ground}": [moved(found, sodex, *ground)],
         "The filled box shares more with the truth than D-CLOSE": [more(box, ours, shared)],
         "D-CLOSE ranks parts better than the random map": [more(ours, noise, parts)],

@@ -35,3 +35,14 @@ def test_calibration_has_a_row_for_each_number_of_masks():
     found = few_masks.calibration()
     assert len(found) == 4 and list(found["photographs, 100 masks"]) == list(few_masks.CALIBRATION.values())
     assert np.isclose(found["photographs, 100 masks"]["all, one error"].mean, 0.84, atol=0.005)
+
+
+def test_claims_about_the_error_are_of_all_pixels():
+    claims = few_masks.calibration_claims(few_masks.calibration())
+    assert [(claim.side, claim.bound) for claim in claims[:2]] == [("above", 0.68), ("below", 0.95)]
+    words = {claim.sentence: verdict.word for claim, verdict in zip(claims, verdicts(claims))}
+    assert len(words) == 8
+    assert [word for sentence, word in words.items() if "within one" in sentence] == ["holds"] * 4
+    assert [word for sentence, word in words.items() if "within two" in sentence] == ["open"] * 2 + [
+        "holds"
+    ] * 2
