@@ -40,8 +40,8 @@ def load_detector(
           "planted" (YOLOX-Nano) or "planted_two_stage" (Faster R-CNN), which ship with the project
           and know the scenes of `dclose_nb.planted`;
         - the path of an .onnx file, or of OpenVINO's .xml file with its .bin beside it, see
-          `detectors.network_file.FileDetector`: exports of YOLOX, YOLOv5 to YOLO26, DETR, RT-DETR,
-          D-FINE, RF-DETR, RTMDet, NanoDet and PicoDet are recognised, others need `facts`;
+          `detectors.network_file.FileDetector`: exports of YOLOX, YOLOv5, YOLOv7 to YOLO12, YOLO26,
+          DETR, RT-DETR, D-FINE, RF-DETR, RTMDet, NanoDet and PicoDet are recognised, others need `facts`;
         - a Faster R-CNN, Mask R-CNN, RetinaNet, FCOS or SSD of torchvision, see
           `detectors.torchvision.load_torchvision`;
         - a Hugging Face model for object detection with ``processor=``, its image processor, or the
