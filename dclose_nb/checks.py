@@ -65,7 +65,7 @@ def image(value: Any) -> np.ndarray:
     if array.shape[2] == 4:
         opacity = array[:, :, 3:].astype(np.uint16)  # 16 bits hold 255 * 255, and a large photo in memory
         array = ((array[:, :, :3] * opacity + 255 * (255 - opacity) + 127) // 255).astype(np.uint8)
-    return np.ascontiguousarray(array)
+    return np.require(array, requirements=["C", "W"])  # Pillow's images are read-only
 
 
 def numbers(

@@ -399,6 +399,8 @@ class Detector(ABC):
             raise InputError(f"{self.name} proposed NaN or infinity: look at its weights, mean and deviation")
         keep = suppress(proposals, **thresholds)[0]
         boxes, objectness, probs = (part[0][keep].float() for part in proposals)
-        return Detections(
-            canvas.boxes_to_image(boxes), objectness.cpu().numpy(), probs.cpu().numpy(), self.class_names
-        )
+        boxes = canvas.boxes_to_image(boxes)
+        low, high = np.maximum(boxes[:, :2], 0), np.minimum(boxes[:, 2:], canvas.image_size[::-1])
+        seen = (low < high).all(axis=1)  # not those that lie in the padding
+        objectness, probs = (part.cpu().numpy()[seen] for part in (objectness, probs))
+        return Detections(boxes[seen], objectness, probs, self.class_names)

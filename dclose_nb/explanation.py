@@ -199,7 +199,8 @@ class Explanation:
         if not (folder / files.MANIFEST).is_file():
             raise InputError(f"{str(folder)!r} holds no explanation: there is no {files.MANIFEST} in it")
         try:
-            manifest = files.read_json(folder / files.MANIFEST)
+            text = (folder / files.MANIFEST).read_bytes()
+            manifest = files.from_json(text)
             if not isinstance(manifest, dict) or ARRAYS not in (manifest.get("files") or ()):
                 raise InputError(f"its {files.MANIFEST} is not an explanation's")
             for option, before in (("overlap", "box"), ("question", "all")):
@@ -213,6 +214,8 @@ class Explanation:
                 raise InputError("its detector has no name or no device")
             with np.load(folder / ARRAYS) as stored:
                 arrays = dict(stored)
+            if (folder / files.MANIFEST).read_bytes() != text:
+                raise InputError("it was replaced while it was read: load it again")
             if manifest["image"]["sha256"] != hashlib.sha256(arrays["image"].tobytes()).hexdigest():
                 raise InputError("its two files do not belong together")
             found = Detections(*(arrays.pop(one.name) for one in fields(Detections)))

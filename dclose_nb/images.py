@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 import re
+from contextlib import suppress
 from importlib import resources
 from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
 import numpy as np
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import ExifTags, Image, UnidentifiedImageError
 
 from . import checks
 from .checks import InputError
@@ -29,6 +30,16 @@ PHOTOS = {
     "grace_hopper": ("matplotlib", "mpl-data/sample_data/grace_hopper.jpg"),
     "motorcycle": ("skimage.data", "motorcycle_left.png"),
     "rocket": ("skimage.data", "rocket.jpg"),
+}
+
+TURNS = {  # by EXIF's orientation
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
 }
 
 # Pillow reads more, some of it by starting other programs.
@@ -81,7 +92,7 @@ def decode(file: Path | BinaryIO, name: str) -> np.ndarray:
     formats = [one for one in FORMATS if one in Image.OPEN]
     try:
         with Image.open(file, formats=formats) as opened:
-            return checks.image(_pixels(ImageOps.exif_transpose(opened)))
+            return checks.image(_pixels(_upright(opened)))
     except UnidentifiedImageError as error:
         raise InputError(
             f"{name!r} is not an image that can be read; those are {', '.join(formats)}"
@@ -92,9 +103,18 @@ def decode(file: Path | BinaryIO, name: str) -> np.ndarray:
         raise InputError(f"{name!r} cannot be read as an image: {error}") from error
 
 
+def _upright(image: Image.Image) -> Image.Image:
+    """Turned as EXIF says. Pillow's own function writes all of EXIF anew, and fails if one entry is bad."""
+    image.load()
+    with suppress(Exception):
+        image.getexif()  # asked again, Pillow gives what it could read
+    turn = TURNS.get(image.getexif().get(ExifTags.Base.Orientation))
+    return image if turn is None else image.transpose(turn)
+
+
 def _pixels(image: Image.Image) -> np.ndarray:
     """A picture's pixels in a form that `checks.image` takes or refuses."""
-    if image.mode.startswith("I;16"):
+    if image.mode.startswith("I;16") or (image.mode == "I" and image.format == "PPM"):  # scaled to 16 bits
         values = np.asarray(image, dtype=np.uint16)
         clear = values == image.info.get("transparency", -1)
         return np.where(clear, 255, values // 257).astype(np.uint8)

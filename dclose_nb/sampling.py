@@ -137,7 +137,7 @@ class Sampling:
 
     def levels(self, half: int | None = None) -> list[Level]:
         """The sums so far, of one half or of all masks."""
-        sums = self._sums.sum(0) if half is None else self._sums[half]
+        sums = self._sums[slice(None) if half is None else [half]].sum(0)  # a copy
         levels = []
         for k, (sampler, maps) in enumerate(zip(self.plan.samplers, sums)):
             seen = torch.cat([self._probs.new_zeros(0, len(self._boxes)), *self._weights[k]])  # (N, n)
@@ -216,4 +216,5 @@ class _Batch(NamedTuple):
 
 def _is_about_memory(error: Exception) -> bool:
     """Whether an error means that memory ran out, in PyTorch, in ONNX Runtime or on the device."""
-    return isinstance(error, MemoryError | torch.OutOfMemoryError) or "allocate" in str(error)
+    known, said = isinstance(error, MemoryError | torch.OutOfMemoryError), str(error).lower()
+    return known or "alloc" in said or "out of memory" in said

@@ -174,12 +174,15 @@ def mask_weights(
         return place.new_zeros(place.shape[0], place.shape[2])
     if masks is not None and target_masks is not None:
         best = place * cosine if question == "all" else place
-        index = best.topk(min(NEAREST, best.shape[1]), dim=1).indices.flatten(1)  # (B, K)
+        nearest = best.topk(min(NEAREST, best.shape[1]), dim=1).indices
+        own = torch.zeros_like(best, dtype=torch.bool).scatter(1, nearest, True)  # (B, T, n)
+        drawn_for = own.any(-1)
+        index = drawn_for.float().topk(int(drawn_for.sum(1).max()), dim=1).indices  # (B, K), each once
         rows = torch.arange(len(index), device=index.device)[:, None]
         near = Proposals(*(part[rows, index].float() for part in proposals))
         drawn = masks(near.boxes, near.class_probs.argmax(-1))
         overlap = mask_iou(near.boxes, drawn, target_boxes, target_masks)
-        counts = place[rows, index] > 0  # where boxes do not overlap, or the filter left one out
+        counts = (own & (place > 0))[rows, index]  # not if boxes do not overlap, or the filter left one out
         place, cosine = _factors(near, target_boxes, target_probs, overlap)
         place = place * counts
     if question == "class":

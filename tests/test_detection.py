@@ -5,6 +5,7 @@ from toys import Lamps
 
 import dclose_nb as dc
 from dclose_nb.detection import match, suppress
+from dclose_nb.detectors.canvases import letterbox_centred
 
 NAMES = ("cat", "dog", "cow")
 
@@ -26,6 +27,24 @@ def test_rows_are_sorted_by_score():
 def test_equal_scores_keep_their_order():
     probs = np.eye(3)[[2, 0, 1]]
     assert dc.Detections([[0, 0, 1, 1]] * 3, [1, 1, 1], probs, NAMES).names == ["cow", "cat", "dog"]
+
+
+def test_what_lies_in_the_padding_alone_is_not_detected():
+    class Padded(dc.Detector):
+        def prepare(self, image):
+            return letterbox_centred(image, (64, 64), self.device)  # a tall image has padding at both sides
+
+        def predict(self, pixels):
+            boxes = torch.tensor([[1.0, 5, 10, 20], [0, 5, 1e-7, 20], [10, 5, 30, 20], [50, 5, 60, 20]])
+            return dc.Proposals.from_scores(
+                boxes.repeat(len(pixels), 1, 1), torch.full((len(pixels), 4, 1), 0.9)
+            )
+
+    detector = Padded("padded", ("thing",))
+    image = np.full((64, 32, 3), 90, np.uint8)
+    found = detector.detect(image)
+    assert found.boxes.tolist() == [[-6, 5, 14, 20]]
+    assert dc.explain(detector, image, n_masks=5, progress=False).saliency.shape == (1, 64, 32)
 
 
 def test_rows_can_be_picked():

@@ -516,6 +516,22 @@ def test_a_folder_that_cannot_be_loaded_is_refused_in_one_line(lamps, lit, tmp_p
     assert "\n" not in str(refusal.value)
 
 
+def test_a_folder_that_is_replaced_while_it_is_read_is_refused(lamps, lit, tmp_path, monkeypatch):
+    first, second = (
+        dc.explain(lamps, lit, method="drise", n_masks=8, seed=seed, progress=False) for seed in (1, 2)
+    )
+    first.save(tmp_path / "kept")
+    load = np.load
+
+    def replaced(file):
+        second.save(tmp_path / "kept")
+        return load(file)
+
+    monkeypatch.setattr(np, "load", replaced)
+    with pytest.raises(dc.InputError, match="was replaced while it was read"):
+        dc.Explanation.load(tmp_path / "kept")
+
+
 def test_a_folder_that_is_missing(tmp_path):
     with pytest.raises(dc.InputError, match="holds no explanation"):
         dc.Explanation.load(tmp_path / "nowhere")

@@ -2,6 +2,7 @@
 
 import os
 import socket
+import struct
 import threading
 import time
 
@@ -74,6 +75,24 @@ def test_exif_turns_the_photo_upright(tmp_path):
     exif[0x0112] = 6  # the camera was held on its side
     turned = dc.load_photo(save(tmp_path / "turned.png", array, exif=exif))
     assert np.array_equal(turned, np.rot90(array, -1))
+
+
+def test_a_bad_entry_of_exif_does_not_cost_the_photo(tmp_path):
+    array = np.zeros((4, 8, 3), np.uint8)
+    array[:2] = 200
+    entries = struct.pack("<HHII", 0x0112, 3, 1, 6), struct.pack("<HHI4s", 0x011A, 2, 4, b"abc")
+    exif = b"Exif\0\0II*\0" + struct.pack("<IH", 8, 2) + b"".join(entries) + bytes(4)  # a resolution of "abc"
+    assert np.array_equal(dc.load_photo(save(tmp_path / "a.png", array, exif=exif)), np.rot90(array, -1))
+    assert np.array_equal(dc.load_photo(save(tmp_path / "b.png", array, exif=b"garbage!garbage")), array)
+
+
+def test_16_bit_pgm_is_read_and_a_photo_can_be_changed(tmp_path):
+    (tmp_path / "a.pgm").write_bytes(b"P5 2 1 65535 " + bytes([0, 0, 255, 255]))
+    photo = dc.load_photo(tmp_path / "a.pgm")
+    assert photo[0].tolist() == [[0] * 3, [255] * 3]
+    for image in (photo, dc.load_photo("coffee")):
+        image[:] = 7
+        assert (image == 7).all()
 
 
 def test_what_cannot_be_read_is_refused(tmp_path):

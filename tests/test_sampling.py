@@ -177,7 +177,14 @@ def test_ctrl_c_stops_within_a_batch(lamps, lit):
 
 
 @pytest.mark.parametrize(
-    "error", [torch.OutOfMemoryError("out of memory"), MemoryError(), Fail("Failed to allocate memory")]
+    "error",
+    [
+        torch.OutOfMemoryError("out of memory"),
+        MemoryError(),
+        Fail("Failed to allocate memory"),
+        RuntimeError("CUDA error: out of memory"),
+        RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"),
+    ],
 )
 def test_too_little_memory_halves_the_batch(lamps, lit, error):
     targets = lamps.detect(lit)
@@ -229,6 +236,18 @@ def test_at_a_stop_every_level_has_its_share(lamps, lit, batch_size):
         seen[taken] = [len(level.weights) for level in sampling.levels()]
     assert sampling.stops == {6, 15}  # 4 + 2, and 10 + 5: shares are rounded down
     assert (seen[6], seen[15], seen[30]) == ([4, 2], [10, 5], [20, 10])
+
+
+def test_levels_do_not_change_once_they_are_given(lamps, lit):
+    canvas, targets = lamps.prepare(lit), lamps.detect(lit)
+    planned = plan(canvas.content[2:], (20, 20), seed=0)
+    sampling = Sampling(lamps, canvas, targets, planned, stops=(20,), halves=2, progress=False)
+    given = []
+    for taken in sampling:
+        if taken == 20:
+            given = [sampling.levels(half) for half in (None, 0)]
+            before = [levels[0].density.copy() for levels in given]
+    assert all(np.array_equal(levels[0].density, old) for levels, old in zip(given, before, strict=True))
 
 
 @pytest.mark.parametrize("options", [{"stops": [31]}, {"stops": ["a"]}, {"halves": 3}, {"halves": "2"}])

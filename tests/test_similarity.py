@@ -244,6 +244,30 @@ def test_only_the_nearest_boxes_get_masks(filtered, expected):
     assert torch.equal(*asked, torch.zeros(1, NEAREST, dtype=torch.long))
 
 
+def test_with_masks_targets_are_weighed_together_as_alone():
+    """A proposal that is near one target alone has no say for the other, and is drawn once."""
+    targets, other = [[0, 0, 100, 100], [40, 0, 140, 100]], [30, 0, 130, 100]
+    boxes = [[0, 0, 100, 90 + 0.1 * k] for k in range(NEAREST + 5)] + [other]
+    n = len(boxes)
+    given = tensors([boxes], [[1.0] * n], [[[1.0]] * n], targets, [[1.0]] * 2)
+    proposals, (target_boxes, probs) = Proposals(*given[:3]), given[3:]
+    drawn = []
+
+    def masks(boxes, labels):
+        drawn.append(boxes.shape[1])
+        strip = torch.zeros(4, 4)
+        strip[:, 0] = 1
+        return torch.where((boxes == torch.tensor(other)).all(-1)[..., None, None], torch.ones(4, 4), strip)
+
+    full = torch.ones(2, 4, 4)
+    together = mask_weights(MaskProposals(proposals, masks), target_boxes, probs, full)
+    for k in range(2):
+        one = slice(k, k + 1)
+        alone = mask_weights(MaskProposals(proposals, masks), target_boxes[one], probs[one], full[one])
+        assert together[:, one] == pytest.approx(alone)
+    assert together[0, 0] < 0.3 < together[0, 1] and drawn[0] <= NEAREST + 1
+
+
 def test_a_target_s_mask_is_what_is_drawn_in_its_box(shapes, lit):
     lit[1:9, 4:7] = 0  # the right half of the left lamp
     canvas, targets = shapes.prepare(lit), Targets([[1, 1, 7, 9]], ["a"]).detections(shapes.class_names)

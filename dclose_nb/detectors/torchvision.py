@@ -94,7 +94,7 @@ class FasterRcnnDetector(TorchvisionDetector):
         pooled = heads.box_roi_pool(features, regions, images.image_sizes)
         logits, offsets = heads.box_predictor(heads.box_head(pooled))
         probs = logits.softmax(-1)[:, 1:]  # (R, C), without the background
-        boxes = heads.box_coder.decode(offsets, regions)  # (R, 1 + C, 4)
+        boxes = heads.box_coder.decode(offsets, regions).reshape(*logits.shape, 4)  # also where R is 0
         best = 1 + probs.argmax(-1)
         rows = torch.arange(len(boxes), device=best.device)
         best_boxes = clip_boxes_to_image(boxes[rows, best], images.image_sizes[0])

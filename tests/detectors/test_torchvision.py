@@ -91,6 +91,15 @@ def test_fewer_regions_are_filled_up_with_nothing(detector, monkeypatch):
     assert torch.allclose(boxes[0, :3], boxes[1, :3], atol=1e-3)
 
 
+def test_where_no_region_is_proposed_nothing_is_found(detector, monkeypatch):
+    image = dc.planted.scene(5).image
+    targets = detector.detect(image, confidence=0.05)[:1]
+    none = lambda images, features: ([torch.zeros(0, 4)] * len(images.tensors), {})  # noqa: E731
+    monkeypatch.setattr(detector.module.rpn, "forward", none)
+    assert len(detector.detect(image)) == 0
+    assert not dc.explain(detector, image, targets, n_masks=5, progress=False).saliency.any()
+
+
 def test_a_canvas_is_the_image_and_its_padding_is_what_the_network_pads_with(detector):
     canvas = detector.prepare(np.full((160, 320, 3), 200, np.uint8))
     assert canvas.content == (0, 0, 160, 320) and canvas.pixels.shape == (3, 160, 320)
