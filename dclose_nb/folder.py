@@ -108,8 +108,8 @@ def find_photos(names: Iterable[str]) -> list[str]:
 
     A folder stands for the image files in it (by their endings, sorted, not those of folders in it). A
     pattern such as ``photos/**/*.jpg`` stands for the files that it matches, and a .json file in COCO format
-    for the images that it names, which lie as for `studies.coco.read_coco`. A folder, pattern or file
-    without any raises `InputError`.
+    for the images that it names, which lie as for `studies.coco.read_coco`. Pictures that belong to an
+    explanation in a folder are left out. A folder, pattern or file without any raises `InputError`.
     """
     found: dict[str, str] = {}
     for name in names:
@@ -126,19 +126,30 @@ def _photos_of(name: str) -> list[str]:
             files = sorted(
                 entry.path for entry in entries if not entry.name.startswith(".") and entry.is_file()
             )
-        photos = [file for file in files if os.path.splitext(file)[1].lower() in endings]
+        photos = [
+            file for file in files if os.path.splitext(file)[1].lower() in endings and not _is_drawn(file)
+        ]
         lacking = f"the folder {name!r} holds no image file"
     elif name.lower().endswith(".json"):
         photos = _coco_photos(Path(name))
         lacking = f"{name!r} names no image"
     elif glob.has_magic(name) and not os.path.exists(name):
-        photos = sorted(file for file in glob.iglob(name, recursive=True) if os.path.isfile(file))
+        files = (file for file in glob.iglob(name, recursive=True) if os.path.isfile(file))
+        photos = sorted(file for file in files if not _is_drawn(file))
         lacking = f"no file matches {name!r}"
     else:
         return [name]
     if not photos:
         raise InputError(lacking)
     return photos
+
+
+def _is_drawn(file: str) -> bool:
+    """Whether a file belongs to an explanation: the manifest beside it names it."""
+    try:
+        return os.path.basename(file) in read_json(Path(file).with_name(MANIFEST))["files"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return False
 
 
 def _coco_photos(path: Path) -> list[str]:
@@ -273,8 +284,8 @@ def refuse_another(folder: Path, photo: str) -> None:
 
 def _sum_of(photo: str) -> str | None:
     """sha256 of a photo's file; None for a photo that ships, a drawn scene or a file that cannot be read."""
-    with suppress(OSError):
-        return sha256(Path(photo))
+    with suppress(OSError, InputError):
+        return sha256(checks.path(photo))
     return None
 
 
@@ -287,7 +298,8 @@ def _explain_photo(
 ) -> Record:
     loaded = detector_of(detector)
     try:
-        image, known = load_photo(photo), _sum_of(photo)
+        known = _sum_of(photo)  # first: if the file is replaced now, the photo is done again next time
+        image = load_photo(photo)
         explanation = explain(loaded, image, choice.detect(loaded, image), progress=False, **options)
     except Exception as error:  # a detector may be anybody's code; the other photos go on
         kind = "" if isinstance(error, InputError) else f"{type(error).__name__}: "

@@ -178,6 +178,14 @@ def test_only_what_is_not_there_or_has_changed_is_done_again(photos, lamps, monk
     assert {row["photo"] for row in table()} == {photos[0], photos[4]}
 
 
+def test_a_photo_in_the_home_folder_is_done_again_when_it_has_changed(photos, lamps, monkeypatch):
+    monkeypatch.setenv("HOME", str(Path.cwd()))
+    (first,) = explained(["~/photos/a.png"], lamps)
+    Image.fromarray(np.zeros((12, 20, 3), np.uint8)).save("photos/a.png")
+    (again,) = explained(["~/photos/a.png"], lamps)
+    assert len(first["detections"]) == 2 and again["detections"] == []
+
+
 def test_a_stop_leaves_whole_reports_and_the_same_command_goes_on(photos, lamps, monkeypatch):
     write = folder.reports.write
 
@@ -282,6 +290,14 @@ def test_photos_are_found_in_folders_patterns_and_lists(photos, monkeypatch):
     assert find_photos(["~/photos/b.*"]) == [str(Path("photos/b.png").absolute())]
     Path("odd[1].png").touch()
     assert find_photos(["odd[1].png"]) == ["odd[1].png"]
+
+
+def test_a_pattern_takes_no_picture_of_an_explanation(photos, lamps):
+    explained(photos[:1], lamps, out="photos/maps")
+    assert Path("photos/maps/a/thumbnail.jpg").is_file()
+    shutil.copy("photos/b.png", "photos/maps/a/mine.png")
+    assert find_photos(["photos/maps/**/*.*g"]) == ["photos/maps/a/mine.png"]
+    assert find_photos(["photos/maps/a"]) == ["photos/maps/a/mine.png"]
 
 
 def test_a_coco_file_names_its_images(tmp_path, monkeypatch):

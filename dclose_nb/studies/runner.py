@@ -166,7 +166,8 @@ def _loaded(detector: str | DetectorSource) -> Detector:
 
 def _by_executor(executor: Executor, work: Callable[..., Record], tasks: Iterable[Task]) -> Results:
     """Tasks as they are done; those that wait are cancelled when this is left."""
-    futures = {executor.submit(work, *task.arguments): task for task in tasks}
+    with _ctrl_c_blocked():  # processes begin here
+        futures = {executor.submit(work, *task.arguments): task for task in tasks}
     try:
         for future in as_completed(futures):
             yield futures[future], future.result()
@@ -178,7 +179,7 @@ def _by_executor(executor: Executor, work: Callable[..., Record], tasks: Iterabl
 def _by_processes(workers: int, work: Callable[..., Record], tasks: Iterable[Task]) -> Results:
     """Tasks done by own processes, which end with this one; where one dies, new ones do what is left."""
     left = {id(task): task for task in tasks}
-    threads = max((os.cpu_count() or 1) // workers, 1)
+    threads = max(torch.get_num_threads() // workers, 1)  # of as many as this process may use
     context = get_context("spawn")
     deaths = 0
     while left:
@@ -189,11 +190,9 @@ def _by_processes(workers: int, work: Callable[..., Record], tasks: Iterable[Tas
                 workers, context, initializer=_begin_worker, initargs=(threads, theirs)
             ) as pool:
                 try:
-                    with _ctrl_c_blocked():
-                        futures = {pool.submit(work, *task.arguments): task for task in left.values()}
-                    for future in as_completed(futures):
-                        yield futures[future], future.result()
-                        del left[id(futures[future])]
+                    for task, found in _by_executor(pool, work, left.values()):
+                        yield task, found
+                        del left[id(task)]
                 except BaseException:  # nobody waits for what workers have in hand
                     for process in set(active_children()) - others:
                         process.terminate()

@@ -12,6 +12,7 @@ from functools import partial
 from pathlib import Path
 
 import pytest
+import torch
 from tqdm.auto import tqdm
 
 import dclose_nb as dc
@@ -92,6 +93,20 @@ def test_what_failed_is_tried_again(tmp_path):
         == answers(study(tmp_path / "w"))
     )
     assert Records(tmp_path / "records.jsonl").settings == {"made": "here"}
+
+
+def count_threads(name, k):
+    return {"threads": torch.get_num_threads()}
+
+
+def test_workers_share_the_threads_that_this_process_may_use(tmp_path):
+    before = torch.get_num_threads()
+    torch.set_num_threads(6)
+    try:
+        records = study(tmp_path, work=count_threads, workers=2)
+    finally:
+        torch.set_num_threads(before)
+    assert {line["threads"] for line in records.lines} == {3}
 
 
 def test_an_executor_gives_what_one_process_gives(tmp_path):
