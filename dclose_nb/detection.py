@@ -398,9 +398,9 @@ class Detector(ABC):
         if not all(part.isfinite().all() for part in proposals):
             raise InputError(f"{self.name} proposed NaN or infinity: look at its weights, mean and deviation")
         keep = suppress(proposals, **thresholds)[0]
-        boxes, objectness, probs = (part[0][keep].float() for part in proposals)
-        boxes = canvas.boxes_to_image(boxes)
-        low, high = np.maximum(boxes[:, :2], 0), np.minimum(boxes[:, 2:], canvas.image_size[::-1])
+        boxes, *scores = (part[0][keep].float() for part in proposals)
+        in_image = canvas.boxes_to_image(boxes)
+        low, high = np.maximum(in_image[:, :2], 0), np.minimum(in_image[:, 2:], canvas.image_size[::-1])
         seen = (low < high).all(axis=1)  # not those that lie in the padding
-        objectness, probs = (part.cpu().numpy()[seen] for part in (objectness, probs))
-        return Detections(boxes[seen], objectness, probs, self.class_names)
+        objectness, probs = (part.cpu().numpy()[seen] for part in scores)
+        return Detections(in_image[seen], objectness, probs, self.class_names)

@@ -21,10 +21,11 @@ from typing import Any, ClassVar
 import cv2
 import ipywidgets as widgets
 import numpy as np
+import torch
 from IPython import get_ipython
 from matplotlib.colors import to_hex
 from matplotlib.pyplot import get_cmap
-from PIL import Image
+from PIL import Image, ImageDraw, ImageOps
 
 from . import checks, explorer_steps, files, metrics, plot, reports
 from .checks import InputError
@@ -109,6 +110,7 @@ class Photo:
     name: str
     source: str | None
     finished: dict[Any, Explanation] = field(default_factory=dict)  # by what was asked for, newest last
+    over_all: dict[Any, float] = field(default_factory=dict)  # score of their maps
 
     def keep(self, key: Any, explanation: Explanation) -> None:
         """Keep an explanation as the newest. The oldest go if all fill more than `KEPT`, but two stay."""
@@ -153,11 +155,11 @@ class _Worker:
     """A thread that does one job after another. It starts with the first one."""
 
     def __init__(self) -> None:
-        self._jobs: Queue[Callable[[], None] | None] = Queue()
+        self._jobs: Queue[Callable[[], object] | None] = Queue()
         self._thread: threading.Thread | None = None
         self._starting = threading.Lock()
 
-    def do(self, job: Callable[[], None]) -> None:
+    def do(self, job: Callable[[], object]) -> None:
         """Do a job after those that were asked for before."""
         self._jobs.put(job)
         with self._starting:
@@ -178,9 +180,10 @@ class _Worker:
         while job := self._jobs.get():
             try:
                 job()
-            except Exception:  # of this file: a detector's own are caught where they can be shown
+            except BaseException:  # even SystemExit of a detector: the thread serves all explorers
                 traceback.print_exc()
-            self._jobs.task_done()
+            finally:
+                self._jobs.task_done()
 
 
 class Explorer(widgets.VBox):
@@ -209,6 +212,8 @@ class Explorer(widgets.VBox):
         else:
             pixels, name, source = checks.image(image).copy(), "image", None  # the caller may change its own
         self._stop_latest()
+        for worker in (self._explainer, self._artist):
+            worker.do(torch.get_num_threads)  # it starts now: a thread keeps PyTorch's number of its start
         if not detector.thread_safe:
             self._artist = self._explainer  # one thread asks the detector
             self._explainer.wait()
@@ -364,7 +369,10 @@ class Explorer(widgets.VBox):
         numbers = widgets.HTML(_numbers(shares, colours, width / height))
         numbers.add_class("dclose-numbers")
         picture = widgets.Image(value=_jpeg(plot.fit(image, PICTURE)), format="jpeg")
-        self.picture.children = [picture, ground, *on_top_last, numbers]
+        before, self.picture.children = self.picture.children, [picture, ground, *on_top_last, numbers]
+        for gone in before:  # ipywidgets keeps what is not closed
+            gone.layout.close()
+            gone.close()
         captions = [(_caption(self.photo, k), k) for k in range(len(self.boxes))]
         self.list.options = [("choose one" if captions else "none found", NO_BOX), *captions]
         self.list.index = 0  # not one of the boxes: it would be explained unasked
@@ -381,10 +389,12 @@ class Explorer(widgets.VBox):
         button.add_class("dclose-box")
         if x1 > 0.5:
             button.add_class("dclose-right")  # its label grows to the left
-        self._answer((button,), partial(self._unless_late, partial(self._choose, k)))
+        self._answer((button,), partial(self._unless_late, partial(self._choose, self.photo, k)))
         return button
 
-    def _choose(self, k: int) -> None:
+    def _choose(self, photo: Photo, k: int) -> None:
+        if photo is not self.photo:  # a late click on a photo that has gone
+            return
         if self.list.value == k:
             self._start()  # again, if it was stopped
         else:
@@ -414,7 +424,7 @@ class Explorer(widgets.VBox):
         """
         try:
             detections = self.detector.detect(image)
-        except Exception as error:  # as in `_explain`
+        except (Exception, SystemExit) as error:  # as in `_explain`
             with self._lock:
                 self._say(_words(error))
             return
@@ -529,7 +539,8 @@ class Explorer(widgets.VBox):
                 try:
                     if not run.stop.is_set():
                         work(run, place)
-                except Exception as error:  # whatever a person's own detector raises must reach that person
+                # Whatever a person's own detector raises must reach that person
+                except (Exception, SystemExit) as error:
                     if work != self._preview:
                         run.failed.add(place)
                     self._tell(run, partial(self._fail, run, place, error))
@@ -581,9 +592,12 @@ class Explorer(widgets.VBox):
     def _score(self, run: Run, place: int) -> None:
         """Score the map of one of the methods, if it is finished."""
         if explanation := run.finished(place):
-            saliency, steps = explanation.saliency[0], STEPS_OF_CURVES
-            curves = metrics.over_all(self.detector, run.photo.image, run.target, saliency, steps=steps)
-            self._tell(run, partial(self._say_below, place, _scores(explanation, curves.score)))
+            key, known = run.key(place), run.photo.over_all
+            if key not in known:
+                saliency, steps = explanation.saliency[0], STEPS_OF_CURVES
+                curves = metrics.over_all(self.detector, run.photo.image, run.target, saliency, steps=steps)
+                known[key] = curves.score
+            self._tell(run, partial(self._say_below, place, _scores(explanation, known[key])))
             if place == len(run.plans) - 1:
                 self._tell(run, partial(self._say_end, run, "done: "))
 
@@ -618,7 +632,7 @@ class Explorer(widgets.VBox):
             last = run.maps[max(run.maps)]
             self._say_of(run, last, how + _made_in(last))
 
-    def _fail(self, run: Run, place: int, error: Exception) -> None:
+    def _fail(self, run: Run, place: int, error: BaseException) -> None:
         self._say_below(place, f"<b>{run.plans[place][0]}</b>: {html.escape(_words(error))}")
         self._say(_words(error))
 
@@ -835,7 +849,7 @@ def _spoken(text: str) -> str:
     return f'<div role="status" aria-live="polite">{html.escape(text)}</div>'
 
 
-def _words(error: Exception) -> str:
+def _words(error: BaseException) -> str:
     """What went wrong, as a sentence; of a detector's own error also where."""
     if isinstance(error, InputError | FloatingPointError):
         return str(error)
@@ -899,16 +913,11 @@ def _faint(image: np.ndarray) -> bytes:
 
 def _still(content: bytes) -> bytes:
     """A JPEG under a line of words: nothing in it answers a click."""
-    picture = np.asarray(Image.open(io.BytesIO(content)).convert("RGB"))
-    font, width = cv2.FONT_HERSHEY_SIMPLEX, picture.shape[1]
-    size = min(0.9 * width / cv2.getTextSize(UNSTARTED, font, 1, 2)[0][0], 1)
-    height = int(50 * size)
-    bar = np.full((height, width, 3), 40, np.uint8)
-    thick = 1 + (size > 0.6)
-    cv2.putText(
-        bar, UNSTARTED, (int(0.05 * width), int(34 * size)), font, size, [255] * 3, thick, cv2.LINE_AA
-    )
-    return _jpeg(np.concatenate([bar, picture]))
+    picture = Image.open(io.BytesIO(content)).convert("RGB")
+    size = float(np.clip(picture.width / 19, 1, 30))  # of the letters
+    framed = ImageOps.expand(picture, (0, int(1.6 * size) + 1, 0, 0), "#282828")
+    ImageDraw.Draw(framed).text((size, 0.1 * size), UNSTARTED, "white", font_size=size)
+    return _jpeg(np.asarray(framed))
 
 
 def _jpeg(picture: np.ndarray) -> bytes:

@@ -5,8 +5,9 @@ from __future__ import annotations
 import io
 from collections.abc import Callable
 from dataclasses import replace
-from functools import lru_cache, partial
+from functools import partial
 from typing import NamedTuple
+from weakref import WeakKeyDictionary
 
 import cv2
 import numpy as np
@@ -64,7 +65,6 @@ def _panels(
     return figure, list(figure.subplots(rows, n, squeeze=False).ravel())
 
 
-@lru_cache(maxsize=1)  # several steps of an explanation are looked at in a row
 def _planned(detector: Detector, explanation: Explanation) -> tuple[Canvas, Plan]:
     """The image as the network sees it, and what was sampled."""
     canvas = detector.prepare(explanation.image)
@@ -72,14 +72,20 @@ def _planned(detector: Detector, explanation: Explanation) -> tuple[Canvas, Plan
     return canvas, plan._replace(overlap=explanation.overlap, question=explanation.question)
 
 
-@lru_cache(maxsize=1)
+# Of an explanation: its steps are looked at in a row
+_samples: WeakKeyDictionary[Explanation, tuple[Canvas, Plan, list[np.ndarray]]] = WeakKeyDictionary()
+
+
 def _sampled(detector: Detector, explanation: Explanation) -> tuple[Canvas, Plan, list[np.ndarray]]:
     """The image, and the weights of the first masks of each level, at most (SAMPLE,) each."""
+    if explanation in _samples:
+        return _samples[explanation]
     canvas, plan = _planned(detector, explanation)
     seen = max(explanation.n_forward // len(plan.counts), 1)  # of each level; a run may have been stopped
     plan = plan._replace(counts=[min(SAMPLE, seen, count) for count in plan.counts])
     levels = sample(detector, canvas, explanation.detections, plan, progress=False)
-    return canvas, plan, [level.weights[:, 0] for level in levels]
+    _samples[explanation] = canvas, plan, [level.weights[:, 0] for level in levels]
+    return _samples[explanation]
 
 
 def _draw_superpixels(detector: Detector, explanation: Explanation) -> Figure:

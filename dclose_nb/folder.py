@@ -134,8 +134,9 @@ def _photos_of(name: str) -> list[str]:
         photos = _coco_photos(Path(name))
         lacking = f"{name!r} names no image"
     elif glob.has_magic(name) and not os.path.exists(name):
-        files = (file for file in glob.iglob(name, recursive=True) if os.path.isfile(file))
-        photos = sorted(file for file in files if not _is_drawn(file))
+        photos = sorted(
+            file for file in glob.iglob(name, recursive=True) if os.path.isfile(file) and not _is_drawn(file)
+        )
         lacking = f"no file matches {name!r}"
     else:
         return [name]

@@ -108,7 +108,7 @@ def _upright(image: Image.Image) -> Image.Image:
     image.load()
     with suppress(Exception):
         image.getexif()  # asked again, Pillow gives what it could read
-    turn = TURNS.get(image.getexif().get(ExifTags.Base.Orientation))
+    turn = TURNS.get(image.getexif().get(ExifTags.Base.Orientation, 1))
     return image if turn is None else image.transpose(turn)
 
 

@@ -19,7 +19,7 @@ import pytest
 from PIL import Image
 
 import dclose_nb as dc
-from dclose_nb.explorer import LARGEST, STEPS, STEPS_OF_CURVES, Explorer
+from dclose_nb.explorer import LARGEST, STEPS, STEPS_OF_CURVES, Explorer, _still
 from dclose_nb.fusion import min_max
 from dclose_nb.methods import METHODS, Maps
 from dclose_nb.methods.method import OwnWay
@@ -497,6 +497,51 @@ def test_what_a_detector_raises_reaches_the_person_and_the_explorer_goes_on(expl
     assert explorer.wait().explanation is not None
 
 
+@dataclass(eq=True)  # such a class has no hash
+class Quitter(RuleDetector):
+    """A detector that ends the program when it is asked for long."""
+
+    patience: int = 3
+
+    def __init__(self, scene):
+        super().__init__(scene)
+
+    def predict(self, pixels):
+        self.patience -= 1
+        if self.patience < 0:
+            sys.exit("enough")
+        return super().predict(pixels)
+
+
+def test_a_detector_that_ends_the_program_ends_its_run_alone():
+    explorer = Explorer(Quitter(DRAWN), DRAWN.image)
+    explorer.boxes[0].click()
+    assert "enough" in explorer.wait().status_text
+    explorer.detector.patience = 10**6
+    explorer.options["n_masks"].value = "40"
+    assert "done: 40 masks" in explorer.wait().status_text
+    explorer.steps.value = "weights"  # a detector without a hash has steps, too
+    assert explorer.wait().step.value != b""
+
+
+def test_a_late_click_on_a_photo_that_has_gone_explains_nothing(explorer):
+    gone = explorer.boxes[0]
+    upload(explorer, png(DRAWN.image), "again.png")
+    gone.click()
+    waits_for_a_choice(explorer)
+    assert explorer.list.label == "choose one" and gone.comm is None  # it was closed
+
+
+def test_a_map_is_scored_once(explorer, monkeypatch):
+    scored, over_all = [], dc.metrics.over_all
+    counted = lambda *args, **options: scored.append(1) or over_all(*args, **options)  # noqa: E731
+    monkeypatch.setattr(dc.metrics, "over_all", counted)
+    for k in (0, 1, 0):
+        explorer.boxes[k].click()
+        explorer.wait()
+    assert len(scored) == 2 and "over-all" in explorer.panels[0].caption.value
+
+
 def test_a_failure_after_the_first_map_is_not_taken_for_an_end(explorer, detector):
     """Its words stay, what there is gets no scores, and another click tries again."""
     many_masks(explorer)
@@ -857,6 +902,7 @@ def test_a_page_that_shows_no_widgets_shows_the_picture(explorer):
     height = len(still()) - len(picture)
     assert np.abs(still()[height:] - picture).mean() < 4
     words = still()[:height].min(axis=2) > 200  # on a dark ground
+    assert Image.open(io.BytesIO(_still(png(np.zeros((900, 9, 3), np.uint8))))).size[0] == 9
     assert height > 10 and words.mean() < 0.2 and np.ptp(np.flatnonzero(words.any(0))) > 0.7 * words.shape[1]
 
 
