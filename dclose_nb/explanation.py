@@ -250,6 +250,11 @@ def _save_arrays(path: Path, arrays: dict[str, Any]) -> None:
                 np.lib.format.write_array(file, np.asanyarray(array), allow_pickle=False)
 
 
+def own_files(folder: Path) -> set[str]:
+    """Names of a folder's files that belong to an explanation."""
+    return files.named_by_manifest(folder, _OWN)
+
+
 def staged(folder: str | Path, drawings: Collection[str] = ()) -> AbstractContextManager[Path]:
     """`files.staged` for an explanation and the drawings that are sure to be written beside it."""
     return files.staged(folder, _OWN, {ARRAYS, files.MANIFEST, *drawings}, "an explanation's")

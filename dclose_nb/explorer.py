@@ -213,7 +213,8 @@ class Explorer(widgets.VBox):
             pixels, name, source = checks.image(image).copy(), "image", None  # the caller may change its own
         self._stop_latest()
         for worker in (self._explainer, self._artist):
-            worker.do(torch.get_num_threads)  # it starts now: a thread keeps PyTorch's number of its start
+            # It begins now: a thread keeps the number of threads that PyTorch has when it begins
+            worker.do(torch.get_num_threads)
         if not detector.thread_safe:
             self._artist = self._explainer  # one thread asks the detector
             self._explainer.wait()

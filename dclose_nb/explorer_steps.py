@@ -72,7 +72,7 @@ def _planned(detector: Detector, explanation: Explanation) -> tuple[Canvas, Plan
     return canvas, plan._replace(overlap=explanation.overlap, question=explanation.question)
 
 
-# Of an explanation: its steps are looked at in a row
+# Of the explanation whose steps were drawn last, since several are looked at in a row
 _samples: WeakKeyDictionary[Explanation, tuple[Canvas, Plan, list[np.ndarray]]] = WeakKeyDictionary()
 
 
@@ -84,6 +84,7 @@ def _sampled(detector: Detector, explanation: Explanation) -> tuple[Canvas, Plan
     seen = max(explanation.n_forward // len(plan.counts), 1)  # of each level; a run may have been stopped
     plan = plan._replace(counts=[min(SAMPLE, seen, count) for count in plan.counts])
     levels = sample(detector, canvas, explanation.detections, plan, progress=False)
+    _samples.clear()
     _samples[explanation] = canvas, plan, [level.weights[:, 0] for level in levels]
     return _samples[explanation]
 

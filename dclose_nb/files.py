@@ -165,7 +165,7 @@ def staged(folder: str | Path, own: re.Pattern[str], expected: Collection[str], 
     with owned(folder) as alone:
         with write_errors(folder):
             left = [*folder.glob(f"{UNFINISHED}*")] if alone else []  # by processes that were killed
-            old = _named_by_manifest(folder, own).union(*(_named_by_manifest(stage, own) for stage in left))
+            old = named_by_manifest(folder, own).union(*(named_by_manifest(stage, own) for stage in left))
             old = {name for name in old if not (folder / name).is_dir()}
             refuse_foreign(folder, set(expected) - old, f"not {owner}")
             stage = Path(tempfile.mkdtemp(prefix=UNFINISHED, dir=folder))
@@ -200,7 +200,7 @@ def _replace(folder: Path, stage: Path, stale: Iterable[str]) -> None:
         os.replace(path, folder / path.name)
 
 
-def _named_by_manifest(folder: Path, own: re.Pattern[str]) -> set[str]:
+def named_by_manifest(folder: Path, own: re.Pattern[str]) -> set[str]:
     """Files that the folder's manifest names and that can be ours."""
     try:
         return {name for name in read_json(folder / MANIFEST)["files"] if own.fullmatch(name)}

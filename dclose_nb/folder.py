@@ -18,6 +18,7 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from dataclasses import replace
+from functools import cache
 from html import escape
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -28,7 +29,7 @@ from PIL import Image
 from . import checks, metrics, plot, reports
 from .checks import InputError
 from .detection import Detections, Detector, one_hot
-from .explanation import Explanation, explain, staged
+from .explanation import Explanation, explain, own_files, staged
 from .files import MANIFEST, atomic_write, owned, read_json, refuse_foreign, sha256, write_errors
 from .images import FORMATS, load_photo
 from .methods import Method, OwnWay, make
@@ -123,20 +124,14 @@ def _photos_of(name: str) -> list[str]:
     if os.path.isdir(name):
         endings = {ending for ending, kind in Image.registered_extensions().items() if kind in FORMATS}
         with os.scandir(name) as entries:
-            files = sorted(
-                entry.path for entry in entries if not entry.name.startswith(".") and entry.is_file()
-            )
-        photos = [
-            file for file in files if os.path.splitext(file)[1].lower() in endings and not _is_drawn(file)
-        ]
+            files = [entry.path for entry in entries if not entry.name.startswith(".") and entry.is_file()]
+        photos = _without_drawings(file for file in files if os.path.splitext(file)[1].lower() in endings)
         lacking = f"the folder {name!r} holds no image file"
     elif name.lower().endswith(".json"):
         photos = _coco_photos(Path(name))
         lacking = f"{name!r} names no image"
     elif glob.has_magic(name) and not os.path.exists(name):
-        photos = sorted(
-            file for file in glob.iglob(name, recursive=True) if os.path.isfile(file) and not _is_drawn(file)
-        )
+        photos = _without_drawings(filter(os.path.isfile, glob.iglob(name, recursive=True)))
         lacking = f"no file matches {name!r}"
     else:
         return [name]
@@ -145,12 +140,10 @@ def _photos_of(name: str) -> list[str]:
     return photos
 
 
-def _is_drawn(file: str) -> bool:
-    """Whether a file belongs to an explanation: the manifest beside it names it."""
-    try:
-        return os.path.basename(file) in read_json(Path(file).with_name(MANIFEST))["files"]
-    except (OSError, ValueError, KeyError, TypeError):
-        return False
+def _without_drawings(files: Iterable[str]) -> list[str]:
+    """Files, sorted, without the pictures that belong to explanations."""
+    drawn = cache(own_files)  # asked once for each folder
+    return sorted(file for file in files if os.path.basename(file) not in drawn(Path(file).parent))
 
 
 def _coco_photos(path: Path) -> list[str]:

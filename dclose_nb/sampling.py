@@ -137,7 +137,8 @@ class Sampling:
 
     def levels(self, half: int | None = None) -> list[Level]:
         """The sums so far, of one half or of all masks."""
-        sums = self._sums[slice(None) if half is None else [half]].sum(0)  # a copy
+        chosen = self._sums if half is None else self._sums[half : half + 1]
+        sums = chosen.sum(0)  # a copy: sampling goes on
         levels = []
         for k, (sampler, maps) in enumerate(zip(self.plan.samplers, sums)):
             seen = torch.cat([self._probs.new_zeros(0, len(self._boxes)), *self._weights[k]])  # (N, n)
