@@ -126,13 +126,13 @@ def claims(records: Records) -> list[Claim]:
             ('"more noisy": D-CLOSE\'s seeds agree better, in five conditions', "itself"),
             ('"unfocused": D-CLOSE has more inside, in five conditions', "inside"),
             ('"unfocused": D-CLOSE has more energy in the box (EBPG), in five conditions', "ebpg"),
-            (f'"high quality": over-all, deletion to black, {drawn}', "over_all"),
-            (f'"high quality": over-all, deletion to blur, {drawn}', "over_all_blur"),
+            (f'"high quality": D-CLOSE has more over-all, deletion to black, {drawn}', "over_all"),
+            (f'"high quality": D-CLOSE has more over-all, deletion to blur, {drawn}', "over_all_blur"),
         ):
             both = (over(MAPPED, partial(score, method=method, name=column)) for method in METHODS)
             told.append(Claim(f"{detector}: {sentence}", difference(found, *both)))
         noisier = difference(found, *(score("clear", method, "itself") for method in METHODS))
-        told.append(Claim(f"{detector}: D-RISE is noisier in the clear image too", noisier))
+        told.append(Claim(f"{detector}: D-CLOSE's seeds agree better in the clear image too", noisier))
         gain, short = (
             mean(found, over(MAPPED, partial(less_level, pick=LEVELS[which]))) for which in ("mean", "best")
         )
