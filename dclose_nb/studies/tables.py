@@ -349,14 +349,14 @@ def paper_claims(found: list[Record]) -> list[Claim]:
     for metric, paper in (("ebpg", "+1.07"), ("over_all", "+10.38")):
         sentence = f"5.3: superpixels on five levels (MFPP) have more {called[metric]} than D-RISE"
         claims.append(claim(f"{sentence} (paper: {paper})", found, "mfpp", "drise", metric))
-    for part, without, alone in (
-        ("the density map", "segments+fusion", "segments+density"),
-        ("fusion", "segments+density", "segments+fusion"),
+    for part, other, without, alone in (
+        ("the density map", "fusion", "segments+fusion", "segments+density"),
+        ("fusion", "the density map", "segments+density", "segments+fusion"),
     ):
         for k, metric in enumerate(ABLATION_METRICS):
             adds = f"5.3: {part} adds {called[metric]}"
             gains = [PAPER_1[a][k] - PAPER_1[b][k] for a, b in (("dclose", without), (alone, "mfpp"))]
-            sentence = f"{adds} to superpixels with the other part (paper: {gains[0]:+.2f})"
+            sentence = f"{adds} to superpixels with {other} (paper: {gains[0]:+.2f})"
             claims.append(claim(sentence, found, "dclose", without, metric))
             sentence = f"{adds} to superpixels alone (paper: {gains[1]:+.2f})"
             claims.append(claim(sentence, found, alone, "mfpp", metric))
