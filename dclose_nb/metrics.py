@@ -299,7 +299,7 @@ def curves(
     checks.instance("canvas", canvas, Canvas, "use detector.prepare(image)")
     checks.at_least("steps", steps, 1, largest=MOST_STEPS)
     size = batch_size_for(detector, batch_size)
-    maps = checks.numbers("the maps", maps, (len(detections), *canvas.image_size), dtype=np.float32)
+    maps = checks.numbers("the maps", maps, (len(detections), *canvas.image_size))
     if not isinstance(kinds, tuple | list) or not all(kind in KINDS for kind in kinds):
         raise InputError(f"kinds must be a tuple of {', '.join(map(repr, KINDS))}, got {checks.shown(kinds)}")
     content = canvas.pixels[:, *canvas.window]  # (3, h, w)
@@ -364,7 +364,7 @@ def step_scores(proposals: Proposals, boxes: torch.Tensor, probs: torch.Tensor) 
 def _ranks(saliency: np.ndarray, canvas: Canvas) -> torch.Tensor:
     """Rank of each pixel of the canvas's content, 0 for the most salient, (h, w) int."""
     height, width = canvas.content[2:]
-    values = cv2.resize(np.asarray(saliency, np.float32), (width, height), interpolation=cv2.INTER_LINEAR)
+    values = cv2.resize(saliency, (width, height), interpolation=cv2.INTER_LINEAR)
     shuffled = np.random.default_rng(0).permutation(values.size)
     order = shuffled[np.argsort(-values.ravel()[shuffled], kind="stable")]
     ranks = np.empty(values.size, dtype=np.int64)

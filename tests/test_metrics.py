@@ -175,6 +175,14 @@ def test_pixels_of_equal_value_follow_each_other_at_random(lamps, lit):
         assert metrics.deletion(lamps, lit, lamp, flat, steps=240).score == pytest.approx(lasts, abs=0.1)
 
 
+def test_values_that_differ_by_little_keep_their_order(lamps, lit):
+    found = lamps.detect(lit)[0]
+    order = np.random.default_rng(0).permutation(lit[..., 0].size).reshape(lit.shape[:2]).astype(float)
+    fine = 1 + order * 1e-14  # all are 1 in single precision
+    curves = [metrics.deletion(lamps, lit, found, saliency, steps=50).curve for saliency in (order, fine)]
+    assert np.array_equal(*curves)
+
+
 def test_bad_input(lamps, lit):
     found, saliency = lamps.detect(lit), np.ones(lit.shape[:2])
     canvas, wrong = lamps.prepare(lit), dc.Detections([[1, 1, 7, 9]], [1], [[1, 0]], ("x", "y"))
