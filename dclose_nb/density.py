@@ -30,6 +30,12 @@ def normalise(weighted_sum: np.ndarray, density: np.ndarray) -> np.ndarray:
     return np.divide(weighted_sum, density, out=np.zeros_like(weighted_sum), where=kept)
 
 
+def vary(weights: np.ndarray) -> np.ndarray:
+    """Whether each target's weights (N, n) differ by more than the rounding errors of float32, (n,) bool."""
+    low, high = weights.min(axis=0, initial=np.inf), weights.max(axis=0, initial=-np.inf)
+    return high - low > 32 * np.finfo(np.float32).eps * high
+
+
 def contrast(weighted_sum: np.ndarray, density: np.ndarray, weights: np.ndarray) -> np.ndarray:
     """Mean weight of the masks that kept a pixel, minus that of the masks that hid it.
 
@@ -48,9 +54,9 @@ def contrast(weighted_sum: np.ndarray, density: np.ndarray, weights: np.ndarray)
     Returns
     -------
     (n, h, w) float64 array in [-1, 1]
-        0 if every mask kept a pixel, or if none did.
+        0 if every mask kept a pixel, if none did, or if a target's weights do not `vary`.
     """
     kept = normalise(weighted_sum, density)
     hidden = normalise(weights.sum(0, dtype=float)[:, None, None] - weighted_sum, len(weights) - density)
-    both = (density > 0) & (density < len(weights))
+    both = (density > 0) & (density < len(weights)) & vary(weights)[:, None, None]
     return np.where(both, kept - hidden, 0)

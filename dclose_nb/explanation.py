@@ -298,7 +298,7 @@ def explain(
         The same seed gives the same masks to the bit, whatever the batch size.
     tolerance : float, optional
         In (0, 1). Sampling stops as soon as the `relative_error` of every map is no larger. It looks up to
-        twenty times, and not before 50 masks. Methods without random masks take none.
+        twenty times, and not before about 50 masks. Methods without random masks take none.
     batch_size : int, optional
         Masked images in one forward pass; chosen by default.
     overlap : {"box", "mask"}
@@ -311,9 +311,9 @@ def explain(
         masked image, see `similarity.mask_weights`. It costs no forward pass of its own. If the detector
         gives labels without class vectors, "class" asks only whether the label stays, and a warning says so.
     watch : callable, optional
-        Called with the `Explanation` so far: first after at most 24 masks, then a few times a second. If
-        it returns True, sampling stops, and this explanation is the result. Methods without random masks
-        do not call it.
+        Called with the `Explanation` so far: first after at most about 24 masks, then at most a few times
+        a second. If it returns True, sampling stops, and this explanation is the result. Methods without
+        random masks do not call it.
     progress : bool
         Show a progress bar.
     **options
@@ -418,15 +418,16 @@ def explain(
     def worst_error(now: Explanation) -> float:
         return 0.0 if now.relative_error is None else float(now.relative_error.max(initial=0))
 
-    watched = -np.inf
+    next_watch = -np.inf
     for taken in sampling:
         due = tolerance is not None and taken in sampling.stops and taken > FIRST
         if due and worst_error(now := so_far()) <= limit:
             return now
-        if watch is not None and time.monotonic() - watched > WATCH:
+        if watch is not None and (began := time.monotonic()) > next_watch:
             if watch(now := so_far()):
                 return now
-            watched = time.monotonic()
+            ended = time.monotonic()
+            next_watch = ended + max(WATCH, 3 * (ended - began))  # it takes at most a quarter of the time
     final = so_far()
     if (reached := worst_error(final)) > limit:
         checks.warn(f"after {taken} masks a map's error is {reached:.2f}, not {tolerance} or less")

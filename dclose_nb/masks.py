@@ -87,7 +87,7 @@ class MaskSampler:
         shape = (len(range(0, side, step)) for side in self.shape)
         out = torch.empty(len(numbers), *shape, device=self.cells.device)
         for mask, number in zip(out, numbers):
-            self._cut(self._pattern(number), self._offset(number), step, mask)
+            self._cut(self.kept(number), self._offset(number), step, mask)
         return out
 
     @cached_property
@@ -98,9 +98,10 @@ class MaskSampler:
 
     def pattern(self, number: int) -> torch.Tensor:
         """The binary pattern (a, b) that mask `number` is cut from, before it is enlarged."""
-        return self._pattern(checks.at_least("number", number, 0))[self.cells]
+        return self.kept(checks.at_least("number", number, 0))[self.cells]
 
-    def _pattern(self, number: int) -> torch.Tensor:
+    def kept(self, number: int) -> torch.Tensor:
+        """Whether mask `number` keeps each cell, (n_cells,) float32 of 0 and 1."""
         draw = number // self.crops_per_draw
         rng = np.random.default_rng((self.seed, self.level, _PATTERN, draw))
         kept = rng.random(self.n_cells, dtype=np.float32) < self.p

@@ -123,7 +123,8 @@ def ssim(a: np.ndarray, b: np.ndarray) -> float:
 def hog_correlation(a: np.ndarray, b: np.ndarray) -> float:
     """Pearson's correlation of two maps' histograms of oriented gradients (Dalal and Triggs 2005).
 
-    NaN and errors are as for `rank_correlation`. A cell is a fourteenth of the longer side, that is 16
+    NaN and errors are as for `rank_correlation`; a map without gradients, such as a fine checkerboard, gives
+    NaN too. A cell is a fourteenth of the longer side, that is 16
     of 224 pixels. Maps must be at least three cells high and wide.
     """
     a, b, empty = _pair(a, b)
@@ -134,7 +135,8 @@ def hog_correlation(a: np.ndarray, b: np.ndarray) -> float:
     if empty:
         return float("nan")
     histograms = [hog(min_max(saliency), pixels_per_cell=(cell, cell)) for saliency in (a, b)]
-    return float(np.corrcoef(histograms)[0, 1])
+    flat = any(np.ptp(histogram) == 0 for histogram in histograms)
+    return float("nan") if flat else float(np.corrcoef(histograms)[0, 1])
 
 
 def _pair(a: Any, b: Any) -> tuple[np.ndarray, np.ndarray, bool]:
@@ -309,7 +311,7 @@ def curves(
         "insertion": (blurry, content),
         "blurring": (content, blurry),
     }
-    ranks = [_ranks(saliency, canvas) for saliency in maps]  # n times (h, w), 0 the most salient
+    ranks = [_ranks(_map(saliency), canvas) for saliency in maps]  # n times (h, w), 0 the most salient
     boxes, probs = canvas.vectors(detections)
     todo = [(kind, k, step) for kind in kinds for k in range(len(detections)) for step in range(steps + 1)]
     predict = detector.predictor(len(todo))

@@ -121,7 +121,12 @@ class Sampling:
 
     @torch.inference_mode()
     def __iter__(self) -> Iterator[int]:
-        """Add up a batch of each level in turn. Yields the number of masks so far, including `stops`."""
+        """Add up a batch of each level in turn. Yields the number of masks so far, including `stops`.
+
+        A second iteration raises `RuntimeError`: it would count masks twice.
+        """
+        if any(self._weights):
+            raise RuntimeError("these masks were sampled already: make another Sampling")
         taken, total, size = 0, sum(self.counts), self._size
         with tqdm(total=total, unit="mask", disable=not self.progress or not total) as bar:
             for batch, weights, sums in map_in_threads(self.detector, self._add_up, self._batches()):

@@ -36,6 +36,13 @@ def test_contrast_is_kept_minus_hidden_against_a_loop():
                 assert np.isclose(got[n, i, j], kept - hidden)
 
 
+def test_weights_that_differ_by_rounding_alone_have_no_contrast():
+    masks = RNG.uniform(0, 1, (50, 4, 5))
+    weights = np.array([0.3, 0.3]) + [0, 1e-3] * RNG.uniform(0, 1, (50, 2)) + RNG.uniform(0, 2e-8, (50, 2))
+    got = contrast(np.einsum("kn,khw->nhw", weights, masks), density_map(masks), weights)
+    assert not got[0].any() and got[1].all()
+
+
 def test_contrast_is_0_for_pixels_that_are_always_or_never_kept():
     masks = np.array([[[1.0, 0.0, 1.0]], [[1.0, 0.0, 0.0]]])
     weights = np.array([[0.9], [0.2]])

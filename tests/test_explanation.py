@@ -354,8 +354,26 @@ class Slow(Lamps):
 
     def predict(self, pixels):
         if len(pixels) > 1:
-            time.sleep(0.08)
+            time.sleep(0.15)
         return super().predict(pixels)
+
+
+def test_watching_takes_at_most_a_quarter_of_the_time(lamps, lit, monkeypatch):
+    clock, calls, predict = [0.0], [], lamps.predict
+    monkeypatch.setattr("dclose_nb.explanation.time.monotonic", lambda: clock[0])
+
+    def pass_in_a_second(pixels):
+        clock[0] += 1
+        return predict(pixels)
+
+    def look_for_two_seconds(_):
+        clock[0] += 2
+        calls.append(clock[0])
+
+    lamps.predict = pass_in_a_second
+    options = {"n_masks": 100, "batch_size": 1, "segments": (4, 8), "progress": False}
+    dc.explain(lamps, lit, lamps.detect(lit), **options, watch=look_for_two_seconds)
+    assert len(calls) > 5 and 2 * len(calls) <= clock[0] / 4 + 2
 
 
 def test_an_explanation_can_be_watched_and_stopped(lamps, lit):

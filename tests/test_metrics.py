@@ -175,6 +175,16 @@ def test_pixels_of_equal_value_follow_each_other_at_random(lamps, lit):
         assert metrics.deletion(lamps, lit, lamp, flat, steps=240).score == pytest.approx(lasts, abs=0.1)
 
 
+def test_all_ways_to_a_curve_take_a_constant_map_for_constant(lamps, lit):
+    found = lamps.detect(lit)[0]
+    nearly = np.full(lit.shape[:2], 0.3)
+    nearly[:, :8] = np.nextafter(0.3, 1)
+    curves = metrics.curves(lamps, lamps.prepare(lit), found, nearly[None], steps=50)["deletion"]
+    assert metrics.is_empty(nearly)
+    assert np.array_equal(curves[0].curve, metrics.deletion(lamps, lit, found, nearly, steps=50).curve)
+    assert np.array_equal(curves[0].curve, metrics.deletion(lamps, lit, found, nearly * 0, steps=50).curve)
+
+
 def test_values_that_differ_by_little_keep_their_order(lamps, lit):
     found = lamps.detect(lit)[0]
     order = np.random.default_rng(0).permutation(lit[..., 0].size).reshape(lit.shape[:2]).astype(float)
@@ -288,6 +298,12 @@ def test_ssim_read_from_its_definition():
             values.append(top / ((mp**2 + mq**2 + 0.01**2) * (vp + vq + 0.03**2)))
     assert metrics.ssim(a, b) == pytest.approx(np.mean(values), rel=1e-6)
     assert metrics.ssim(a, 3 * a + 2) == pytest.approx(1)
+
+
+@pytest.mark.filterwarnings("error")
+def test_maps_without_oriented_gradients_have_no_correlation_of_them():
+    board = np.indices((56, 56)).sum(axis=0) % 2.0
+    assert np.isnan(metrics.hog_correlation(board, np.random.default_rng(0).random((56, 56))))
 
 
 def test_hog_correlation_in_closed_form():

@@ -131,6 +131,14 @@ def test_a_constant_weight_stays_flat_over_many_masks(lamps, lit):
     assert (found.saliency == 0).all()
 
 
+def test_masks_are_sampled_once(lamps, lit):
+    plan = Plan([grid_masks(lit.shape[:2], grid=(2, 3))], [20])
+    sampling = Sampling(lamps, lamps.prepare(lit), lamps.detect(lit), plan, batch_size=4, progress=False)
+    next(iter(sampling))
+    with pytest.raises(RuntimeError, match="make another Sampling"):
+        next(iter(sampling))
+
+
 def test_a_batch_is_no_larger_than_the_masks(lamps, lit):
     lamps.seen.clear()
     levels_of(lamps, lit, lamps.detect(lit), counts=(3, 2), batch_size=10**9)

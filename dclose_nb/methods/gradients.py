@@ -68,12 +68,12 @@ class Gradients(OwnWay):
             The detector has no network, or the layer does not exist or has no such output.
         """
         layers = self._layers(detector)
-        outputs: dict[str, torch.Tensor] = {}
+        outputs: dict[str, Tensors] = {name: [] for name in layers}
         own_thread = threading.get_ident()
 
         def keep(name: str, _: Any, __: Any, output: torch.Tensor) -> None:
             if threading.get_ident() == own_thread:  # another one may ask the same module meanwhile
-                outputs[name] = output
+                outputs[name].append(output)  # a head may run once for each level
 
         with ExitStack() as hooks, torch.enable_grad():
             for name in layers:
@@ -81,14 +81,14 @@ class Gradients(OwnWay):
                 hooks.enter_context(layer.register_forward_hook(partial(keep, name)))
             proposals = detector.predict(canvas.pixels[None].clone().requires_grad_())
         for name in layers:
-            shape = tuple(getattr(outputs.get(name), "shape", ()))
-            if len(shape) != 4 or shape[0] != 1:
+            shapes = [tuple(getattr(output, "shape", ())) for output in outputs[name]]
+            if not shapes or any(len(shape) != 4 or shape[0] != 1 for shape in shapes):
                 raise InputError(f"layer {name!r} gives no feature map: {_known(detector)}")
 
         seen = Proposals(*(part.detach() for part in proposals))
         similarity = similarity_scores(seen, *canvas.vectors(targets))[0]  # (T, n)
         maps = np.zeros((len(targets), *canvas.content[2:]), dtype=np.float32)
-        features = [outputs[name] for name in layers]
+        features = [output for name in layers for output in outputs[name]]
         for k, label in enumerate(targets.labels):
             if not len(similarity) or similarity[:, k].max() == 0:
                 continue

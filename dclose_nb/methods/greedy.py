@@ -88,12 +88,12 @@ def _fall(weights: Callable[[torch.Tensor], np.ndarray], m: int) -> np.ndarray:
     while left:
         shown = chosen + torch.eye(m)[left]  # one more region each
         alone, hidden = np.split(weights(torch.cat([shown, 1 - shown])), 2)
-        raised = alone + 1 - hidden  # F
+        raised = alone - hidden  # F - 1, which is exactly 0 if nothing changes the weights
         best = int(raised.argmax())
         reached.append(raised[best])
         order.append(left.pop(best))
         chosen[order[-1]] = 1
-    changes = np.abs(np.diff(reached, prepend=2 - reached[-1]))  # F of no region = 2 - F of all regions
+    changes = np.abs(np.diff(reached, prepend=-reached[-1]))  # F - 1 of no region
     values = np.empty(m)
     values[order] = changes[::-1].cumsum()[::-1]
     return values

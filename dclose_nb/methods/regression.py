@@ -9,7 +9,7 @@ import numpy as np
 from scipy.linalg import inv, solve
 from scipy.ndimage import gaussian_filter
 
-from ..density import contrast
+from ..density import contrast, vary
 from ..fusion import cascade, min_max
 from ..sampling import Level
 from .contrast import Contrast, leak
@@ -96,8 +96,7 @@ class Fit:
         self.n_masks = len(self.kept)
         self.kept -= self.kept.mean(axis=0)
         weights = np.concatenate([level.weights for level in levels]).astype(float)  # (N, n)
-        varies = (weights != weights[:1]).any(axis=0)  # a mean of equal numbers has rounding errors
-        weights = np.where(varies, weights - weights.mean(axis=0), 0)
+        weights = np.where(vary(weights), weights - weights.mean(axis=0), 0)
 
         sides = np.arange(height) / height, np.arange(width) / width
         self.kernels, covariance = [], NOISE * np.eye(self.n_masks)

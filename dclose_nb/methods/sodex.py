@@ -8,6 +8,7 @@ import numpy as np
 import torch
 
 from .. import checks
+from ..density import vary
 from ..detection import Canvas
 from ..masks import superpixel_masks, superpixels
 from ..sampling import Level, Plan
@@ -55,10 +56,9 @@ class Sodex(Method):
         cells = level.sampler.cells.cpu().numpy()
         if not len(level.weights):
             return Maps(np.zeros((level.weights.shape[1], *cells.shape), dtype=np.float32))
-        # which superpixels each mask kept, (N, S); with r = 0 a mask is its pattern
-        _, first, column = np.unique(cells, return_index=True, return_inverse=True)
-        kept = np.stack([level.sampler.pattern(i).cpu().numpy().ravel()[first] for i in level.numbers])
+        kept = torch.stack([level.sampler.kept(i) for i in level.numbers]).cpu().numpy()  # (N, S)
         distance = 1 - np.sqrt(kept.mean(axis=1))  # cosine distance from all ones
         near = lime_kernel(torch.from_numpy(distance)).numpy()
         model = Ridge(alpha=1).fit(kept, level.weights, sample_weight=near)
-        return Maps(np.atleast_2d(model.coef_)[:, column.reshape(cells.shape)].astype(np.float32))
+        effects = np.atleast_2d(model.coef_) * vary(level.weights)[:, None]  # (n, S)
+        return Maps(effects[:, cells].astype(np.float32))

@@ -149,3 +149,20 @@ def test_a_layer_can_be_named_where_the_detector_names_none(image):
     assert np.array_equal(dc.explain(named, image, target, method="gradcam", layer=layer).saliency, expected)
     with pytest.raises(dc.InputError, match=r"no layer 'nose': choose one of its module\.named_modules"):
         dc.explain(named, image, target, method="gradcam", layer="nose")
+
+
+class TwoLevels(OneLayer):
+    """The same layer runs twice: on the image, and on a coarser one that counts for nothing."""
+
+    def predict(self, pixels):
+        found = super().predict(pixels)
+        self.module(pixels[..., ::2, ::2])
+        return found
+
+
+@pytest.mark.parametrize("method", ["odam", "gcame", "gradcam"])
+def test_a_layer_that_runs_twice_counts_with_both_outputs(image, method):
+    once, twice = (
+        dc.explain(detector, image, TARGET, method=method).saliency for detector in (OneLayer(), TwoLevels())
+    )
+    assert once.any() and np.array_equal(once, twice)

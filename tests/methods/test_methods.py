@@ -251,3 +251,20 @@ def test_what_a_method_gives_can_be_kept(method, tmp_path):
     found = dc.explain(detector, image, method=method, progress=False, **options)
     again = dc.Explanation.load(found.save(tmp_path))
     assert again.n_forward == found.n_forward and np.array_equal(again.saliency, found.saliency)
+
+
+@pytest.mark.parametrize(
+    ("method", "options"),
+    [
+        ("greedy", {"regions": 6}),
+        ("sodex", {"segments": 6, "n_masks": 40}),
+        *((method, {"segments": (4, 8), "n_masks": 40}) for method in ("dclose", "contrast", "regression")),
+    ],
+)
+def test_a_detector_that_ignores_the_image_has_empty_maps(lamps, lit, method, options):
+    targets = lamps.detect(lit)
+    constant = lamps.predict(lamps.prepare(lit).pixels[None])
+    lamps.predict = lambda pixels: dc.Proposals(
+        *(part.expand(len(pixels), *part.shape[1:]) for part in constant)
+    )
+    assert (dc.explain(lamps, lit, targets, method=method, progress=False, **options).saliency == 0).all()
