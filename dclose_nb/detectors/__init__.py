@@ -162,7 +162,7 @@ def pick_device(device: Any) -> torch.device:
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
         device = torch.device(device)
-        torch.ones(1, device=device).cpu()
+        torch.ones(1, dtype=torch.float64, device=device).cpu()  # sums are doubles, which MPS lacks
     except (RuntimeError, AssertionError, TypeError) as error:
         raise InputError(f"device {str(device)!r} cannot be used: {checks.line_of(error)}") from error
     return device
