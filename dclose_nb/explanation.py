@@ -421,10 +421,15 @@ def explain(
     next_watch = -np.inf
     for taken in sampling:
         due = tolerance is not None and taken in sampling.stops and taken > FIRST
-        if due and worst_error(now := so_far()) <= limit:
+        began = time.monotonic()
+        look = watch if began > next_watch else None
+        if not due and look is None:
+            continue
+        now = so_far()
+        if due and worst_error(now) <= limit:
             return now
-        if watch is not None and (began := time.monotonic()) > next_watch:
-            if watch(now := so_far()):
+        if look is not None:
+            if look(now):
                 return now
             ended = time.monotonic()
             next_watch = ended + max(WATCH, 3 * (ended - began))  # it takes at most a quarter of the time

@@ -123,9 +123,9 @@ def ssim(a: np.ndarray, b: np.ndarray) -> float:
 def hog_correlation(a: np.ndarray, b: np.ndarray) -> float:
     """Pearson's correlation of two maps' histograms of oriented gradients (Dalal and Triggs 2005).
 
-    NaN and errors are as for `rank_correlation`; a map without gradients, such as a fine checkerboard, gives
-    NaN too. A cell is a fourteenth of the longer side, that is 16
-    of 224 pixels. Maps must be at least three cells high and wide.
+    NaN and errors are as for `rank_correlation`. A map without gradients, such as a fine checkerboard, gives
+    NaN, too. A cell is a fourteenth of the longer side, that is 16 of 224 pixels. Maps must be at least
+    three cells high and wide.
     """
     a, b, empty = _pair(a, b)
     cell = max(round(max(a.shape) / 14), 3)
@@ -244,7 +244,8 @@ def _curves(
     if len(detection) != 1:
         raise InputError(f"pass one detection, d[i], not {len(detection)}")
     canvas = detector.prepare(checks.image(image))
-    found = curves(detector, canvas, detection, _map(saliency)[None], steps=steps, kinds=kinds)
+    maps = checks.numbers("a map", saliency, ("H", "W"))[None]
+    found = curves(detector, canvas, detection, maps, steps=steps, kinds=kinds)
     return [of_kind[0] for of_kind in found.values()]
 
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 from onnxruntime.capi.onnxruntime_pybind11_state import Fail
-from toys import out_of_memory_above, plain_loop
+from toys import ignore_images, out_of_memory_above, plain_loop
 
 import dclose_nb as dc
 from dclose_nb.masks import grid_masks, superpixel_masks
@@ -111,10 +111,7 @@ def test_targets_are_explained_together_as_alone(lamps, lit):
 def test_a_constant_weight_gives_a_flat_map(lamps, lit):
     """A detector that ignores the masks. The density removes how often a pixel was kept."""
     targets = lamps.detect(lit)
-    constant = lamps.predict(lamps.prepare(lit).pixels[None])
-    lamps.predict = lambda pixels: dc.Proposals(
-        *(part.expand(len(pixels), *part.shape[1:]) for part in constant)
-    )
+    ignore_images(lamps, lit)
     level = levels_of(lamps, lit, targets)[0]
     assert np.ptp(level.density) > 1
     assert np.allclose(level.saliency, targets.objectness[:, None, None], atol=1e-5)
@@ -123,10 +120,7 @@ def test_a_constant_weight_gives_a_flat_map(lamps, lit):
 def test_a_constant_weight_stays_flat_over_many_masks(lamps, lit):
     """Rounding errors do not grow with the number of masks, so that no noise is fused."""
     targets = lamps.detect(lit)
-    constant = lamps.predict(lamps.prepare(lit).pixels[None])
-    lamps.predict = lambda pixels: dc.Proposals(
-        *(part.expand(len(pixels), *part.shape[1:]) for part in constant)
-    )
+    ignore_images(lamps, lit)
     found = dc.explain(lamps, lit, targets, n_masks=6000, batch_size=8, segments=(4, 8), progress=False)
     assert (found.saliency == 0).all()
 

@@ -33,7 +33,8 @@ class Gradients(OwnWay):
     Parameters
     ----------
     layer : str, optional
-        Name of a layer with an output (1, channels, rows, columns). By default the method chooses.
+        Name of a layer with an output (1, channels, rows, columns). If it runs several times, as a head
+        for several levels does, all its outputs count. By default the method chooses.
     """
 
     layer: str | None = None

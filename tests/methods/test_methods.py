@@ -5,6 +5,7 @@ from dataclasses import FrozenInstanceError, asdict
 import numpy as np
 import pytest
 import torch
+from toys import ignore_images
 
 import dclose_nb as dc
 from dclose_nb.masks import superpixel_masks, superpixels
@@ -263,8 +264,5 @@ def test_what_a_method_gives_can_be_kept(method, tmp_path):
 )
 def test_a_detector_that_ignores_the_image_has_empty_maps(lamps, lit, method, options):
     targets = lamps.detect(lit)
-    constant = lamps.predict(lamps.prepare(lit).pixels[None])
-    lamps.predict = lambda pixels: dc.Proposals(
-        *(part.expand(len(pixels), *part.shape[1:]) for part in constant)
-    )
+    ignore_images(lamps, lit)
     assert (dc.explain(lamps, lit, targets, method=method, progress=False, **options).saliency == 0).all()
